@@ -1,0 +1,1 @@
+"""The X2 as MJCF and URDF, both generated from the robot spec by ``build.py``."""
