@@ -2,6 +2,10 @@
 
     python -m wbvla_sim.model.build            writes both files again
     robot_mjcf(spec, ...)                      the MJCF as text, lean or full
+    joint_map(model, spec)                     where the spec's joints lie in qpos, qvel and ctrl
+
+**Joint order**: MuJoCo orders qpos by the body tree, so a gripper follows its arm; the canonical order has both grippers last.
+Actuators (ctrl) are in canonical order. Never index qpos by hand: use :func:`joint_map`.
 
 **One actuator model** for training and for the world: MuJoCo ``position`` actuators that carry the driver law
 tau = kp (q* - q) - kd qd clipped to the torque limit, under the ``implicitfast`` integrator. The explicit form (law evaluated
@@ -13,8 +17,10 @@ from __future__ import annotations
 
 import xml.etree.ElementTree as ET
 from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
 
+import mujoco
 import numpy as np
 
 from wbvla_core.robot import Joint, RobotSpec, load_robot
@@ -284,6 +290,34 @@ def _mjcf_geom(shape: Shape, name: str, body_contacts: bool) -> ET.Element:
     geom.set("conaffinity", "0")
     geom.set("group", "0" if shape.collides else "1")
     return geom
+
+
+@dataclass(frozen=True)
+class JointMap:
+    """Addresses of the spec's joints in a compiled model; welded joints are left out.
+
+    Attributes:
+        canonical: indices into the spec's joint order [P].
+        qpos, dof, ctrl: addresses of the same joints in qpos, qvel and ctrl [P].
+    """
+
+    canonical: np.ndarray
+    qpos: np.ndarray
+    dof: np.ndarray
+    ctrl: np.ndarray
+
+
+def joint_map(model: mujoco.MjModel, spec: RobotSpec) -> JointMap:
+    """Find the spec's joints in a model that holds the robot."""
+    rows = []
+    for i, name in enumerate(spec.joint_names):
+        joint = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_JOINT, name)
+        if joint >= 0:
+            actuator = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_ACTUATOR, name)
+            rows.append((i, model.jnt_qposadr[joint], model.jnt_dofadr[joint], actuator))
+    if not rows:
+        raise ValueError(f"the model has none of the joints of robot {spec.name!r}; build it with add_robot")
+    return JointMap(*np.array(rows, dtype=np.intp).T)
 
 
 # --------------------------------------------------------------------------------------------------------------------- URDF
