@@ -1,0 +1,142 @@
+"""What the body did, sampled: one form for lock-step episodes and for recorded bags.
+
+Everything that judges, plots or draws reads a :class:`Trace`; whether the samples come from an ``EpisodeLog`` or from
+``/wbvla/sim/state`` in an MCAP file makes no difference. All values are simulator truth in the world frame unless a
+name says otherwise: x, y on the floor, z up; yaw counter-clockwise from +x.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class BoxTrace:
+    """One box over the episode.
+
+    Attributes:
+        color: its name in instructions.
+        half_extents: [3] half edge lengths, m.
+        xyz: centre [N, 3], m (a box that is pushed moves).
+        yaw: [N] rad.
+    """
+
+    color: str
+    half_extents: np.ndarray
+    xyz: np.ndarray
+    yaw: np.ndarray
+
+    @property
+    def moved_m(self) -> float:
+        """Horizontal distance between where the box was first and where it was last."""
+        return float(np.linalg.norm(self.xyz[-1, :2] - self.xyz[0, :2]))
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Sampled truth of one episode; N samples, evenly spaced.
+
+    Attributes:
+        time_s: [N] from the start of the task.
+        xyz: pelvis origin [N, 3], m.
+        yaw: pelvis heading [N], rad, unwrapped (a full turn counts as 2 pi).
+        tilt_rad: [N] angle between the pelvis z axis and up.
+        stance_height_m: [N] pelvis origin above the sole plane of the standing foot.
+        velocity: [N, 3] forward m/s, left m/s (pelvis frame), yaw rate rad/s.
+        command: [N, 4] LocoCommand in force (forward, lateral, yaw, stance height).
+        hands: side -> [N, 3] hand position in the level pelvis frame (forward, left, up), m.
+        boxes: every box of the scene.
+        in_view: colour -> [N] bool, whether the head camera's image holds the box's centre.
+    """
+
+    time_s: np.ndarray
+    xyz: np.ndarray
+    yaw: np.ndarray
+    tilt_rad: np.ndarray
+    stance_height_m: np.ndarray
+    velocity: np.ndarray
+    command: np.ndarray
+    hands: dict[str, np.ndarray] = field(default_factory=dict)
+    boxes: tuple[BoxTrace, ...] = ()
+    in_view: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        n = len(self.time_s)
+        if n < 2:
+            raise ValueError(f"a trace needs at least 2 samples, got {n}; was the episode recorded at all?")
+        for name, shape in (
+            ("xyz", (n, 3)), ("yaw", (n,)), ("tilt_rad", (n,)), ("stance_height_m", (n,)), ("velocity", (n, 3)), ("command", (n, 4)),
+        ):  # fmt: skip
+            came = np.shape(getattr(self, name))
+            if came != shape:
+                raise ValueError(f"trace {name} must have shape {shape}, got {came}")
+        if np.any(np.diff(self.time_s) <= 0):
+            raise ValueError("trace times must rise")
+
+    @property
+    def duration_s(self) -> float:
+        return float(self.time_s[-1] - self.time_s[0])
+
+    @property
+    def dt_s(self) -> float:
+        """Mean spacing of the samples."""
+        return self.duration_s / (len(self.time_s) - 1)
+
+    def box(self, color: str) -> BoxTrace:
+        """The box of that colour; ValueError naming those that exist."""
+        for box in self.boxes:
+            if box.color == color:
+                return box
+        raise ValueError(f"the scene has no {color} box; it has {[box.color for box in self.boxes]}")
+
+    def tail(self, seconds: float) -> slice:
+        """The samples of the last ``seconds``, at least two."""
+        start = int(np.searchsorted(self.time_s, self.time_s[-1] - seconds - 1e-9))
+        return slice(min(start, len(self.time_s) - 2), len(self.time_s))
+
+    def displacement(self) -> np.ndarray:
+        """[3] from start to end in the start's level frame: forward m, left m, yaw rad."""
+        delta = self.xyz[-1, :2] - self.xyz[0, :2]
+        cos, sin = np.cos(self.yaw[0]), np.sin(self.yaw[0])
+        return np.array((cos * delta[0] + sin * delta[1], -sin * delta[0] + cos * delta[1], self.yaw[-1] - self.yaw[0]))
+
+
+def wrap(angle: float | np.ndarray) -> float | np.ndarray:
+    """Angle in (-pi, pi]."""
+    return -((-np.asarray(angle) + np.pi) % (2.0 * np.pi) - np.pi)
+
+
+def gap_to_box(pelvis_xy: np.ndarray, box_xy: np.ndarray, box_yaw: float, half_extents: np.ndarray) -> float:
+    """Distance from the pelvis to the box's face along the line pelvis -> box centre, m.
+
+    Negative inside the footprint. The line leaves the rectangle at centre + t * direction with t the smaller of the two
+    slab distances, so the gap is the centre distance less t: any face may be approached.
+    """
+    offset = np.asarray(pelvis_xy, dtype=np.float64)[:2] - np.asarray(box_xy, dtype=np.float64)[:2]
+    distance = float(np.linalg.norm(offset))
+    if distance < 1e-9:
+        return -float(np.min(np.asarray(half_extents)[:2]))
+    cos, sin = np.cos(box_yaw), np.sin(box_yaw)
+    direction = np.array((cos * offset[0] + sin * offset[1], -sin * offset[0] + cos * offset[1])) / distance  # in the box frame
+    with np.errstate(divide="ignore"):
+        slabs = np.asarray(half_extents, dtype=np.float64)[:2] / np.abs(direction)
+    return distance - float(np.min(slabs))
+
+
+def stand_off_point(pelvis_xy: np.ndarray, box_xy: np.ndarray, box_yaw: float, half_extents: np.ndarray, stand_off_m: float) -> np.ndarray:
+    """[2] the point ``stand_off_m`` before the face, on the line pelvis -> box centre."""
+    pelvis_xy = np.asarray(pelvis_xy, dtype=np.float64)[:2]
+    box_xy = np.asarray(box_xy, dtype=np.float64)[:2]
+    towards = box_xy - pelvis_xy
+    distance = float(np.linalg.norm(towards))
+    if distance < 1e-9:
+        raise ValueError("the pelvis is over the box's centre: there is no line between them")
+    return pelvis_xy + towards / distance * (gap_to_box(pelvis_xy, box_xy, box_yaw, half_extents) - stand_off_m)
+
+
+def bearing_to_box(pelvis_xy: np.ndarray, pelvis_yaw: float, box_xy: np.ndarray) -> float:
+    """Angle from the pelvis heading to the box's centre, rad in (-pi, pi], left positive."""
+    delta = np.asarray(box_xy)[:2] - np.asarray(pelvis_xy)[:2]
+    return float(wrap(np.arctan2(delta[1], delta[0]) - pelvis_yaw))
