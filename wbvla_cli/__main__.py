@@ -1,0 +1,7 @@
+"""``python -m wbvla_cli`` is ``wbvla``."""
+
+import sys
+
+from wbvla_cli.main import main
+
+sys.exit(main())

@@ -1,0 +1,154 @@
+"""The command ``wbvla``: one table of verbs, each carried out by a module that is imported only when its verb is called.
+
+A verb's module has ``main(argv) -> int`` and parses ``argv`` itself (tyro on a frozen dataclass), so that ``wbvla --help``
+needs neither torch nor ROS and answers at once.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from wbvla_core.errors import WbvlaError
+
+
+@dataclass(frozen=True)
+class Verb:
+    """A verb of the command.
+
+    Attributes:
+        words: what the operator types, e.g. ("eval", "walk-to").
+        module: module with ``main(argv) -> int``.
+        help: one line, no full stop.
+        extra: which ``pip install 'wbvla[...]'`` brings what the module needs.
+    """
+
+    words: tuple[str, ...]
+    module: str
+    help: str
+    extra: str
+
+    @property
+    def name(self) -> str:
+        return " ".join(self.words)
+
+
+VERBS = (
+    Verb(("demo",), "wbvla_cli.demo", "the X2 carries out a sentence in simulation; writes video, bag and report", "sim,vla"),
+    Verb(("run",), "wbvla_cli.runner", "start nodes of config/nodes.yaml without ROS launch, and take them down again", "robot"),
+    Verb(("record",), "wbvla_cli.record", "record topics to MCAP", "sim"),
+    Verb(("doctor",), "wbvla_cli.doctor", "what is installed, which ROS, which GL, which checkpoints, what is missing", "robot"),
+    Verb(("inspect",), "wbvla_cli.inspect", "print a checkpoint's manifest and lineage", "robot"),
+    Verb(("eval", "walk-to"), "wbvla_eval.walk_to", "walk-to-box trials on unseen seeds: success, falls, Wilson intervals", "sim,vla"),
+    Verb(("eval", "instructions"), "wbvla_eval.instructions", "success of every instruction on unseen seeds", "sim,vla"),
+    Verb(("eval", "lmo"), "wbvla_train.lmo.evaluate", "tracking and falls of the leg policy per command", "train"),
+    Verb(("data", "video"), "wbvla_train.data.video", "render action-free egocentric video", "train"),
+    Verb(("data", "demos"), "wbvla_train.data.demos", "record demonstrations by the scripted teleoperator", "train"),
+    Verb(("train", "lmo"), "wbvla_train.lmo.train", "leg policy: PPO in batched MuJoCo", "train"),
+    Verb(("train", "lam"), "wbvla_train.lam.train", "latent action model from video", "train"),
+    Verb(("train", "vla"), "wbvla_train.vla.train", "vision-language model that predicts latent actions", "train"),
+    Verb(("train", "decoder"), "wbvla_train.decoder.train", "decoder from latent actions to robot commands", "train"),
+    Verb(("label",), "wbvla_train.lam.label", "label video with the codes of the latent action models", "train"),
+)
+BY_WORDS = {verb.words: verb for verb in VERBS}
+GROUPS = tuple(dict.fromkeys(verb.words[0] for verb in VERBS if len(verb.words) > 1))
+
+INTRO = """usage: wbvla VERB [options]      (wbvla VERB --help for the options of one verb)
+
+Whole-body vision-language-action control of a humanoid on ROS 2."""
+
+
+def usage(group: str | None = None) -> str:
+    """The help text: all verbs, or those of one group."""
+    verbs = [verb for verb in VERBS if group is None or verb.words[0] == group]
+    width = max(len(verb.name) for verb in verbs)
+    lines = [f"  wbvla {verb.name:<{width}}  {verb.help}" for verb in verbs]
+    return "\n".join((INTRO if group is None else f"usage: wbvla {group} VERB [options]", "", *lines))
+
+
+def find_verb(argv: Sequence[str]) -> tuple[Verb, list[str]] | None:
+    """The verb that ``argv`` begins with and what is left for it, or None."""
+    for count in (2, 1):
+        verb = BY_WORDS.get(tuple(argv[:count]))
+        if verb is not None:
+            return verb, list(argv[count:])
+    return None
+
+
+def suggestion(argv: Sequence[str]) -> str:
+    """A sentence that names the nearest verbs to what was typed."""
+    typed = " ".join(argv[:2]) if argv[0] in GROUPS else argv[0]
+    names = [verb.name for verb in VERBS] + list(GROUPS)
+    near = difflib.get_close_matches(typed, names, n=3, cutoff=0.5) or difflib.get_close_matches(" ".join(argv[:2]), names, n=3, cutoff=0.5)
+    text = f"wbvla: there is no verb {typed!r}."
+    return f"{text} Did you mean {' or '.join(repr(name) for name in near)}?" if near else f"{text} `wbvla --help` lists all."
+
+
+def explain_import(error: ModuleNotFoundError, verb: Verb) -> str | None:
+    """What to install when a verb's module could not be imported, or None where the missing module is our own (a bug, not a set-up problem)."""
+    missing = (error.name or "").split(".")[0]
+    if missing in ("rclpy", "wbvla_msgs"):
+        return f"`wbvla {verb.name}` needs ROS 2, but {missing} does not import. Run `make setup`, or source ROS 2 and the workspace that holds wbvla_msgs."
+    if missing.startswith("wbvla") or not missing:
+        return None
+    return f"`wbvla {verb.name}` needs {missing}, which is not installed. Run `make setup`, or `pip install 'wbvla[{verb.extra}]' -c requirements/pins.txt`."
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb; returns the exit status. Refusals are one sentence on stderr, never a traceback."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0
+    if argv[0] == "--version":
+        print(_version())
+        return 0
+    found = find_verb(argv)
+    if found is None:
+        if argv[0] in GROUPS and (len(argv) == 1 or argv[1] in ("-h", "--help")):
+            print(usage(argv[0]))
+            return 0
+        print(suggestion(argv), file=sys.stderr)
+        return 2
+    verb, rest = found
+    try:
+        module = importlib.import_module(verb.module)
+    except ModuleNotFoundError as error:
+        text = explain_import(error, verb)
+        if text is None:
+            raise
+        print(f"wbvla: {text}", file=sys.stderr)
+        return 3
+    # tyro takes the program's name from here, so that a verb's help shows how it was called
+    sys.argv = [f"wbvla {verb.name}", *rest]
+    try:
+        return int(module.main(rest) or 0)
+    except KeyboardInterrupt:
+        print(f"wbvla {verb.name}: interrupted", file=sys.stderr)
+        return 130
+    except WbvlaError as error:
+        print(f"wbvla {verb.name}: {error} [{error.code.name} {int(error.code)}]", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # `wbvla ... | head`
+        sys.stderr.close()
+        return 141
+    except Exception:
+        traceback.print_exc()
+        return 1
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return f"wbvla {version('wbvla')}"
+    except PackageNotFoundError:
+        return "wbvla (not installed)"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
