@@ -100,7 +100,7 @@ def percentiles(values: Iterable[float], points: tuple[float, ...] = (50.0, 99.0
 
 
 def rate_text(successes: int, trials: int) -> str:
-    """"43/50 = 86 % (74–93 %)": count, proportion and Wilson 95 % interval in one string for tables."""
+    """ "43/50 = 86 % (74–93 %)": count, proportion and Wilson 95 % interval in one string for tables."""
     if trials == 0:
         return "0/0"
     low, high = wilson_interval(successes, trials)

@@ -249,7 +249,8 @@ def _judge_motion(task: Task, trace: Trace, criteria: Criteria, measures: dict[s
         moved, least, unit = sign * left, criteria.min_step_m_s * trace.duration_s, "m"
         turn_deg = abs(math.degrees(float(yaw)))
         drifted = abs(forward) > criteria.step_drift_m or turn_deg > criteria.step_turn_deg
-        drift_text = f"went {forward:+.2f} m ahead and turned {turn_deg:.0f} deg meanwhile (at most {criteria.step_drift_m} m, {criteria.step_turn_deg:.0f} deg)"
+        limits = f"at most {criteria.step_drift_m} m, {criteria.step_turn_deg:.0f} deg"
+        drift_text = f"went {forward:+.2f} m ahead and turned {turn_deg:.0f} deg meanwhile ({limits})"
     measures = measures | {"moved": float(moved), "least": float(least)}
     did = f"{moved:+.2f} {unit} to the {task.side} in {trace.duration_s:.1f} s, at least {least:.2f} {unit} counts"
     if moved < -0.25 * least:
