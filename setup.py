@@ -50,7 +50,7 @@ setup(
     python_requires=">=3.10",
     # wbvla_msgs is an ament_cmake package of its own; its folder must not be packed as an empty Python package
     packages=find_packages(include=["wbvla_*"], exclude=["wbvla_msgs", "wbvla_msgs.*"]),
-    package_data={"wbvla_sim": ["model/*.xml", "model/*.urdf"]},
+    package_data={"wbvla_sim": ["model/*.xml", "model/*.urdf"], "wbvla_eval": ["*.css"]},
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
         (f"share/{NAME}", ["package.xml", *glob("LICENSE")]),
