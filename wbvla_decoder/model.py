@@ -1,0 +1,111 @@
+"""The lightweight decoder a_t = f(c_mani, c_loco, s_t) (paper).
+
+    latent hidden states [B, Q, D] ─ MAP ┐
+    visual hidden states [B, P, D] ─ MAP ┼─► flags 3 x {-1, 0, 1}, stance height
+    posture              [B, S]    ─ MLP ┘
+    the same + arm joints [B, A2]  ─ MLP ──► arm chunk [B, K, A]
+
+The locomotion heads do not see the arm joints and nothing sees the legs: from moving legs a network reads off "I was walking"
+and repeats it (copycat). Hysteresis belongs into :mod:`wbvla_decoder.policy`, not into the weights (ours).
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """Sizes of the decoder.
+
+    Attributes:
+        hidden_size: width after pooling (ours: 128 in the tiny policy; prior work (UniVLA): 512).
+        heads: attention heads of the pooling (prior work (UniVLA): 8).
+        chunk_rows, chunk_dt_s: arm targets per decision and their spacing; 10 rows at 0.1 s = 1 s (prior work: OpenVLA-OFT's 1 s chunk).
+    """
+
+    hidden_size: int = 128
+    heads: int = 4
+    chunk_rows: int = 10
+    chunk_dt_s: float = 0.1
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass
+class DecoderOutput:
+    """Raw numbers of the network.
+
+    Attributes:
+        flag_logits: [B, 3, 3]; axes forward, lateral, yaw; classes -1, 0, 1.
+        height: stance height [B], 0 = lowest, 1 = highest of the robot's range.
+        arms: arm targets [B, K, A] in :class:`~wbvla_decoder.policy.ArmScaling` units.
+        pooled: what the locomotion heads saw [B, 3 * hidden] (training hangs auxiliary losses on it).
+    """
+
+    flag_logits: torch.Tensor
+    height: torch.Tensor
+    arms: torch.Tensor
+    pooled: torch.Tensor
+
+
+class MapPool(nn.Module):
+    """Multi-head attention pooling with one learnt query, then an MLP (prior work: Set Transformer's PMA, SigLIP's head, UniVLA's MAPBlock)."""
+
+    def __init__(self, input_size: int, hidden_size: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query = nn.Parameter(torch.randn(1, 1, hidden_size) * hidden_size**-0.5)
+        self.norm_in = nn.LayerNorm(input_size)
+        self.key_value = nn.Linear(input_size, 2 * hidden_size)
+        self.out = nn.Linear(hidden_size, hidden_size)
+        self.norm_mlp = nn.LayerNorm(hidden_size)
+        self.mlp = nn.Sequential(nn.Linear(hidden_size, 2 * hidden_size), nn.GELU(), nn.Linear(2 * hidden_size, hidden_size))
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:  # [B, T, D] -> [B, hidden]
+        b = tokens.shape[0]
+        key, value = self.key_value(self.norm_in(tokens)).chunk(2, dim=-1)
+        query = self.query.expand(b, -1, -1).to(key.dtype)
+        split = lambda x: x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # noqa: E731  [B, T, H] -> [B, heads, T, H / heads]
+        pooled = F.scaled_dot_product_attention(split(query), split(key), split(value)).transpose(1, 2).flatten(1)
+        pooled = self.out(pooled)
+        return pooled + self.mlp(self.norm_mlp(pooled))
+
+
+class ActionDecoder(nn.Module):
+    """See the module text.
+
+    Args:
+        latent_size: width D of the VLA's hidden states.
+        posture_size, arm_state_size: lengths of the two proprioception vectors (:func:`wbvla_decoder.policy.proprioception`).
+        arm_count: joints of an arm chunk (the robot spec's ``upper_body``).
+    """
+
+    def __init__(self, config: DecoderConfig, latent_size: int, posture_size: int, arm_state_size: int, arm_count: int) -> None:
+        super().__init__()
+        self.config = config
+        self.arm_count = arm_count
+        h = config.hidden_size
+        self.pool_latent = MapPool(latent_size, h, config.heads)
+        self.pool_visual = MapPool(latent_size, h, config.heads)
+        self.posture = nn.Sequential(nn.Linear(posture_size, h), nn.GELU(), nn.Linear(h, h))
+        self.arm_state = nn.Sequential(nn.Linear(arm_state_size, h), nn.GELU(), nn.Linear(h, h))
+        self.loco = nn.Sequential(nn.LayerNorm(3 * h), nn.Linear(3 * h, h), nn.GELU(), nn.Linear(h, 3 * 3 + 1))
+        self.arms = nn.Sequential(nn.LayerNorm(4 * h), nn.Linear(4 * h, 2 * h), nn.GELU(), nn.Linear(2 * h, config.chunk_rows * arm_count))
+
+    def forward(self, latent: torch.Tensor, visual: torch.Tensor, posture: torch.Tensor, arm_state: torch.Tensor) -> DecoderOutput:
+        pooled = torch.cat((self.pool_latent(latent), self.pool_visual(visual), self.posture(posture)), dim=-1)
+        loco = self.loco(pooled)
+        arms = self.arms(torch.cat((pooled, self.arm_state(arm_state)), dim=-1))
+        return DecoderOutput(
+            flag_logits=loco[:, :9].unflatten(-1, (3, 3)),
+            height=torch.sigmoid(loco[:, 9]),
+            arms=arms.unflatten(-1, (self.config.chunk_rows, self.arm_count)),
+            pooled=pooled,
+        )

@@ -1,0 +1,8 @@
+"""Prismatic-style vision-language model that predicts latent actions, and the 10 Hz policies.
+
+config   sizes: debug, tiny (ships, two cores), full (published Prismatic-7B dimensions)
+tokens   word tokenizer, added latent-action tokens, refusal of sentences that cannot be followed
+model    two vision towers -> projector -> Llama -> eight latent-action tokens in one forward pass
+policy   WholeBodyPolicy: VLA + decoder from a policy bundle, Decision out
+fakes    ZeroPolicy, ReplayPolicy: the same interface without a network
+"""

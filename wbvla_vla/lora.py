@@ -1,0 +1,71 @@
+"""Low-rank adapters on the VLA, by peft: attach, take out, put back, merge."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from torch import nn
+
+from wbvla_vla.model import PrismaticVla
+
+
+@dataclass(frozen=True)
+class LoraSettings:
+    """Rank and scale of the adapters.
+
+    Attributes:
+        rank, alpha: prior work (UniVLA, OpenVLA): 32 and 16 on all linear layers, dropout 0, Gaussian initialisation.
+    """
+
+    rank: int = 32
+    alpha: int = 16
+    dropout: float = 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def linear_layers(model: PrismaticVla) -> list[str]:
+    """Names of all linear layers but the output head ("all-linear" in peft's sense, which peft offers for its own model classes only)."""
+    return [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and not name.endswith("lm_head")]
+
+
+def attach(model: PrismaticVla, settings: LoraSettings) -> PeftModel:
+    """Freeze ``model`` and hang trainable adapters on its linear layers."""
+    config = LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        init_lora_weights="gaussian",
+        target_modules=linear_layers(model),
+        bias="none",
+    )
+    return get_peft_model(model, config)
+
+
+def adapter_state(adapted: PeftModel) -> dict[str, torch.Tensor]:
+    return get_peft_model_state_dict(adapted)
+
+
+def load_adapter(adapted: PeftModel, state: dict[str, torch.Tensor]) -> None:
+    """Put adapter weights back.
+
+    Raises:
+        ValueError: naming keys that do not fit the model.
+    """
+    expected = get_peft_model_state_dict(adapted)
+    missing, unknown = sorted(set(expected) - set(state)), sorted(set(state) - set(expected))
+    wrong = [
+        f"{key} {tuple(state[key].shape)} != {tuple(expected[key].shape)}" for key in expected.keys() & state.keys() if state[key].shape != expected[key].shape
+    ]
+    if missing or unknown or wrong:
+        raise ValueError(f"the adapter does not fit the model: missing {missing[:4]}, unknown {unknown[:4]}, wrong shapes {wrong[:4]}")
+    set_peft_model_state_dict(adapted, state)
+
+
+def merge(adapted: PeftModel) -> PrismaticVla:
+    """Fold the adapters into the base weights; the result is a plain model again."""
+    return adapted.merge_and_unload()

@@ -1,0 +1,115 @@
+"""The 10 Hz policy: image + sentence + proprioception -> Decision. No ROS here; the node and the lock-step episode call the same class."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from wbvla_core.robot import RobotSpec
+from wbvla_core.types import Decision, LatentAction, PolicyInput
+from wbvla_decoder.policy import ArmScaling, CommandFilter, arm_chunk, arm_state, decode_height, posture
+from wbvla_perception.preprocess import pixel_values, require_policy_image
+from wbvla_vla.checkpoint import LoadedPolicy, load_policy
+
+
+class Policy(Protocol):
+    """What the VLA node, data collection and evaluation need of a policy."""
+
+    def reset(self) -> None:
+        """Forget the episode so far."""
+
+    def infer(self, inputs: PolicyInput) -> Decision:
+        """One decision; carries the stamp of ``inputs.stamp_s``."""
+
+
+class WholeBodyPolicy:
+    """VLA + decoder from a policy bundle.
+
+    Args:
+        loaded: verified models, see :meth:`load`.
+        robot: the robot that they were made for.
+    """
+
+    def __init__(self, loaded: LoadedPolicy, robot: RobotSpec) -> None:
+        self.robot = robot
+        self.manifest = loaded.manifest
+        self.image_spec = loaded.vla.image_spec
+        self.tokenizer = loaded.vla.tokenizer
+        self._vla = loaded.vla.model
+        self._decoder = loaded.decoder
+        self._scaling = ArmScaling.of(robot)
+        self._filter = CommandFilter(loaded.filter_config, robot.stance_height_range_m, robot.default_stance_height_m)
+        self._instruction: str | None = None
+        self._word_ids: torch.Tensor | None = None
+
+    @classmethod
+    def load(cls, directory: str | Path, robot: RobotSpec, vla_directory: str | Path | None = None, threads: int = 1) -> WholeBodyPolicy:
+        """Read, verify (policy -> VLA -> LAMs) and warm up.
+
+        Args:
+            directory: a policy bundle, for example ``checkpoints/policy/tiny``.
+            threads: torch threads of this process; 1 leaves the other core to simulator and LMO.
+
+        Raises:
+            CheckpointError: missing, damaged or mismatched checkpoint.
+        """
+        torch.set_num_threads(threads)
+        policy = cls(load_policy(Path(directory), robot, Path(vla_directory) if vla_directory else None), robot)
+        policy._warm_up()
+        return policy
+
+    def _warm_up(self) -> None:
+        size = self.image_spec.size
+        words = torch.full((1, self.tokenizer.max_words), self.tokenizer.pad_id)
+        words[0, 0] = self.tokenizer.bos_id
+        for _ in range(3):
+            self._forward(np.zeros((size, size, 3), np.uint8), words, np.zeros(3, np.float32), np.zeros(2 * len(self._scaling.centre), np.float32))
+
+    def check_instruction(self, instruction: str) -> None:
+        """Raise :class:`~wbvla_core.errors.InstructionError` for a sentence that the policy cannot follow; the goal is refused before anything moves."""
+        self.tokenizer.encode(instruction)
+
+    def reset(self) -> None:
+        self._filter.reset()
+        self._instruction = None
+
+    def infer(self, inputs: PolicyInput) -> Decision:
+        """One decision.
+
+        Raises:
+            ImageError, InstructionError: see preprocess and tokens.
+        """
+        start = time.perf_counter()
+        require_policy_image(inputs.image, self.image_spec)
+        if inputs.instruction != self._instruction:
+            self._word_ids = torch.from_numpy(self.tokenizer.encode(inputs.instruction))[None]
+            self._instruction = inputs.instruction
+            self._filter.reset()  # the old task's flags are no evidence for the new one
+        codes, probabilities, height, arms, timing = self._forward(
+            inputs.image, self._word_ids, posture(inputs.state, self.robot), arm_state(inputs.state, self.robot)
+        )
+        loco = self._filter.update(probabilities, decode_height(height, self.robot))
+        chunk = arm_chunk(arms, self._scaling, self.robot, self._decoder.config.chunk_dt_s)
+        latent = LatentAction(tuple(codes[0].tolist()), tuple(codes[1].tolist()), self._vla.config.codebook_size)
+        timing["total"] = time.perf_counter() - start
+        return Decision(inputs.stamp_s, loco.validate(self.robot.stance_height_range_m), chunk.validate(), latent, timing)
+
+    @torch.inference_mode()
+    def _forward(
+        self, image: np.ndarray, word_ids: torch.Tensor, posture_: np.ndarray, arm_state_: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, float, np.ndarray, dict[str, float]]:
+        """-> codes [2, T], flag probabilities [3, 3], height [0, 1], arms [K, A] scaled, seconds per stage."""
+        t0 = time.perf_counter()
+        pixels = torch.from_numpy(pixel_values(image, self.image_spec))[None]  # [1, 6, S, S]
+        t1 = time.perf_counter()
+        out = self._vla(pixels, word_ids)
+        t2 = time.perf_counter()
+        action = self._decoder(out.latent_hidden, out.visual_hidden, torch.from_numpy(posture_)[None], torch.from_numpy(arm_state_)[None])
+        probabilities = action.flag_logits.softmax(-1)[0].double().numpy()
+        t3 = time.perf_counter()
+        timing = {"normalise": t1 - t0, "vla": t2 - t1, "decoder": t3 - t2}
+        return out.codes()[0].numpy(), probabilities, float(action.height[0]), action.arms[0].numpy(), timing
