@@ -11,7 +11,7 @@ from wbvla_eval.recording import Recording, Stream
 from wbvla_eval.svg import Axes, Level, Series, chart, figure, legend, thin
 from wbvla_eval.tasks import Criteria, Task
 from wbvla_eval.timing import IMAGE_AGE, REAL_TIME, RESPONSE, TICK
-from wbvla_eval.trace import stand_off_point
+from wbvla_eval.trace import footprint, stand_off_point
 
 AXES = (("Forward velocity", "m/s"), ("Velocity to the left", "m/s"), ("Yaw rate", "rad/s"))
 
@@ -165,7 +165,7 @@ def code_chart(recording: Recording, width: int = 1140) -> str:
 def top_view(recording: Recording, task: Task, criteria: Criteria, size: int = 560) -> str:
     """Path of the pelvis from above with boxes, stand-off point, its tolerance and the heading every second."""
     trace = recording.trace
-    points = [trace.xyz[:, :2]] + [box.xyz[-1:, :2] + d for box in trace.boxes for d in (-box.half_extents[:2].max(), box.half_extents[:2].max())]
+    points = [trace.xyz[:, :2], *(box.corners()[:, :2] for box in trace.boxes)]
     cloud = np.concatenate(points)
     low, high = cloud.min(axis=0) - 0.35, cloud.max(axis=0) + 0.35
     # World +x points up the page and +y to the left, as a person standing behind the robot's start sees it.
@@ -185,15 +185,12 @@ def top_view(recording: Recording, task: Task, criteria: Criteria, size: int = 5
         x = to_px((0.0, tick))[0]
         body.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{height}"/>')
     for box in trace.boxes:
-        corners = np.array([(1, 1), (1, -1), (-1, -1), (-1, 1)]) * box.half_extents[:2]
-        cos, sin = math.cos(box.yaw[-1]), math.sin(box.yaw[-1])
-        world = corners @ np.array([[cos, sin], [-sin, cos]]) + box.xyz[-1, :2]
-        outline = " ".join("{:.1f},{:.1f}".format(*to_px(corner)) for corner in world)
+        outline = " ".join("{:.1f},{:.1f}".format(*to_px(corner)) for corner in footprint(box))
         chosen = " target" if task.kind == "walk_to" and box.color == task.color else ""
         body.append(f'<polygon class="box box-{html.escape(box.color)}{chosen}" points="{outline}"><title>{html.escape(box.color)} box</title></polygon>')
     if task.kind == "walk_to":
         box = trace.box(task.color)
-        point = stand_off_point(trace.xyz[-1], box.xyz[-1], box.yaw[-1], box.half_extents, criteria.stand_off_m)
+        point = stand_off_point(box, trace.xyz[-1], criteria.stand_off_m)
         x, y = to_px(point)
         body.append(f'<circle class="tolerance" cx="{x:.1f}" cy="{y:.1f}" r="{criteria.stand_off_tolerance_m * scale:.1f}"/>')
         body.append(f'<path class="cross" d="M{x - 6:.1f} {y:.1f}h12M{x:.1f} {y - 6:.1f}v12"><title>stand-off point</title></path>')

@@ -13,14 +13,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from wbvla_eval.trace import Trace, bearing_to_box, gap_to_box
+from wbvla_eval.trace import Trace, bearing_to
+from wbvla_sim.scene import STAND_OFF_M
 
 
 class Failure(str, enum.Enum):
     """Why a trial does not count. One kind per trial: the first that applies, in this order."""
 
     FALL = "fall"  # tilted or sunk beyond recovery at any time; also damping latched
-    COLLIDE = "collide"  # ended closer to the target's face than any success allows, or pushed a box away
+    COLLIDE = "collide"  # ended closer to the target's face than success allows, or ran into something and did not arrive
     WRONG_BOX = "wrong_box"  # stopped properly, but at another box
     FACING = "facing"  # in the right place, looking past the box
     STOP_EARLY = "stop_early"  # stood still too far away
@@ -40,10 +41,9 @@ class Criteria:
     """Every threshold of success. Lengths m, angles deg where the name says so, times s."""
 
     # walk-to
-    stand_off_m: float = 0.60  # issue: before the face, on the line pelvis -> box centre
+    stand_off_m: float = STAND_OFF_M  # issue: before the face, on the line pelvis -> box centre
     stand_off_tolerance_m: float = 0.30  # issue
     facing_tolerance_deg: float = 15.0  # issue
-    pushed_box_m: float = 0.05  # ours: a box that was only brushed has not moved this far
     near_m: float = 0.60  # ours: within this of the stand-off tolerance a time-out is called oscillation
     # standing still
     still_window_s: float = 1.0  # ours: two steps of the gait
@@ -177,15 +177,12 @@ def _common_measures(trace: Trace) -> dict[str, float]:
 
 def _walk_measures(task: Task, trace: Trace) -> dict[str, float]:
     box = trace.box(task.color)
-    gap = gap_to_box(trace.xyz[-1], box.xyz[-1], box.yaw[-1], box.half_extents)
-    start = gap_to_box(trace.xyz[0], box.xyz[0], box.yaw[0], box.half_extents)
     measures = {
-        "gap_m": gap,
-        "start_gap_m": start,
-        "facing_error_deg": abs(math.degrees(bearing_to_box(trace.xyz[-1], trace.yaw[-1], box.xyz[-1]))),
-        "start_bearing_deg": math.degrees(bearing_to_box(trace.xyz[0], trace.yaw[0], box.xyz[0])),
-        "target_moved_m": box.moved_m,
-        "any_box_moved_m": max(b.moved_m for b in trace.boxes),
+        "gap_m": box.face_distance(trace.xyz[-1]),
+        "start_gap_m": box.face_distance(trace.xyz[0]),
+        "facing_error_deg": abs(math.degrees(bearing_to(box, trace.xyz[-1], trace.yaw[-1]))),
+        "start_bearing_deg": math.degrees(bearing_to(box, trace.xyz[0], trace.yaw[0])),
+        "objects_touched": float(len(trace.touched)),
     }
     if task.color in trace.in_view:
         measures["in_view_share"] = float(np.mean(trace.in_view[task.color]))
@@ -204,8 +201,6 @@ def _judge_walk(task: Task, trace: Trace, criteria: Criteria, measures: dict[str
     def fail(kind: Failure, text: str) -> Verdict:
         return Verdict(False, kind, text, measures)
 
-    if measures["any_box_moved_m"] > criteria.pushed_box_m:
-        return fail(Failure.COLLIDE, f"pushed a box by {measures['any_box_moved_m']:.2f} m; ended {where}")
     if placed and facing and still:
         return Verdict(True, None, f"stands {where}", measures)
     if measures["gap_m"] < criteria.stand_off_m - criteria.stand_off_tolerance_m:
@@ -217,6 +212,8 @@ def _judge_walk(task: Task, trace: Trace, criteria: Criteria, measures: dict[str
         if wrong:
             return fail(Failure.WRONG_BOX, f"stopped at the {wrong} box, {where}")
         return fail(Failure.STOP_EARLY, f"stopped too far away: {where}")
+    if trace.touched:
+        return fail(Failure.COLLIDE, f"ran into {', '.join(sorted(trace.touched))} and did not arrive: {where}")
     if error_m <= criteria.stand_off_tolerance_m + criteria.near_m:
         return fail(Failure.OSCILLATION, f"did not come to rest near the box: {where}")
     seen = trace.in_view.get(task.color)
@@ -228,9 +225,8 @@ def _judge_walk(task: Task, trace: Trace, criteria: Criteria, measures: dict[str
 def _box_stood_at(task: Task, trace: Trace, criteria: Criteria) -> str:
     """Colour of the other box that the robot stands properly before, "" for none."""
     for box in trace.boxes:
-        gap = gap_to_box(trace.xyz[-1], box.xyz[-1], box.yaw[-1], box.half_extents)
-        bearing_deg = abs(math.degrees(bearing_to_box(trace.xyz[-1], trace.yaw[-1], box.xyz[-1])))
-        near = abs(gap - criteria.stand_off_m) <= criteria.stand_off_tolerance_m
+        bearing_deg = abs(math.degrees(bearing_to(box, trace.xyz[-1], trace.yaw[-1])))
+        near = abs(box.face_distance(trace.xyz[-1]) - criteria.stand_off_m) <= criteria.stand_off_tolerance_m
         # Twice the facing tolerance: that it stood at a wrong box is the finding, not how neatly.
         if box.color != task.color and near and bearing_deg <= 2.0 * criteria.facing_tolerance_deg:
             return box.color

@@ -11,27 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-
-@dataclass(frozen=True)
-class BoxTrace:
-    """One box over the episode.
-
-    Attributes:
-        color: its name in instructions.
-        half_extents: [3] half edge lengths, m.
-        xyz: centre [N, 3], m (a box that is pushed moves).
-        yaw: [N] rad.
-    """
-
-    color: str
-    half_extents: np.ndarray
-    xyz: np.ndarray
-    yaw: np.ndarray
-
-    @property
-    def moved_m(self) -> float:
-        """Horizontal distance between where the box was first and where it was last."""
-        return float(np.linalg.norm(self.xyz[-1, :2] - self.xyz[0, :2]))
+from wbvla_sim.scene import Box
 
 
 @dataclass(frozen=True)
@@ -47,8 +27,9 @@ class Trace:
         velocity: [N, 3] forward m/s, left m/s (pelvis frame), yaw rate rad/s.
         command: [N, 4] LocoCommand in force (forward, lateral, yaw, stance height).
         hands: side -> [N, 3] hand position in the level pelvis frame (forward, left, up), m.
-        boxes: every box of the scene.
+        boxes: every named box of the scene (they stand fast).
         in_view: colour -> [N] bool, whether the head camera's image holds the box's centre.
+        touched: what the robot touched besides the floor (names of the scene's geoms) -> when first, s.
     """
 
     time_s: np.ndarray
@@ -59,8 +40,9 @@ class Trace:
     velocity: np.ndarray
     command: np.ndarray
     hands: dict[str, np.ndarray] = field(default_factory=dict)
-    boxes: tuple[BoxTrace, ...] = ()
+    boxes: tuple[Box, ...] = ()
     in_view: dict[str, np.ndarray] = field(default_factory=dict)
+    touched: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         n = len(self.time_s)
@@ -84,7 +66,7 @@ class Trace:
         """Mean spacing of the samples."""
         return self.duration_s / (len(self.time_s) - 1)
 
-    def box(self, color: str) -> BoxTrace:
+    def box(self, color: str) -> Box:
         """The box of that colour; ValueError naming those that exist."""
         for box in self.boxes:
             if box.color == color:
@@ -108,35 +90,24 @@ def wrap(angle: float | np.ndarray) -> float | np.ndarray:
     return -((-np.asarray(angle) + np.pi) % (2.0 * np.pi) - np.pi)
 
 
-def gap_to_box(pelvis_xy: np.ndarray, box_xy: np.ndarray, box_yaw: float, half_extents: np.ndarray) -> float:
-    """Distance from the pelvis to the box's face along the line pelvis -> box centre, m.
-
-    Negative inside the footprint. The line leaves the rectangle at centre + t * direction with t the smaller of the two
-    slab distances, so the gap is the centre distance less t: any face may be approached.
-    """
-    offset = np.asarray(pelvis_xy, dtype=np.float64)[:2] - np.asarray(box_xy, dtype=np.float64)[:2]
-    distance = float(np.linalg.norm(offset))
-    if distance < 1e-9:
-        return -float(np.min(np.asarray(half_extents)[:2]))
-    cos, sin = np.cos(box_yaw), np.sin(box_yaw)
-    direction = np.array((cos * offset[0] + sin * offset[1], -sin * offset[0] + cos * offset[1])) / distance  # in the box frame
-    with np.errstate(divide="ignore"):
-        slabs = np.asarray(half_extents, dtype=np.float64)[:2] / np.abs(direction)
-    return distance - float(np.min(slabs))
-
-
-def stand_off_point(pelvis_xy: np.ndarray, box_xy: np.ndarray, box_yaw: float, half_extents: np.ndarray, stand_off_m: float) -> np.ndarray:
-    """[2] the point ``stand_off_m`` before the face, on the line pelvis -> box centre."""
+def stand_off_point(box: Box, pelvis_xy: np.ndarray, stand_off_m: float) -> np.ndarray:
+    """[2] the point ``stand_off_m`` before the face, on the line pelvis -> box centre: any face may be approached."""
     pelvis_xy = np.asarray(pelvis_xy, dtype=np.float64)[:2]
-    box_xy = np.asarray(box_xy, dtype=np.float64)[:2]
-    towards = box_xy - pelvis_xy
+    towards = np.array(box.xyz[:2]) - pelvis_xy
     distance = float(np.linalg.norm(towards))
     if distance < 1e-9:
         raise ValueError("the pelvis is over the box's centre: there is no line between them")
-    return pelvis_xy + towards / distance * (gap_to_box(pelvis_xy, box_xy, box_yaw, half_extents) - stand_off_m)
+    return pelvis_xy + towards / distance * (box.face_distance(pelvis_xy) - stand_off_m)
 
 
-def bearing_to_box(pelvis_xy: np.ndarray, pelvis_yaw: float, box_xy: np.ndarray) -> float:
+def bearing_to(box: Box, pelvis_xy: np.ndarray, pelvis_yaw: float) -> float:
     """Angle from the pelvis heading to the box's centre, rad in (-pi, pi], left positive."""
-    delta = np.asarray(box_xy)[:2] - np.asarray(pelvis_xy)[:2]
+    delta = np.array(box.xyz[:2]) - np.asarray(pelvis_xy)[:2]
     return float(wrap(np.arctan2(delta[1], delta[0]) - pelvis_yaw))
+
+
+def footprint(box: Box) -> np.ndarray:
+    """[4, 2] corners of the box on the floor, in order around it."""
+    cos, sin = np.cos(box.yaw), np.sin(box.yaw)
+    corners = np.array(((1, 1), (1, -1), (-1, -1), (-1, 1))) * box.half_extents[:2]
+    return corners @ np.array(((cos, sin), (-sin, cos))) + box.xyz[:2]

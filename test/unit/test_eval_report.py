@@ -12,7 +12,8 @@ from wbvla_eval.report import Provenance, render_report, write_report
 from wbvla_eval.svg import Series, chart, nice_ticks, thin
 from wbvla_eval.tasks import Task, judge
 from wbvla_eval.timing import timing_rows
-from wbvla_eval.trace import BoxTrace, Trace
+from wbvla_eval.trace import Trace
+from wbvla_sim.scene import Box
 
 CHARTS = [
     "Forward velocity", "Velocity to the left", "Yaw rate", "Stance height", "Path from above", "Latent action codes", "Safety state",
@@ -30,7 +31,7 @@ def invented_recording(seconds: float = 8.0, *, stop_x: float = 1.25, late_tick_
     walking = progress < 1
     command = np.column_stack((walking, np.zeros(n), (np.sin(t) > 0.9) & walking, np.full(n, 0.64))).astype(float)
     boxes = tuple(
-        BoxTrace(c, np.full(3, 0.15), np.tile((bx, by, 0.15), (n, 1)), np.full(n, yaw))
+        Box(c, (bx, by, 0.15), (0.15, 0.15, 0.15), yaw, (0.0, 0.0, 0.0))
         for c, bx, by, yaw in (("blue", 2.0, 0.0, 0.0), ("red", 1.7, 1.1, 0.4), ("yellow", 2.2, -1.0, 0.0))
     )
     trace = Trace(

@@ -6,18 +6,17 @@ import numpy as np
 import pytest
 
 from wbvla_eval.tasks import Criteria, Failure, Task, count_swings, is_still, judge
-from wbvla_eval.trace import BoxTrace, Trace, bearing_to_box, gap_to_box, stand_off_point, wrap
+from wbvla_eval.trace import Trace, bearing_to, footprint, stand_off_point, wrap
+from wbvla_sim.scene import Box
 
 DT_S = 0.1
 
 
-def make_box(color, x, y, n, half=0.15, yaw=0.0, pushed=0.0):
-    xyz = np.tile((x, y, half), (n, 1)).astype(float)
-    xyz[-1, 0] += pushed
-    return BoxTrace(color, np.full(3, half), xyz, np.full(n, yaw))
+def make_box(color, x, y, half=(0.15, 0.15, 0.15), yaw=0.0):
+    return Box(color, (x, y, half[2]), half, yaw, (0.0, 0.0, 0.0))
 
 
-def make_trace(path, yaw=None, *, rest_s=2.0, moving=True, height=0.64, tilt=0.0, boxes=((("blue", 2.0, 0.0)),), in_view=None, hands=None, pushed=0.0):
+def make_trace(path, yaw=None, *, rest_s=2.0, moving=True, height=0.64, tilt=0.0, boxes=((("blue", 2.0, 0.0)),), in_view=None, hands=None, touched=None):
     """A trace along ``path`` [N, 2], then ``rest_s`` standing with zero flags (none where 0: still moving at the end)."""
     path = np.asarray(path, dtype=float)
     yaw = np.zeros(len(path)) if yaw is None else np.asarray(yaw, dtype=float)
@@ -37,8 +36,9 @@ def make_trace(path, yaw=None, *, rest_s=2.0, moving=True, height=0.64, tilt=0.0
         velocity=np.zeros((n, 3)),
         command=command,
         hands=hands or {},
-        boxes=tuple(make_box(*b, n, pushed=pushed if b[0] == "blue" else 0.0) for b in boxes),
+        boxes=tuple(make_box(*b) for b in boxes),
         in_view={} if in_view is None else {"blue": np.full(n, in_view)},
+        touched=touched or {},
     )
 
 
@@ -51,25 +51,25 @@ BLUE = Task("walk_to", color="blue")
 
 
 # -- geometry --------------------------------------------------------------------------------------------------------
-def test_gap_is_measured_to_the_face_along_the_line_to_the_centre():
-    half = np.array((0.2, 0.1, 0.1))
-    assert gap_to_box((0.0, 0.0), (1.0, 0.0), 0.0, half) == pytest.approx(0.8)
-    assert gap_to_box((1.0, -1.0), (1.0, 0.0), 0.0, half) == pytest.approx(0.9)
-    assert gap_to_box((0.0, 0.0), (1.0, 0.0), math.pi / 2, half) == pytest.approx(0.9)  # turned: its short side faces us
-    # On the diagonal of a unit cube the line meets the corner: half a diagonal = 0.5 sqrt 2.
-    assert gap_to_box((0.0, 0.0), (2.0, 2.0), 0.0, np.full(3, 0.5)) == pytest.approx(2 * math.sqrt(2) - 0.5 * math.sqrt(2))
-
-
-def test_stand_off_point_lies_before_the_face_on_that_line():
-    point = stand_off_point((0.0, 0.0), (2.0, 0.0), 0.0, np.full(3, 0.15), 0.6)
-    assert point == pytest.approx((1.25, 0.0))
-    assert gap_to_box(point, (2.0, 0.0), 0.0, np.full(3, 0.15)) == pytest.approx(0.6)
+def test_stand_off_point_lies_before_the_face_on_the_line_to_the_centre():
+    box = make_box("blue", 2.0, 0.0)
+    assert stand_off_point(box, (0.0, 0.0), 0.6) == pytest.approx((1.25, 0.0))
+    long_box = make_box("blue", 2.0, 0.0, half=(0.5, 0.1, 0.1), yaw=math.pi / 2)  # turned: its long side faces us, 0.1 m deep
+    assert stand_off_point(long_box, (0.0, 0.0), 0.6) == pytest.approx((1.3, 0.0))
+    # On the diagonal of a cube the line meets the edge, half a diagonal before the centre.
+    cube = make_box("blue", 2.0, 2.0, half=(0.5, 0.5, 0.5))
+    assert np.linalg.norm(stand_off_point(cube, (0.0, 0.0), 0.6)) == pytest.approx(2 * math.sqrt(2) - 0.5 * math.sqrt(2) - 0.6)
 
 
 def test_bearing_is_left_positive_and_wrapped():
-    assert bearing_to_box((0.0, 0.0), 0.0, (1.0, 1.0)) == pytest.approx(math.pi / 4)
-    assert bearing_to_box((0.0, 0.0), math.pi - 0.1, (-1.0, -0.0001)) == pytest.approx(0.1, abs=1e-3)
+    assert bearing_to(make_box("blue", 1.0, 1.0), (0.0, 0.0), 0.0) == pytest.approx(math.pi / 4)
+    assert bearing_to(make_box("blue", -1.0, -0.0001), (0.0, 0.0), math.pi - 0.1) == pytest.approx(0.1, abs=1e-3)
     assert wrap(3 * math.pi) == pytest.approx(math.pi)
+
+
+def test_footprint_turns_with_the_box():
+    corners = footprint(make_box("blue", 1.0, 0.0, half=(0.2, 0.1, 0.1), yaw=math.pi / 2))
+    assert sorted(map(tuple, corners.round(6))) == [(0.9, -0.2), (0.9, 0.2), (1.1, -0.2), (1.1, 0.2)]
 
 
 # -- walk to ---------------------------------------------------------------------------------------------------------
@@ -108,9 +108,10 @@ def test_stopping_at_another_box_names_it():
     assert verdict.failure is Failure.WRONG_BOX and "red" in verdict.reason
 
 
-def test_a_pushed_box_is_a_collision_although_the_robot_stands_right():
-    assert judge(BLUE, make_trace(straight_to(1.25), pushed=0.04)).success
-    assert judge(BLUE, make_trace(straight_to(1.25), pushed=0.06)).failure is Failure.COLLIDE
+def test_brushing_a_box_is_no_failure_but_being_stopped_by_one_is_a_collision():
+    assert judge(BLUE, make_trace(straight_to(1.25), touched={"box_blue": 3.0})).success
+    stuck = judge(BLUE, make_trace(straight_to(0.2), rest_s=0.0, touched={"distractor_1": 1.0}))
+    assert stuck.failure is Failure.COLLIDE and "distractor_1" in stuck.reason
 
 
 def test_a_fall_is_a_fall_whatever_else_is_right():
