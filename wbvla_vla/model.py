@@ -75,7 +75,7 @@ class VisionTowers(nn.Module):
         d, s = config.dino, config.siglip
         if d.tokens(config.image_size) != s.tokens(config.image_size):
             raise ValueError(f"both towers must cut the image into the same patches, got {d.tokens(config.image_size)} and {s.tokens(config.image_size)}")
-        common = dict(image_size=config.image_size, initializer_range=config.language.initializer_range)
+        common = {"image_size": config.image_size, "initializer_range": config.language.initializer_range}
         self.dino = Dinov2WithRegistersModel(
             Dinov2WithRegistersConfig(
                 hidden_size=d.hidden_size,

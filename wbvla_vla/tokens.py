@@ -125,7 +125,8 @@ class InstructionTokenizer:
         hints = {word: difflib.get_close_matches(word, known, n=1) for word in unknown}
         detail = ", ".join(f"{word!r}" + (f" (did you mean {hint[0]!r}?)" if hint else "") for word, hint in hints.items())
         raise InstructionError(
-            f"the instruction uses words that this policy was not trained on: {detail}; it knows: {' '.join(known)}", ErrorCode.INSTRUCTION_UNKNOWN_WORDS
+            f"the instruction uses words that this policy was not trained on: {detail}; it knows: {' '.join(known)}",
+            ErrorCode.INSTRUCTION_UNKNOWN_WORDS,
         )
 
     def encode_batch(self, instructions: Iterable[str]) -> np.ndarray:
