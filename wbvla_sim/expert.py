@@ -1,0 +1,215 @@
+"""The scripted teleoperator: does what a person with a joystick would do, from the simulator's truth.
+
+Its labels must be learnable by a policy without memory that sees one image, so
+* it acts only on what the head camera shows: a target out of the image -> turn left until it appears (always left);
+* it anticipates the stop by the present speed, and switches with hysteresis;
+* arm motions are feedback laws of arm positions and velocities (a wave is a limit cycle, its phase read from the joints).
+Prior work: our prototype on a kinematic walker (200 of 200 walks). Mistakes for the learner to recover from come from
+:class:`Perturbed`, which executes bursts of random commands while the labels stay the expert's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from wbvla_core.robot import RobotSpec
+from wbvla_core.types import ArmChunk, Decision, LocoCommand, PolicyInput, RobotState
+from wbvla_sim.instructions import INSTRUCTIONS, Task, parse_instruction
+from wbvla_sim.scene import STAND_OFF_M, Box
+from wbvla_sim.world import World
+
+__all__ = ["INSTRUCTIONS", "SQUAT_HEIGHT_M", "STAND_HEIGHT_M", "ArmScript", "ExpertConfig", "Perturbed", "Perturbation", "ScriptedTeleoperator"]
+
+SQUAT_HEIGHT_M = 0.50  # ours: a clear squat, 4 cm above the lowest stance
+STAND_HEIGHT_M = 0.64  # the default stance
+
+
+@dataclass(frozen=True)
+class ExpertConfig:
+    """Thresholds of the joystick; distances m, angles rad, ours after the prototype (vla: on above 0.12 m and 10 deg, off below 0 m and 4 deg).
+
+    Attributes:
+        forward_on_m, forward_off_m: hysteresis on the distance left to the stand-off point.
+        back_on_m, back_off_m: the same for stepping back when too close.
+        yaw_on_rad, yaw_off_rad: hysteresis on the bearing of the box.
+        turn_first_rad: above this bearing turn on the spot before walking.
+        anticipation_s: speed times this is taken off distance and bearing.
+        image_margin: a box centre nearer than this to the image's border (part of its half size) counts as unseen.
+        chunk_rows, chunk_dt_s: shape of the arm chunk.
+    """
+
+    forward_on_m: float = 0.14
+    forward_off_m: float = 0.02
+    back_on_m: float = -0.16
+    back_off_m: float = -0.06
+    yaw_on_rad: float = np.radians(10.0)
+    yaw_off_rad: float = np.radians(4.0)
+    turn_first_rad: float = np.radians(22.0)
+    anticipation_s: float = 0.3
+    image_margin: float = 0.03
+    chunk_rows: int = 8
+    chunk_dt_s: float = 0.1
+
+
+class ArmScript:
+    """Arm targets as a feedback law of the measured arm state; no memory."""
+
+    SPEED_RAD_S = 1.2  # of free motions
+    WAVE_HZ = 0.8
+    WAVE_AMPLITUDE_RAD = 0.45
+    LEAD_S = 0.1  # the arm follows its targets by about kd / kp and its inertia: aim ahead by as much
+    RAISED = {"shoulder_pitch": 0.0, "shoulder_roll": 1.25, "shoulder_yaw": 1.45, "elbow": -1.5}  # left arm; upper arm out, forearm up
+    READY_RAD = 0.5  # nearer than this to the raised pose (without the waving joint) the wave starts
+    WAVING = "elbow"
+
+    def __init__(self, robot: RobotSpec, config: ExpertConfig) -> None:
+        self.robot, self.config = robot, config
+        self.names = robot.names("upper_body")
+        self.indices = robot.indices("upper_body")
+        self.rest = robot.default_q[self.indices]
+
+    def chunk(self, state: RobotState, wave: str = "") -> ArmChunk:
+        """Targets [K, A] from the measured state; ``wave`` = "left" or "right" waves that arm, the rest goes to or stays in the default pose."""
+        q = state.q[self.indices]
+        goal = self.rest.copy()
+        times = (np.arange(self.config.chunk_rows) + 1) * self.config.chunk_dt_s
+        if wave:
+            sign = 1.0 if wave == "left" else -1.0
+            for name, value in self.RAISED.items():
+                goal[self._at(wave, name)] = value * (sign if name in ("shoulder_roll", "shoulder_yaw") else 1.0)
+        # straight towards the goal at limited speed; joints at rest aim at the goal itself, so that gravity sag is not followed
+        gap = goal - q
+        travel = np.max(np.abs(gap)) / self.SPEED_RAD_S
+        part = np.ones(len(times)) if travel < 0.15 else np.minimum(1.0, (times + self.LEAD_S) / travel)
+        rows = q + part[:, None] * gap  # [K, A]
+        rows[:, np.abs(gap) < 0.15] = goal[np.abs(gap) < 0.15]
+        if wave:
+            swing = self._at(wave, self.WAVING)
+            others = np.delete(gap, swing)
+            if np.max(np.abs(others)) < self.READY_RAD:
+                omega = 2 * np.pi * self.WAVE_HZ
+                phase = np.arctan2(-state.qd[self.indices[swing]] / omega, q[swing] - goal[swing])
+                rows[:, swing] = goal[swing] + self.WAVE_AMPLITUDE_RAD * np.cos(phase + omega * (times + self.LEAD_S))
+        return ArmChunk(self.names, np.clip(rows, self.robot.lower[self.indices], self.robot.upper[self.indices]), self.config.chunk_dt_s)
+
+    def _at(self, side: str, name: str) -> int:
+        return self.names.index(f"{side}_{name}_joint")
+
+
+class ScriptedTeleoperator:
+    """A policy (reset, infer) that looks at ``world.truth()`` instead of the image."""
+
+    def __init__(self, world: World, config: ExpertConfig | None = None) -> None:
+        self.world, self.config = world, config or ExpertConfig()
+        self.arms = ArmScript(world.robot, self.config)
+        camera = world.robot.camera
+        self._tan_y = np.tan(np.radians(camera.fovy_deg) / 2)
+        self._tan_x = self._tan_y * camera.width / camera.height
+        self.reset()
+
+    def reset(self) -> None:
+        """Hands off the joystick."""
+        self._forward, self._yaw = 0, 0
+        self._height_m: float | None = None
+
+    def infer(self, policy_input: PolicyInput) -> Decision:
+        """The command for the instruction now. Raises InstructionError, or KeyError for a box that is not there."""
+        task = parse_instruction(policy_input.instruction)
+        flags, height_m, wave = self._command(task)
+        arms = self.arms.chunk(policy_input.state, wave)
+        return Decision(policy_input.stamp_s, LocoCommand(*flags, height_m), arms)
+
+    def _command(self, task: Task) -> tuple[tuple[int, int, int], float, str]:
+        sign = 1 if task.side == "left" else -1
+        if task.kind == "walk_to":
+            return self._walk_to(task.color), STAND_HEIGHT_M, ""
+        if task.kind == "turn":
+            return (0, 0, sign), STAND_HEIGHT_M, ""
+        if task.kind == "step":
+            return (0, sign, 0), STAND_HEIGHT_M, ""
+        if task.kind == "wave":
+            return (0, 0, 0), STAND_HEIGHT_M, task.side
+        return (0, 0, 0), SQUAT_HEIGHT_M if task.kind == "squat" else STAND_HEIGHT_M, ""
+
+    def _walk_to(self, color: str) -> tuple[int, int, int]:
+        c, truth = self.config, self.world.truth()
+        box = self.world.scene.box(color)
+        if not self.sees(box):
+            self._forward, self._yaw = 0, 1
+            return 0, 0, 1
+        xy, yaw = truth["pelvis_xyz"][:2], truth["yaw_rad"]
+        towards = np.array(box.xyz[:2]) - xy
+        bearing = (np.arctan2(towards[1], towards[0]) - yaw + np.pi) % (2 * np.pi) - np.pi
+        bearing -= c.anticipation_s * truth["yaw_rate_rad_s"]
+        left_m = box.face_distance(xy) - STAND_OFF_M - c.anticipation_s * float(truth["velocity_heading"][0])
+        self._yaw = _hysteresis(self._yaw, bearing, c.yaw_on_rad, c.yaw_off_rad)
+        if left_m > c.forward_on_m or (self._forward > 0 and left_m > c.forward_off_m):
+            self._forward = 1
+        elif left_m < c.back_on_m or (self._forward < 0 and left_m < c.back_off_m):
+            self._forward = -1
+        else:
+            self._forward = 0
+        if abs(bearing) > c.turn_first_rad and self._yaw:
+            return 0, 0, self._yaw
+        return self._forward, 0, self._yaw
+
+    def sees(self, box: Box) -> bool:
+        """Whether the centre of the box falls into the head camera's image."""
+        origin, axes = self.world.camera_pose()
+        x, y, z = axes.T @ (np.array(box.xyz) - origin)
+        limit = 1.0 - self.config.image_margin
+        return bool(z > 0.05 and abs(x) < limit * self._tan_x * z and abs(y) < limit * self._tan_y * z)
+
+
+def _hysteresis(flag: int, value: float, on: float, off: float) -> int:
+    """Flag towards the sign of value: on above ``on``, off below ``off``, never straight from one side to the other."""
+    if abs(value) > on:
+        return 1 if value > 0 else -1
+    if flag and flag * value > off:
+        return flag
+    return 0
+
+
+@dataclass(frozen=True)
+class Perturbation:
+    """Bursts of random commands instead of the expert's (prior work: our prototype: 3.5 % per step, 0.3-1.2 s)."""
+
+    rate_per_step: float = 0.035
+    duration_s: tuple[float, float] = (0.3, 1.2)
+    arm_noise_rad: float = 0.15
+    stance_noise_m: float = 0.02
+
+
+class Perturbed:
+    """Wraps a policy: executes bursts of random commands; ``label`` keeps what the policy itself wanted."""
+
+    def __init__(self, policy: ScriptedTeleoperator, perturbation: Perturbation | None = None, *, seed: int = 0) -> None:
+        self.policy, self.perturbation, self._seed = policy, perturbation or Perturbation(), seed
+        self.label: Decision | None = None
+        self.reset()
+
+    def reset(self) -> None:
+        self.policy.reset()
+        self._rng = np.random.default_rng(self._seed)
+        self._until_s, self._burst, self._arm_offset = -np.inf, (0, 0, 0), 0.0
+        self._stance_offset_m = 0.0
+
+    def infer(self, policy_input: PolicyInput) -> Decision:
+        """The wrapped policy's decision, or a burst in its place; ``label`` is the decision either way."""
+        p, rng, now_s = self.perturbation, self._rng, policy_input.stamp_s
+        self.label = label = self.policy.infer(policy_input)
+        if now_s >= self._until_s and rng.random() < p.rate_per_step:
+            self._until_s = now_s + rng.uniform(*p.duration_s)
+            self._burst = tuple(int(v) for v in rng.integers(-1, 2, 3))
+            self._arm_offset = rng.normal(0.0, p.arm_noise_rad, label.arms.positions.shape[1])
+            self._stance_offset_m = float(rng.normal(0.0, p.stance_noise_m))
+        if now_s >= self._until_s:
+            return label
+        robot = self.policy.world.robot
+        low, high = robot.stance_height_range_m
+        loco = LocoCommand(*self._burst, float(np.clip(label.loco.stance_height_m + self._stance_offset_m, low, high)))
+        arms = robot.indices("upper_body")
+        positions = np.clip(label.arms.positions + self._arm_offset, robot.lower[arms], robot.upper[arms])
+        return replace(label, loco=loco, arms=replace(label.arms, positions=positions))
