@@ -13,6 +13,14 @@ from setuptools import find_packages, setup
 
 HERE = Path(__file__).resolve().parent
 NAME = "wbvla"
+# The executables of config/nodes.yaml, for `ros2 run wbvla <node>` and launch files; a test holds the two together.
+NODES = {
+    "sim_node": "wbvla_sim.node",
+    "render_node": "wbvla_sim.render_node",
+    "lmo_node": "wbvla_lmo.node",
+    "perception_node": "wbvla_perception.node",
+    "vla_node": "wbvla_vla.node",
+}
 EXTRAS = ("robot", "sim", "vla", "train", "dev")
 
 
@@ -58,6 +66,6 @@ setup(
     ],
     install_requires=requirements("core"),
     extras_require=extras,
-    entry_points={"console_scripts": ["wbvla = wbvla_cli.main:main"]},
+    entry_points={"console_scripts": ["wbvla = wbvla_cli.main:main", *(f"{name} = {module}:main" for name, module in NODES.items())]},
     zip_safe=False,
 )
