@@ -1,0 +1,309 @@
+"""The base of every node: a lifecycle node that loads and verifies at configure, publishes only while active, and leaves safely.
+
+Subclasses fill in four hooks and read their parameters from ``self.settings``:
+
+    load()    configure: load and verify everything, create publishers and subscriptions; raise to refuse
+    start()   activate: begin to produce
+    stop()    deactivate: stop the producer, then send the safe command (publishers are still open)
+    unload()  cleanup: free what load() made
+
+:func:`run_node` is the main() of every node: it survives a second SIGINT, stops when the process that started it is gone, and prints
+no traceback for anything that an operator can cause.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeVar
+
+import rclpy
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+from rclpy.exceptions import ParameterException
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.signals import SignalHandlerOptions
+
+from wbvla_core.errors import WbvlaError
+from wbvla_core.ros import codec
+from wbvla_core.ros.qos import interface_class, qos, service, topic
+
+T = TypeVar("T")
+PARENT_VARIABLE = "WBVLA_PARENT_PID"  # set by the runner: a node whose starter is gone must not outlive it
+POLL_S = 0.1  # how long an idle node takes to notice a signal: rcl_wait is C code, Python handlers run when it returns
+SWITCH_INTERVAL_S = 1e-3  # Python's default of 5 ms would let a worker thread delay the executor by a quarter of a 50 Hz tick
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """Declaration of one ROS parameter; all are read at configure.
+
+    Attributes:
+        default: value, and by it the type.
+        description: what it means, with its unit.
+        low, high: inclusive range of a number.
+    """
+
+    default: Any
+    description: str
+    low: float | None = None
+    high: float | None = None
+
+    def descriptor(self) -> ParameterDescriptor:
+        descriptor = ParameterDescriptor(description=self.description)
+        if self.low is not None and self.high is not None:
+            if isinstance(self.default, float):
+                descriptor.floating_point_range = [FloatingPointRange(from_value=float(self.low), to_value=float(self.high), step=0.0)]
+            else:
+                descriptor.integer_range = [IntegerRange(from_value=int(self.low), to_value=int(self.high), step=0)]
+        return descriptor
+
+
+class EdgeLog:
+    """Log when something turns bad and when it recovers, never in between."""
+
+    def __init__(self, logger: Any) -> None:
+        self._logger = logger
+        self._bad: dict[str, int] = {}
+
+    def bad(self, key: str, text: str) -> None:
+        """``key`` is bad now; logged if it was good."""
+        if self._bad.get(key, 0) == 0:
+            self._logger.error(f"{key}: {text}")
+        self._bad[key] = self._bad.get(key, 0) + 1
+
+    def good(self, key: str) -> None:
+        """``key`` is good now; logged if it was bad, with how often."""
+        count = self._bad.get(key, 0)
+        if count:
+            self._logger.info(f"{key}: recovered after {count}")
+            self._bad[key] = 0
+
+
+class ManagedNode(LifecycleNode):
+    """See the module text. ``NAME`` and ``PARAMETERS`` are the subclass's."""
+
+    NAME: ClassVar[str] = "node"
+    PARAMETERS: ClassVar[dict[str, Parameter]] = {}
+    DIAGNOSTICS_PERIOD_S: ClassVar[float] = 1.0
+
+    def __init__(self, **node_options: Any) -> None:
+        super().__init__(self.NAME, **node_options)
+        for name, parameter in self.PARAMETERS.items():
+            self.declare_parameter(name, parameter.default, parameter.descriptor())
+        self.edges = EdgeLog(self.get_logger())
+        self.active = False
+        self.dropped = 0  # malformed messages refused since configure
+        self.failure = ""  # set by fail(): why this process must end
+        self.settings: dict[str, Any] = {}
+        self._owned: list[tuple[Callable[[Any], Any], Any]] = []
+
+    # -- hooks -----------------------------------------------------------------------------------------------------------
+    def load(self) -> None: ...
+
+    def start(self) -> None: ...
+
+    def stop(self) -> None: ...
+
+    def unload(self) -> None: ...
+
+    def health(self) -> tuple[dict[str, object], str]:
+        """(values for diagnostics, warning or ""), once a second while active."""
+        return {}, ""
+
+    # -- what subclasses use -----------------------------------------------------------------------------------------------
+    def publisher(self, key: str) -> Any:
+        """Lifecycle publisher of topic ``key`` of the table; freed at cleanup."""
+        made = self.create_lifecycle_publisher(interface_class(topic(key).type), topic(key).name, qos(key))
+        self._owned.append((self.destroy_lifecycle_publisher, made))
+        return made
+
+    def listen(self, key: str, decode: Callable[[Any], T], handle: Callable[[T], None]) -> Any:
+        """Subscribe to topic ``key``. Every message passes ``decode``; one that it refuses is dropped, counted and logged on the edge."""
+
+        def receive(msg: Any) -> None:
+            if not self.active:
+                return
+            try:
+                value = decode(msg)
+            except ValueError as error:  # WbvlaError is one
+                self.refuse(topic(key).name, error)
+                return
+            self.edges.good(topic(key).name)
+            handle(value)
+
+        return self._subscribe(key, receive, raw=False)
+
+    def listen_raw(self, key: str, handle: Callable[[bytes], None]) -> Any:
+        """Subscribe to topic ``key`` without decoding: for topics of which only few messages are looked at."""
+        return self._subscribe(key, lambda data: handle(data) if self.active else None, raw=True)
+
+    def _subscribe(self, key: str, receive: Callable[[Any], None], *, raw: bool) -> Any:
+        made = self.create_subscription(interface_class(topic(key).type), topic(key).name, receive, qos(key), raw=raw)
+        self._owned.append((self.destroy_subscription, made))
+        return made
+
+    def refuse(self, name: str, error: Exception) -> None:
+        """Count a dropped message of topic ``name`` and log the edge."""
+        self.dropped += 1
+        code = f" [{error.code.name} {int(error.code)}]" if isinstance(error, WbvlaError) else ""
+        self.edges.bad(name, f"message dropped: {error}{code}")
+
+    def serve(self, key: str, handle: Callable[[Any, Any], Any]) -> Any:
+        """Service ``key`` of the table; freed at cleanup."""
+        made = self.create_service(interface_class(service(key).type), service(key).name, handle)
+        self._owned.append((self.destroy_service, made))
+        return made
+
+    def client(self, key: str) -> Any:
+        """Client of service ``key`` of the table; freed at cleanup."""
+        made = self.create_client(interface_class(service(key).type), service(key).name)
+        self._owned.append((self.destroy_client, made))
+        return made
+
+    def every(self, period_s: float, handle: Callable[[], None]) -> Any:
+        """Call ``handle`` every ``period_s`` while active; freed at cleanup."""
+        made = self.create_timer(period_s, lambda: handle() if self.active else None)
+        self._owned.append((self.destroy_timer, made))
+        return made
+
+    # -- transitions -------------------------------------------------------------------------------------------------------
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self.settings = {name: self.get_parameter(name).value for name in self.PARAMETERS}
+        self.dropped = 0
+        try:
+            self.load()
+            self._diagnostics = self.publisher("diagnostics")
+            self.every(self.DIAGNOSTICS_PERIOD_S, self._report)
+        except Exception as error:
+            self._explain("refused to configure", error)
+            self._free()
+            return TransitionCallbackReturn.FAILURE
+        return super().on_configure(state)
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        result = super().on_activate(state)
+        try:
+            self.active = True
+            self.start()
+        except Exception as error:
+            self._explain("refused to activate", error)
+            self.active = False
+            super().on_deactivate(state)
+            return TransitionCallbackReturn.FAILURE
+        gc.collect()
+        gc.freeze()  # what was loaded stays: full collections of it would stall the loop by tens of milliseconds
+        return result
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self.active = False
+        try:
+            self.stop()
+        except Exception as error:
+            self._explain("stopping failed", error)
+        return super().on_deactivate(state)
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._free()
+        return super().on_cleanup(state)
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        if self.active:
+            self.on_deactivate(state)
+        self._free()
+        return super().on_shutdown(state)
+
+    def fail(self, what: str, error: Exception) -> None:
+        """A worker thread cannot go on: say why and end the process. A node that lives with a dead worker looks like a frozen robot."""
+        self._explain(what, error)
+        self.failure = what
+
+    def _explain(self, what: str, error: Exception) -> None:
+        """An operator's mistake is one sentence; a bug keeps its traceback."""
+        if isinstance(error, (ValueError, OSError, RuntimeError, ImportError)):
+            self.get_logger().error(f"{what}: {error}")
+        else:
+            self.get_logger().error(f"{what}:\n{''.join(traceback.format_exception(error))}")
+
+    def _free(self) -> None:
+        try:
+            self.unload()
+        except Exception as error:
+            self._explain("unloading failed", error)
+        while self._owned:
+            destroy, entity = self._owned.pop()
+            destroy(entity)
+
+    def _report(self) -> None:
+        values, warning = self.health()
+        values = {"dropped_messages": self.dropped, "rss_mb": resident_mb(), **values}
+        self._diagnostics.publish(codec.diagnostics_msg(time.time(), self.NAME, values, warning=warning))
+
+
+def resident_mb() -> float:
+    """Resident memory of this process, MB (10^6 bytes); 0 where /proc does not tell."""
+    try:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+    except OSError:
+        return 0.0
+
+
+class _StopSignal:
+    """SIGINT and SIGTERM as a flag. Further ones change nothing: a terminal's Ctrl-C reaches a node twice under ros2 launch."""
+
+    def __init__(self) -> None:
+        self.event = threading.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._handle)
+
+    def _handle(self, _number: int, _frame: object) -> None:
+        self.event.set()
+
+    def requested(self) -> bool:
+        parent = os.environ.get(PARENT_VARIABLE)
+        return self.event.is_set() or (parent is not None and os.getppid() != int(parent))
+
+
+def run_node(make: Callable[[], ManagedNode], argv: list[str] | None = None) -> int:
+    """Spin one node until SIGINT, SIGTERM or the end of the process that started it. Returns the exit status."""
+    stop = _StopSignal()
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    rclpy.init(args=argv, signal_handler_options=SignalHandlerOptions.NO)
+    status, node = 0, None
+    try:
+        node = make()
+        executor = SingleThreadedExecutor()
+        executor.add_node(node)
+        while not (stop.requested() or node.failure) and rclpy.ok():
+            executor.spin_once(timeout_sec=POLL_S)
+        status = 1 if node.failure else 0
+    except ExternalShutdownException:
+        pass
+    except (ParameterException, WbvlaError) as error:
+        print(f"{getattr(make, 'NAME', 'node')}: {error}", file=sys.stderr)
+        status = 2
+    except Exception:
+        traceback.print_exc()
+        status = 1
+    finally:
+        if node is not None:
+            _close(node)
+        rclpy.try_shutdown()
+    return status
+
+
+def _close(node: ManagedNode) -> None:
+    """Leave in order, whatever state the node is in; errors on the way out are one line each."""
+    for leave in (lambda: node.on_deactivate(LifecycleState("active", 3)) if node.active else None, node._free, node.destroy_node):
+        try:
+            leave()
+        except Exception as error:
+            print(f"{node.NAME}: while leaving: {error}", file=sys.stderr)

@@ -1,0 +1,128 @@
+"""The lifecycle manager: brings the nodes of config/nodes.yaml up (LMO first) and down (LMO last).
+
+One small module, two users: the runner calls :class:`LifecycleManager` from its own process, the launch files start this module as a process.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+import rclpy
+from lifecycle_msgs.msg import State, Transition
+from lifecycle_msgs.srv import ChangeState, GetState
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+
+from wbvla_core.errors import WbvlaError
+
+UP = (("configure", Transition.TRANSITION_CONFIGURE, State.PRIMARY_STATE_INACTIVE), ("activate", Transition.TRANSITION_ACTIVATE, State.PRIMARY_STATE_ACTIVE))
+
+
+class BringUpError(WbvlaError):
+    """A node that did not come up; the text names it."""
+
+
+class LifecycleManager:
+    """Drive other processes' lifecycle nodes through their services. ``node`` must be spun by somebody else (another thread)."""
+
+    def __init__(self, node: Node, names: Sequence[str], *, say: Callable[[str], None] = print) -> None:
+        self._node, self.names, self._say = node, tuple(names), say
+        self._change = {name: node.create_client(ChangeState, f"/{name}/change_state") for name in self.names}
+        self._get = {name: node.create_client(GetState, f"/{name}/get_state") for name in self.names}
+
+    def bring_up(self, timeout_s: float = 60.0, *, alive: Callable[[str], bool] = lambda name: True) -> None:
+        """Configure all, then activate all, in the order of ``names``.
+
+        Args:
+            timeout_s: for the whole.
+            alive: whether the process of a node still runs; a dead one ends the waiting at once.
+
+        Raises:
+            BringUpError: a node refused, died or did not answer in time.
+        """
+        deadline_s = time.monotonic() + timeout_s
+        for verb, transition, _ in UP:
+            for name in self.names:
+                request = ChangeState.Request(transition=Transition(id=transition))
+                response = self._call(self._change[name], request, name, deadline_s, alive)
+                if not response.success:
+                    raise BringUpError(f"{name} refused to {verb}; its own log line says why")
+                self._say(f"{name}: {verb}d")
+
+    def state(self, name: str, timeout_s: float = 2.0) -> int:
+        """lifecycle_msgs/State id of a node; UNKNOWN if it does not answer."""
+        try:
+            return self._call(self._get[name], GetState.Request(), name, time.monotonic() + timeout_s, lambda _: True).current_state.id
+        except BringUpError:
+            return State.PRIMARY_STATE_UNKNOWN
+
+    def take_down(self, timeout_s: float = 1.0) -> None:
+        """Deactivate in reverse order; a node that is gone or does not answer is passed over."""
+        for name in reversed(self.names):
+            try:
+                request = ChangeState.Request(transition=Transition(id=Transition.TRANSITION_DEACTIVATE))
+                self._call(self._change[name], request, name, time.monotonic() + timeout_s, lambda _: True)
+            except BringUpError as error:
+                self._say(str(error))
+
+    def _call(self, client: object, request: object, name: str, deadline_s: float, alive: Callable[[str], bool]) -> object:
+        while not client.service_is_ready():
+            if not alive(name):
+                raise BringUpError(f"the process of {name} ended before it came up; its last log lines say why")
+            if time.monotonic() > deadline_s:
+                raise BringUpError(f"{name} did not offer {client.srv_name} in time; does it run, and in this ROS domain?")
+            time.sleep(0.02)
+        done = threading.Event()
+        future = client.call_async(request)
+        future.add_done_callback(lambda _: done.set())
+        while not done.wait(0.05):
+            if not alive(name):
+                raise BringUpError(f"the process of {name} ended while it came up; its last log lines say why")
+            if time.monotonic() > deadline_s:
+                raise BringUpError(f"{name} did not answer {client.srv_name} in time")
+        return future.result()
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Process for the launch files: parameters ``launches`` (groups of the node table) and ``timeout_s``. Stays until it is signalled, then takes down."""
+    from rclpy.signals import SignalHandlerOptions
+
+    from wbvla_core.ros.lifecycle import POLL_S, _StopSignal
+    from wbvla_core.ros.tables import node_table
+
+    stop = _StopSignal()
+    rclpy.init(args=argv, signal_handler_options=SignalHandlerOptions.NO)
+    node = Node("lifecycle_manager")
+    groups = node.declare_parameter("launches", ["sim"]).value
+    timeout_s = node.declare_parameter("timeout_s", 120.0).value
+    manager = LifecycleManager(node, [row.name for row in node_table().launch(*groups)], say=node.get_logger().info)
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    spinner = threading.Thread(target=_spin, args=(executor, finished := threading.Event()), daemon=True)
+    spinner.start()
+    status = 0
+    try:
+        manager.bring_up(timeout_s, alive=lambda _: not stop.requested())
+        while not stop.requested():
+            time.sleep(POLL_S)
+    except BringUpError as error:
+        if not stop.requested():
+            node.get_logger().error(str(error))
+            status = 1
+    finally:
+        finished.set()
+        spinner.join(2.0)
+        node.destroy_node()
+        rclpy.try_shutdown()
+    return status
+
+
+def _spin(executor: SingleThreadedExecutor, finished: threading.Event) -> None:
+    while not finished.is_set():
+        executor.spin_once(timeout_sec=0.05)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

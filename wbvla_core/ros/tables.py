@@ -1,0 +1,155 @@
+"""config/qos.yaml and config/nodes.yaml as typed values.
+
+No rclpy here: the runner, the documentation test and the bag reader use these tables on machines without ROS.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+
+PACKAGE = "wbvla"
+
+
+def share_dir() -> Path:
+    """The folder that holds config/ and checkpoints/: the repository, or the installed share folder.
+
+    Raises:
+        FileNotFoundError: neither is there; the text lists where it looked.
+    """
+    candidates = [Path(__file__).resolve().parents[2]]
+    candidates += [Path(prefix) / "share" / PACKAGE for prefix in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if prefix]
+    for candidate in candidates:
+        if (candidate / "config" / "qos.yaml").is_file():
+            return candidate
+    raise FileNotFoundError(f"config/qos.yaml expected in one of {[str(c) for c in candidates]}; is {PACKAGE} installed, or AMENT_PREFIX_PATH set?")
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """One row of qos.yaml: a topic, a service or an action.
+
+    Attributes:
+        key: what the code calls it.
+        name: what ROS calls it.
+        type: package/msg/Name (srv, action).
+        owner: the one process that publishes or serves it.
+        profile: how it travels (topics only).
+        rate_hz: nominal rate; 0 = on change (topics only).
+        units: units of the values, for people.
+        record: whether bags keep it.
+    """
+
+    key: str
+    name: str
+    type: str
+    owner: str
+    profile: str = ""
+    rate_hz: float = 0.0
+    units: str = ""
+    record: bool = True
+
+
+@dataclass(frozen=True)
+class Profile:
+    """How a topic travels: reliability (reliable | best_effort), durability (volatile | transient_local), depth."""
+
+    reliability: str
+    durability: str
+    depth: int
+
+
+@dataclass(frozen=True)
+class TopicTable:
+    """qos.yaml."""
+
+    profiles: dict[str, Profile]
+    topics: dict[str, Endpoint]
+    services: dict[str, Endpoint]
+    actions: dict[str, Endpoint]
+
+    def profile(self, key: str) -> Profile:
+        """The profile of topic ``key``."""
+        return self.profiles[self.topics[key].profile]
+
+
+@dataclass(frozen=True)
+class NodeEntry:
+    """One row of nodes.yaml: a process of the stack.
+
+    Attributes:
+        name: node name, also the prefix of its log lines.
+        module: python module with ``main()``.
+        executable: name of the console script, for ros2 launch and ros2 run.
+        order: start order; nodes stop in reverse order.
+        launches: which launch groups contain it.
+        critical: whether the whole stack stops when this process dies.
+        rss_limit_mb: what its resident memory is held to by the benchmark, 0 = no limit.
+    """
+
+    name: str
+    module: str
+    executable: str
+    order: int
+    launches: tuple[str, ...]
+    critical: bool = False
+    rss_limit_mb: float = 0.0
+
+
+@dataclass(frozen=True)
+class NodeTable:
+    """nodes.yaml.
+
+    Attributes:
+        parameters: ROS parameter file of all nodes, relative to the share folder.
+        nodes: rows in start order.
+    """
+
+    parameters: str
+    nodes: tuple[NodeEntry, ...] = field(default=())
+
+    def launch(self, *groups: str) -> tuple[NodeEntry, ...]:
+        """The nodes of these launch groups, in start order.
+
+        Raises:
+            ValueError: a group that no node names.
+        """
+        known = {group for node in self.nodes for group in node.launches}
+        for group in groups:
+            if group not in known:
+                raise ValueError(f"launch group must be one of {sorted(known)}, got {group!r}")
+        return tuple(node for node in self.nodes if set(groups) & set(node.launches))
+
+    @property
+    def parameter_file(self) -> Path:
+        return share_dir() / self.parameters
+
+
+@functools.cache
+def topic_table() -> TopicTable:
+    """qos.yaml, read once."""
+    raw = yaml.safe_load((share_dir() / "config" / "qos.yaml").read_text())
+    table = TopicTable(
+        profiles={name: Profile(**values) for name, values in raw["profiles"].items()},
+        topics={key: Endpoint(key=key, **values) for key, values in raw["topics"].items()},
+        services={key: Endpoint(key=key, **values) for key, values in raw["services"].items()},
+        actions={key: Endpoint(key=key, **values) for key, values in raw["actions"].items()},
+    )
+    for topic in table.topics.values():
+        if topic.profile not in table.profiles:
+            raise ValueError(f"qos.yaml: topic {topic.key} names profile {topic.profile!r}, expected one of {sorted(table.profiles)}")
+    return table
+
+
+@functools.cache
+def node_table() -> NodeTable:
+    """nodes.yaml, read once, in start order."""
+    raw = yaml.safe_load((share_dir() / "config" / "nodes.yaml").read_text())
+    rows = [NodeEntry(**{**row, "launches": tuple(row["launches"])}) for row in raw["nodes"]]
+    if len({row.name for row in rows}) != len(rows):
+        raise ValueError("nodes.yaml: node names must be unique")
+    return NodeTable(parameters=raw["parameters"], nodes=tuple(sorted(rows, key=lambda row: row.order)))
