@@ -46,7 +46,7 @@ class Walk:
     sway_m: float = 0.012
     roll_rad: float = 0.02
     pitch_rad: float = 0.02
-    drift: float = 0.12
+    drift: float = 0.08
 
 
 class LegPlane:

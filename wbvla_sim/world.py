@@ -258,8 +258,8 @@ class World:
             camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
             camera.fixedcamid = self.model.camera("head").id
         elif name == "outside":
-            camera.lookat[:] = (self.data.qpos[0] + 0.4, self.data.qpos[1], 0.55)
-            camera.distance, camera.azimuth, camera.elevation = 3.2, 130.0, -18.0
+            camera.lookat[:] = (self.data.qpos[0] + 0.6, self.data.qpos[1], 0.5)  # what lies ahead of the start is the story
+            camera.distance, camera.azimuth, camera.elevation = 3.3, 130.0, -18.0
         else:
             raise ValueError(f"camera must be 'head' or 'outside', got {name!r}")
         return camera
