@@ -1,0 +1,162 @@
+"""What do the codes tell about the true motion? Linear probes, fitted on some rooms and read on others.
+
+Evaluation only: this is the one module that opens the truth files of rendered video. The probe is fitted on rooms of the
+training split and scored on another split; majority rates are given beside every accuracy, because in this data "no motion"
+alone is right in most pairs.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import tyro
+
+from wbvla_train.data.clips import Corpus, Pairs
+from wbvla_train.lam.export import Lam, load_lam
+from wbvla_train.lam.health import batch_of, measure, sample_pairs
+
+# Smaller displacements over the gap count as none: half of the slowest commanded motion over 0.5 s (ours).
+STILL = {"forward": 0.04, "lateral": 0.04, "turn": 0.06}
+
+
+@dataclass(frozen=True)
+class Motion:
+    """True motion over the gap, per pair: displacement [N, 4] forward m, left m, turn left rad, up m, level frame of the first
+    frame; hands [N, 6] displacement of the left and right hand in the level camera frame, m (NaN: out of sight)."""
+
+    displacement: np.ndarray
+    hands: np.ndarray
+
+
+def true_motion(corpus: Corpus, pairs: Pairs) -> Motion:
+    """Read the truth files that belong to a rendered corpus (``<root>/truth/<split>/<domain>/<room>.npz``)."""
+    poses, hands = [], []
+    for sidecar in corpus.sidecars:
+        room, domain, split = sidecar.parent.name, sidecar.parent.parent.name, sidecar.parent.parent.parent.name
+        with np.load(sidecar.parents[3] / "truth" / split / domain / f"{room}.npz") as truth:
+            poses.append(truth["pose"].reshape(-1, 4))
+            hands.append(truth["hands"].reshape(-1, 6))
+    pose, hand = np.concatenate(poses).astype(np.float64), np.concatenate(hands)
+    a, b = pose[pairs.first], pose[pairs.later]
+    delta = b - a
+    cos, sin = np.cos(a[:, 2]), np.sin(a[:, 2])
+    turn = (delta[:, 2] + np.pi) % (2 * np.pi) - np.pi
+    displacement = np.stack((cos * delta[:, 0] + sin * delta[:, 1], -sin * delta[:, 0] + cos * delta[:, 1], turn, delta[:, 3]), axis=1)
+    return Motion(displacement, hand[pairs.later] - hand[pairs.first])
+
+
+@torch.no_grad()
+def codes_of(lam: Lam, corpus: Corpus, pairs: Pairs, index: np.ndarray, batch: int = 64) -> np.ndarray:
+    """[N, T] codes of the chosen pairs."""
+    return np.concatenate([lam.model.encode(*batch_of(corpus, pairs, index[i : i + batch])).numpy() for i in range(0, len(index), batch)])
+
+
+def one_hot(codes: np.ndarray, k: int) -> np.ndarray:
+    """[N, T] -> [N, T * K + 1] with a constant."""
+    hot = np.eye(k)[codes].reshape(len(codes), -1)
+    return np.concatenate((hot, np.ones((len(hot), 1))), axis=1)
+
+
+def ridge(x: np.ndarray, y: np.ndarray, weight: np.ndarray | None = None, strength: float = 1.0) -> np.ndarray:
+    """Weighted ridge regression [features, outputs]."""
+    w = np.ones(len(x)) if weight is None else weight
+    xtx = x.T @ (x * w[:, None]) + strength * np.eye(x.shape[1])
+    return np.linalg.solve(xtx, x.T @ (y * w[:, None]))
+
+
+def flag_scores(x_fit: np.ndarray, y_fit: np.ndarray, x: np.ndarray, y: np.ndarray) -> dict[str, float]:
+    """Three-way linear classification of flags in {-1, 0, 1}, classes weighted alike in the fit."""
+    classes = np.array((-1, 0, 1))
+    target = (y_fit[:, None] == classes).astype(float)
+    weight = target @ (len(y_fit) / np.maximum(3 * target.sum(0), 1.0))
+    guess = classes[(x @ ridge(x_fit, target, weight)).argmax(1)]
+    recalls = [float((guess[y == c] == c).mean()) for c in classes if (y == c).any()]
+    majority = max(float((y == c).mean()) for c in classes)
+    return {"accuracy": float((guess == y).mean()), "balanced": float(np.mean(recalls)), "majority": majority}
+
+
+def r_squared(x_fit: np.ndarray, y_fit: np.ndarray, x: np.ndarray, y: np.ndarray) -> float:
+    """Of a linear regression, against the mean of the scored set."""
+    guess = x @ ridge(x_fit, y_fit[:, None])[:, 0:1]
+    return float(1.0 - ((guess[:, 0] - y) ** 2).sum() / max(((y - y.mean()) ** 2).sum(), 1e-12))
+
+
+def probe(lam: Lam, fit: Corpus, score: Corpus, fit_count: int = 6000, score_count: int = 3000) -> dict[str, Any]:
+    """Linear probes of the true motion from one-hot codes of one pair."""
+    k = lam.model.config.codes
+    sets = []
+    for corpus, count, seed in ((fit, fit_count, 1), (score, score_count, 2)):
+        pairs = corpus.pairs(lam.gap_s)
+        index = sample_pairs(pairs, count, seed)
+        motion = true_motion(corpus, pairs)
+        sets.append((one_hot(codes_of(lam, corpus, pairs, index), k), motion.displacement[index], motion.hands[index]))
+    (x_fit, d_fit, h_fit), (x, d, h) = sets
+    out: dict[str, Any] = {"pairs": len(x)}
+    if np.abs(d).max() > min(STILL.values()):  # someone walks
+        for column, (name, still) in enumerate(STILL.items()):
+            flags = [np.where(np.abs(v[:, column]) < still, 0, np.sign(v[:, column])).astype(int) for v in (d_fit, d)]
+            out[name] = flag_scores(x_fit, flags[0], x, flags[1])
+        out["stance_r2"] = r_squared(x_fit, d_fit[:, 3], x, d[:, 3])
+    names = [f"{side}_{axis}" for side in ("left", "right") for axis in ("forward", "left", "up")]
+    hand = {}
+    for column, name in enumerate(names):
+        a, b = np.isfinite(h_fit[:, column]), np.isfinite(h[:, column])
+        if a.sum() > 100 and b.sum() > 100:
+            hand[name] = r_squared(x_fit[a], h_fit[a, column], x[b], h[b, column])
+    out["hand_displacement_r2"] = hand
+    for side, columns in (("left", slice(0, 3)), ("right", slice(3, 6))):
+        speed_fit, speed = np.linalg.norm(h_fit[:, columns], axis=1), np.linalg.norm(h[:, columns], axis=1)
+        a, b = np.isfinite(speed_fit), np.isfinite(speed)
+        out[f"{side}_hand_speed_r2"] = r_squared(x_fit[a], speed_fit[a], x[b], speed[b])
+    return out
+
+
+@dataclass(frozen=True)
+class ProbeConfig:
+    """Options of ``python -m wbvla_train.lam.probe``: health and probes of a checkpoint on rooms it was not trained on.
+
+    Attributes:
+        lam: checkpoint directory. data: root of the rendered video. split: rooms that are scored (``test`` is for the end).
+        domains: of the video; empty: the LAM's own and its x2_ counterpart.
+        threads: of torch.
+    """
+
+    lam: Path = Path("checkpoints/lam/loco")
+    data: Path = Path("data/video")
+    split: str = "dev"
+    domains: tuple[str, ...] = ()
+    threads: int = 1
+
+
+def evaluate(config: ProbeConfig) -> dict[str, Any]:
+    """{domain: {"health": ..., "probe": ...}}; the probe is fitted on training rooms of the same domain."""
+    torch.set_num_threads(config.threads)
+    lam = load_lam(config.lam)
+    size, name = lam.model.config.image_size, lam.manifest.name
+    out = {}
+    for domain in config.domains or (name, f"x2_{name}"):
+        fit, score = Corpus([config.data / "train" / domain], size), Corpus([config.data / config.split / domain], size)
+        health = measure(lam.model, score, score.pairs(lam.gap_s), count=2048, seed=1)
+        out[domain] = {"health": health.to_json(), "probe": _rounded(probe(lam, fit, score))}
+    return out
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _rounded(v) for key, v in value.items()}
+    return round(value, 3) if isinstance(value, float) else value
+
+
+def main(argv: list[str] | None = None) -> int:
+    print(json.dumps(evaluate(tyro.cli(ProbeConfig, args=argv)), indent=2))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,283 @@
+"""``wbvla train lam``: train one latent action model on action-free video and export it.
+
+Every random draw of a step (which pairs, how they are augmented, where codes are reset) is a function of (seed, step) alone.
+A run that was killed and resumed therefore repeats, to the bit, the losses of one that was not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import platform
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import tyro
+
+from wbvla_train.data.clips import Corpus, Pairs
+from wbvla_train.data.video import ROBOT_VIEW
+from wbvla_train.lam import export as lam_export
+from wbvla_train.lam.config import LamTrainConfig, Name, preset
+from wbvla_train.lam.geometry import crop_lens, identity_grid, lens_from_view
+from wbvla_train.lam.health import CollapseMonitor, measure
+from wbvla_train.lam.model import LamOutput, LatentActionModel, pixels
+
+STATE_FILE = "state.pt"
+LOG_FILE = "log.jsonl"
+
+
+@dataclass(frozen=True)
+class Batch:
+    """first, later [B, 3, S, S] float32; lens [B, 5]."""
+
+    first: torch.Tensor
+    later: torch.Tensor
+    lens: torch.Tensor
+
+
+class PairSampler:
+    """Batches of augmented frame pairs, a pure function of (seed, step)."""
+
+    def __init__(self, config: LamTrainConfig, main: tuple[Corpus, Pairs], extra: tuple[Corpus, Pairs] | None) -> None:
+        self.config, self.main, self.extra = config, main, extra
+
+    def batch(self, step: int) -> Batch:
+        c = self.config
+        rng = np.random.default_rng((c.seed, step, 1))
+        n_extra = round(c.batch * c.extra_share) if self.extra else 0
+        parts = [self._gather(self.main, rng, c.batch - n_extra)]
+        if self.extra and n_extra:
+            parts.append(self._gather(self.extra, rng, n_extra))
+        first, later, view = (torch.cat(column) for column in zip(*parts, strict=True))
+        return self._augment(pixels(first), pixels(later), lens_from_view(view), rng)
+
+    @staticmethod
+    def _gather(source: tuple[Corpus, Pairs], rng: np.random.Generator, count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        corpus, pairs = source
+        index = rng.integers(0, len(pairs), count)
+        views = torch.from_numpy(pairs.views[pairs.clip[index]])
+        return torch.from_numpy(corpus.frames[pairs.first[index]]), torch.from_numpy(corpus.frames[pairs.later[index]]), views
+
+    def _augment(self, first: torch.Tensor, later: torch.Tensor, lens: torch.Tensor, rng: np.random.Generator) -> Batch:
+        """Alike for both frames of a pair: time reversal, left-right flip (a mirrored world, same camera), crop, gain, shift."""
+        c, n, size = self.config, len(first), first.shape[-1]
+
+        def flags() -> torch.Tensor:
+            return torch.from_numpy(rng.random(n) < 0.5)
+
+        swap, flip = flags()[:, None, None, None], flags()[:, None, None, None]
+        first, later = torch.where(swap, later, first), torch.where(swap, first, later)
+        both = torch.cat((first, later), dim=1)  # [B, 6, S, S]
+        both = torch.where(flip, both.flip(3), both)
+        half_width = 1.0 - c.zoom * rng.random(n)
+        centre = (2.0 * rng.random((n, 2)) - 1.0) * (1.0 - half_width)[:, None]
+        crop = torch.from_numpy(np.concatenate((centre, half_width[:, None]), axis=1).astype(np.float32))  # [B, 3]
+        grid = (identity_grid(size) * crop[:, 2, None, None, None] + crop[:, :2, None, None]).permute(0, 2, 3, 1)
+        both = F.grid_sample(both, grid, mode="bilinear", padding_mode="border", align_corners=False)
+        gain = torch.from_numpy((1.0 + c.gain * (2.0 * rng.random((n, 1, 1, 1)) - 1.0)).astype(np.float32))
+        shift = torch.from_numpy((c.offset * (2.0 * rng.random((n, 3, 1, 1)) - 1.0)).astype(np.float32))
+        both = both * gain + shift.repeat(1, 2, 1, 1)
+        return Batch(both[:, :3], both[:, 3:], crop_lens(lens, crop))
+
+
+def reconstruction_loss(prediction: torch.Tensor, batch: Batch, power: float) -> torch.Tensor:
+    """Multi-scale MSE; pairs in which little moves count relatively more (see ``LamTrainConfig.loss_power``)."""
+    weight = ((batch.first - batch.later).square().mean((1, 2, 3)) + 0.01) ** -power
+    weight = weight / weight.mean()
+    total = prediction.new_zeros(())
+    a, b = prediction, batch.later
+    for _ in range(3):
+        total = total + ((a - b).square().mean((1, 2, 3)) * weight).mean()
+        a, b = F.avg_pool2d(a, 2), F.avg_pool2d(b, 2)
+    return total / 3.0
+
+
+def learning_rate(config: LamTrainConfig, step: int) -> float:
+    """Linear warm-up, then cosine down to ``final_lr`` of the peak."""
+    if step < config.warmup_steps:
+        return config.lr * (step + 1) / config.warmup_steps
+    u = (step - config.warmup_steps) / max(config.steps - config.warmup_steps, 1)
+    return config.lr * (config.final_lr + (1.0 - config.final_lr) * 0.5 * (1.0 + math.cos(math.pi * min(u, 1.0))))
+
+
+class LamTrainer:
+    """Model, optimiser and step counter; saved and restored whole."""
+
+    def __init__(self, config: LamTrainConfig, sampler: PairSampler) -> None:
+        torch.manual_seed(config.seed)
+        self.config, self.sampler, self.step = config, sampler, 0
+        self.model = LatentActionModel(config.model)
+        decayed = [p for name, p in self.model.named_parameters() if p.ndim >= 2 and "codebook" not in name]
+        others = [p for name, p in self.model.named_parameters() if p.ndim < 2 or "codebook" in name]
+        groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
+        self.optimiser = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98))
+        self.resets, self.seconds = 0, 0.0
+
+    def train_step(self) -> dict[str, float]:
+        """One optimiser step; returns its losses."""
+        c, started = self.config, time.perf_counter()
+        self.model.train()
+        for group in self.optimiser.param_groups:
+            group["lr"] = learning_rate(c, self.step)
+        batch = self.sampler.batch(self.step)
+        out: LamOutput = self.model(batch.first, batch.later, batch.lens)
+        reconstruction = reconstruction_loss(out.prediction.frame, batch, c.loss_power)
+        loss = reconstruction + out.quantiser_loss
+        if not torch.isfinite(loss):
+            raise FloatingPointError(f"loss is {loss.item()} at step {self.step}; lower lr ({c.lr}) or look for broken frames")
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), c.clip_norm)
+        self.optimiser.step()
+        self._care_for_codes(out)
+        self.step += 1
+        self.seconds += time.perf_counter() - started
+        with torch.no_grad():
+            gain = 1.0 - (out.prediction.frame - batch.later).square().sum() / (batch.first - batch.later).square().sum().clamp_min(1e-9)
+        return {"loss": loss.item(), "reconstruction": reconstruction.item(), "quantiser": out.quantiser_loss.item(), "rrg_train": gain.item()}
+
+    def _care_for_codes(self, out: LamOutput) -> None:
+        """Usage and resets; a code that was moved forgets its optimiser moments."""
+        quantiser = self.model.quantiser
+        quantiser.note_usage(out.codes)
+        generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + self.step)
+        moved = quantiser.reset_unused(out.z.detach(), generator)
+        if bool(moved.any()):
+            self.resets += int(moved.sum())
+            state = self.optimiser.state[quantiser.codebook]
+            for key in ("exp_avg", "exp_avg_sq"):
+                state[key][moved] = 0.0
+
+    def save(self, path: Path) -> None:
+        """Write the whole state by rename."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        state = {
+            "digest": settings_digest(self.config),
+            "step": self.step,
+            "seconds": self.seconds,
+            "resets": self.resets,
+            "model": self.model.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+        }
+        torch.save(state, temporary)
+        os.replace(temporary, path)
+
+    def restore(self, path: Path) -> None:
+        """Raises:
+        ValueError: a state of other settings.
+        """
+        state = torch.load(path, weights_only=True)
+        wanted = settings_digest(self.config)
+        if state["digest"] != wanted:
+            raise ValueError(
+                f"{path} was made with other settings (digest {state['digest'][:12]}, wanted {wanted[:12]}); give another --run-dir, or --no-resume"
+            )
+        self.model.load_state_dict(state["model"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.step, self.seconds, self.resets = state["step"], state["seconds"], state["resets"]
+
+
+def settings_digest(config: LamTrainConfig) -> str:
+    """Identifies everything that the sequence of losses depends on (but the video itself)."""
+    bookkeeping = ("output", "run_dir", "resume", "threads", "save_every", "health_every", "stop_after", "stop_patience")
+    settings = {key: value for key, value in asdict(config).items() if key not in bookkeeping}
+    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def train(config: LamTrainConfig, log=print, command: str = "") -> Path:
+    """Train to ``config.steps``, checking health on the way, and export. Returns the checkpoint directory.
+
+    Raises:
+        CollapseError: the codes carry nothing, lastingly.
+    """
+    torch.set_num_threads(config.threads)
+    size = config.model.image_size
+    main = Corpus([config.data / "train" / config.name], size, log)
+    dev = Corpus([config.data / "dev" / config.name], size, log)
+    main_pairs, dev_pairs = main.pairs(config.gap_s), dev.pairs(config.gap_s)
+    extra = None
+    if config.extra_data:
+        extra_corpus = Corpus(list(config.extra_data), size, log)
+        extra = (extra_corpus, extra_corpus.pairs(config.gap_s))
+    trainer = LamTrainer(config, PairSampler(config, (main, main_pairs), extra))
+    parameters = sum(p.numel() for p in trainer.model.parameters())
+    log(
+        f"lam {config.name}: {parameters:,} parameters, {len(main_pairs):,} pairs {config.gap_s} s apart from {len(main.clips)} clips"
+        + (f" + {len(extra[1]):,} pairs from {len(extra[0].clips)} extra clips" if extra else "")
+        + f"; {config.steps} steps of {config.batch}"
+    )
+    state_path = config.state_dir / STATE_FILE
+    if config.resume and state_path.exists():
+        trainer.restore(state_path)
+        log(f"lam {config.name}: resumed at step {trainer.step}")
+    config.state_dir.mkdir(parents=True, exist_ok=True)
+    monitor = CollapseMonitor(config.stop_after, config.stop_patience)
+    health = None
+    with (config.state_dir / LOG_FILE).open("a") as journal:
+        while trainer.step < config.steps:
+            losses = trainer.train_step()
+            last = trainer.step == config.steps
+            if trainer.step % config.health_every == 0 or last:
+                health = measure(trainer.model, dev, dev_pairs, seed=config.seed)
+                rate = trainer.step * config.batch / max(trainer.seconds, 1e-9)
+                journal.write(json.dumps({"step": trainer.step, **losses, **health.to_json(), "pairs_per_s": round(rate, 1)}) + "\n")
+                journal.flush()
+                remaining = (config.steps - trainer.step) * config.batch / rate
+                log(f"lam {config.name} {trainer.step}/{config.steps}: {health.line()}; {rate:.0f} pairs/s, {remaining / 60:.0f} min to go")
+                monitor.check(trainer.step, health)
+            if trainer.step % config.save_every == 0 or last:
+                trainer.save(state_path)
+    return _export(trainer, dev, dev_pairs, len(main_pairs), command, log)
+
+
+def _export(trainer: LamTrainer, dev: Corpus, dev_pairs: Pairs, corpus_pairs: int, command: str, log) -> Path:
+    """Export, then measure what was exported (weights rounded to half precision) and write that into metrics.json."""
+    config = trainer.config
+    rounded = LatentActionModel(config.model)
+    rounded.load_state_dict({key: value.float() for key, value in lam_export.half(trainer.model).items()})
+    health = measure(rounded, dev, dev_pairs, count=2048, seed=config.seed + 1)
+    metrics = {
+        "command": command,
+        "seed": config.seed,
+        "data": {"train": f"{config.data}/train/{config.name}", "pairs_available": corpus_pairs, "extra": [str(p) for p in config.extra_data]},
+        "pairs_seen": trainer.step * config.batch,
+        "hours": round(trainer.seconds / 3600.0, 3),
+        "machine": f"{platform.machine()}, {config.threads} thread(s), torch {torch.__version__}",
+        "code_resets": trainer.resets,
+        "dev": health.to_json(),
+    }
+    training = {"steps": config.steps, "batch": config.batch, "lr": config.lr, "seed": config.seed, "pairs_seen": trainer.step * config.batch}
+    lam_export.export(trainer.model, config.name, config.gap_s, ROBOT_VIEW, config.checkpoint_dir, metrics, training)
+    log(f"lam {config.name}: exported to {config.checkpoint_dir}; dev rooms: {health.line()}")
+    return config.checkpoint_dir
+
+
+def main(argv: list[str] | None = None) -> int:
+    """``wbvla train lam {loco,mani} [debug|tiny|full] [options]``."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    name: Name = "loco"
+    size: Literal["debug", "tiny", "full"] = "tiny"
+    rest = []
+    for argument in arguments:
+        if argument in ("loco", "mani"):
+            name = argument
+        elif argument in ("debug", "tiny", "full"):
+            size = argument
+        else:
+            rest.append(argument)
+    config = tyro.cli(LamTrainConfig, default=preset(size, name), args=rest, prog=f"wbvla train lam {name} {size}", description=main.__doc__)
+    train(config, log=lambda text: print(text, flush=True), command=" ".join(["wbvla train lam", *arguments]))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
