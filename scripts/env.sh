@@ -8,8 +8,8 @@ if [ ! -x "$_wbvla_root/.venv/bin/python" ]; then
   return 1 2>/dev/null || exit 1
 fi
 export VIRTUAL_ENV="$_wbvla_root/.venv"
-case ":$PATH:" in
-  *":$VIRTUAL_ENV/bin:"*) ;;
+case "$PATH" in
+  "$VIRTUAL_ENV/bin:"*) ;; # already first
   *) export PATH="$VIRTUAL_ENV/bin:$PATH" ;;
 esac
 

@@ -1,0 +1,157 @@
+"""The command `wbvla`: help without heavy imports, refusals that name the way out, inspect and doctor."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from wbvla_cli import doctor, inspect, main
+from wbvla_core.checkpoint import save_manifest
+from wbvla_core.errors import CommandError, ErrorCode
+from wbvla_core.robot import load_robot
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def write_checkpoint(root: Path, kind: str, name: str, robot=None, parents=None):
+    directory = root / kind / name
+    directory.mkdir(parents=True)
+    (directory / "weights.bin").write_bytes(b"x" * 2_500_000)
+    return save_manifest(
+        directory,
+        kind,
+        name,
+        robot,
+        inputs={"image": {"dtype": "uint8", "shape": [96, 96, 3], "unit": "RGB"}},
+        outputs={"codes": {"dtype": "int64", "shape": [4]}},
+        rate_hz=10.0,
+        files=["weights.bin"],
+        parents=parents or {},
+        extra={"codebook_size": 16},
+    )
+
+
+def test_help_lists_every_verb_once(capsys):
+    assert main.main(["--help"]) == 0
+    text = capsys.readouterr().out
+    for verb in main.VERBS:
+        assert text.count(f"wbvla {verb.name} ") == 1, verb.name
+
+
+def test_help_answers_without_loading_heavy_packages():
+    code = "import sys, wbvla_cli.main as m; m.main(['--help']); print(*sorted({'torch','rclpy','mujoco','tyro','numpy'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1].strip() == "", f"loaded: {done.stdout.splitlines()[-1]}"
+
+
+def test_a_group_alone_lists_its_verbs_only(capsys):
+    assert main.main(["train"]) == 0
+    text = capsys.readouterr().out
+    assert "wbvla train lmo" in text and "wbvla demo" not in text
+
+
+@pytest.mark.parametrize(("typed", "meant"), [("doktor", "'doctor'"), ("inspct", "'inspect'"), ("evil", "'eval'")])
+def test_an_unknown_verb_is_refused_with_the_nearest_one(capsys, typed, meant):
+    assert main.main([typed]) == 2
+    assert f"there is no verb {typed!r}. Did you mean {meant}" in capsys.readouterr().err
+
+
+def test_an_unknown_verb_of_a_group_is_refused_with_the_nearest_one(capsys):
+    assert main.main(["eval", "walkto"]) == 2
+    assert "'eval walk-to'" in capsys.readouterr().err
+
+
+def test_a_word_like_no_verb_points_to_the_help(capsys):
+    assert main.main(["xyzzy"]) == 2
+    assert "`wbvla --help` lists all" in capsys.readouterr().err
+
+
+def test_options_after_the_verb_reach_it_untouched():
+    verb, rest = main.find_verb(["eval", "walk-to", "--trials", "50"])
+    assert verb.name == "eval walk-to" and rest == ["--trials", "50"]
+
+
+def test_a_missing_package_is_explained_and_a_missing_room_of_our_own_is_not():
+    verb = main.BY_WORDS[("train", "lmo")]
+    assert "pip install 'wbvla[train]'" in main.explain_import(ModuleNotFoundError("x", name="stable_baselines3.ppo"), verb)
+    assert "source ROS 2" in main.explain_import(ModuleNotFoundError("x", name="rclpy"), verb)
+    assert main.explain_import(ModuleNotFoundError("x", name="wbvla_train.lmo.nowhere"), verb) is None
+
+
+def test_a_refusal_is_one_sentence_with_its_code_and_no_traceback(capsys, monkeypatch):
+    def refuse(argv):
+        raise CommandError("flags must be -1, 0 or 1, got 3", ErrorCode.COMMAND_FLAG_RANGE)
+
+    monkeypatch.setattr(inspect, "main", refuse)
+    assert main.main(["inspect", "x"]) == 2
+    text = capsys.readouterr().err
+    assert text == "wbvla inspect: flags must be -1, 0 or 1, got 3 [COMMAND_FLAG_RANGE 400]\n"
+
+
+def test_ctrl_c_ends_with_the_status_of_an_interrupt(capsys, monkeypatch):
+    def interrupted(argv):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(inspect, "main", interrupted)
+    assert main.main(["inspect", "x"]) == 130
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_inspect_prints_robot_tensors_files_and_the_whole_lineage(tmp_path, capsys):
+    robot = load_robot("x2")
+    lam = write_checkpoint(tmp_path, "lam", "mani")
+    vla = write_checkpoint(tmp_path, "vla", "tiny", parents={"lam_manipulation": lam})
+    write_checkpoint(tmp_path, "policy", "tiny", robot, parents={"vla": vla, "elsewhere": "f" * 64})
+    assert main.main(["inspect", str(tmp_path / "policy" / "tiny")]) == 0
+    text = capsys.readouterr().out
+    assert f"{robot.name} {robot.version}, {robot.joint_count} joints" in text
+    assert "uint8 [96, 96, 3] RGB" in text
+    assert "2.50 MB" in text
+    assert f"└ vla: {vla.hash[:12]}  vla/tiny" in text
+    assert f"  └ lam_manipulation: {lam.hash[:12]}  lam/mani" in text, "the grandparent is shown below the parent"
+    assert "└ elsewhere: ffffffffffff  not found" in text
+
+
+def test_inspect_as_json_carries_the_hash_that_children_name(tmp_path, capsys):
+    manifest = write_checkpoint(tmp_path, "lam", "mani")
+    assert main.main(["inspect", str(tmp_path / "lam" / "mani"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["hash"] == manifest.hash
+
+
+def test_inspect_refuses_a_truncated_checkpoint_and_an_empty_place(tmp_path, capsys):
+    write_checkpoint(tmp_path, "lam", "mani")
+    (tmp_path / "lam" / "mani" / "weights.bin").write_bytes(b"x" * 1000)
+    assert main.main(["inspect", str(tmp_path / "lam" / "mani")]) == 2
+    assert "CHECKPOINT_CORRUPT" in capsys.readouterr().err
+    assert main.main(["inspect", str(tmp_path / "nowhere")]) == 2
+    assert "CHECKPOINT_MISSING" in capsys.readouterr().err
+
+
+def test_doctor_names_damaged_missing_and_orphaned_checkpoints(tmp_path, monkeypatch):
+    checkpoints = tmp_path / "checkpoints"
+    write_checkpoint(checkpoints, "lam", "mani")
+    write_checkpoint(checkpoints, "vla", "tiny", parents={"lam_manipulation": "a" * 64})
+    write_checkpoint(checkpoints, "lam", "loco")
+    (checkpoints / "lam" / "loco" / "weights.bin").write_bytes(b"")
+    monkeypatch.setattr(doctor, "share_dir", lambda: tmp_path)
+    found = {finding.what.split(":")[0]: finding for finding in doctor.check_checkpoints(doctor.Doctor())}
+    assert found["lam/mani"].mark == "ok"
+    assert found["lam/loco"].mark == "missing" and "does not match its manifest" in found["lam/loco"].what
+    assert found["vla/tiny"].mark == "note" and "lam_manipulation aaaaaaaaaaaa" in found["vla/tiny"].what
+    assert found["lmo/x2"].mark == "missing" and found["lmo/x2"].mend
+
+
+def test_doctor_reports_a_trial_that_crashes_or_hangs_instead_of_doing_so_itself():
+    assert doctor.try_python("import os; os.abort()", 20.0)[0] is False
+    worked, text = doctor.try_python("import time; time.sleep(30)", 0.5)
+    assert not worked and "no answer" in text
+
+
+def test_doctor_finds_rendering_that_works_here():
+    """The tests need it too: on a machine without EGL this fails first and says what to install."""
+    findings = list(doctor.check_rendering(doctor.Doctor()))
+    assert findings[-1].mark in ("ok", "note") and "renders" in findings[-1].what, findings
