@@ -9,9 +9,10 @@ import numpy as np
 
 from wbvla_eval.recording import Recording, Stream
 from wbvla_eval.svg import Axes, Level, Series, chart, figure, legend, thin
-from wbvla_eval.tasks import Criteria, Task
+from wbvla_eval.tasks import Criteria
 from wbvla_eval.timing import IMAGE_AGE, REAL_TIME, RESPONSE, TICK
 from wbvla_eval.trace import footprint, stand_off_point
+from wbvla_sim.instructions import Task
 
 AXES = (("Forward velocity", "m/s"), ("Velocity to the left", "m/s"), ("Yaw rate", "rad/s"))
 

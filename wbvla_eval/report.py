@@ -18,8 +18,9 @@ from PIL import Image
 from wbvla_eval.charts import arm_charts, code_chart, motion_charts, safety_chart, timing_charts, top_view
 from wbvla_eval.recording import Recording
 from wbvla_eval.svg import number
-from wbvla_eval.tasks import Criteria, Task, Verdict
+from wbvla_eval.tasks import Criteria, Verdict
 from wbvla_eval.timing import timing_rows
+from wbvla_sim.instructions import Task
 
 STYLE_FILE = Path(__file__).with_name("report.css")
 

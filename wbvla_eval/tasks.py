@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from wbvla_eval.trace import Trace, bearing_to
+from wbvla_sim.instructions import Task
 from wbvla_sim.scene import STAND_OFF_M
 
 
@@ -68,38 +69,6 @@ class Criteria:
 
 
 @dataclass(frozen=True)
-class Task:
-    """An instruction, understood.
-
-    Attributes:
-        kind: "walk_to", "turn", "step", "squat", "stand" or "wave".
-        color: target box (walk_to).
-        side: "left" or "right" (turn, step, wave).
-    """
-
-    kind: str
-    color: str = ""
-    side: str = ""
-
-    @property
-    def label(self) -> str:
-        """For tables: "walk to the blue box", "turn left", "wave the left arm"."""
-        return {
-            "walk_to": f"walk to the {self.color} box",
-            "turn": f"turn {self.side}",
-            "step": f"step {self.side}",
-            "squat": "squat down",
-            "stand": "stand up",
-            "wave": f"wave the {self.side} arm",
-        }[self.kind]
-
-    @property
-    def open_ended(self) -> bool:
-        """Ends by duration, not by standing still."""
-        return self.kind in ("turn", "step", "wave")
-
-
-@dataclass(frozen=True)
 class Verdict:
     """What evaluation says about one trial.
 
@@ -132,10 +101,11 @@ def fall_time_s(trace: Trace, criteria: Criteria) -> float | None:
     return float(trace.time_s[np.argmax(fallen)]) if np.any(fallen) else None
 
 
-def judge(task: Task, trace: Trace, criteria: Criteria | None = None, *, stance_target_m: float | None = None) -> Verdict:
+def judge(task: Task, trace: Trace, criteria: Criteria | None = None, *, stance_target_m: float | None = None, fault: str = "") -> Verdict:
     """Decide one trial.
 
     Args:
+        fault: why the episode was broken off with the robot down or the driver in damping, "" if it was not; such a trial is a fall.
         stance_target_m: stance height that "squat down" or "stand up" asks for, m; needed for these two.
 
     Raises:
@@ -144,18 +114,20 @@ def judge(task: Task, trace: Trace, criteria: Criteria | None = None, *, stance_
     criteria = criteria or Criteria()
     fell_s = fall_time_s(trace, criteria)
     measures = _common_measures(trace)
-    if fell_s is not None:
-        measures["fall_time_s"] = fell_s
+    if fell_s is not None or fault:
+        measures["fall_time_s"] = fell_s if fell_s is not None else float(trace.time_s[-1])
         if task.kind == "walk_to":
             measures |= _walk_measures(task, trace)
-        return Verdict(False, Failure.FALL, f"fell after {fell_s:.1f} s (tilt up to {math.degrees(trace.tilt_rad.max()):.0f} deg)", measures)
+        return Verdict(
+            False, Failure.FALL, f"{fault or 'fell'} after {measures['fall_time_s']:.1f} s (tilt up to {measures['max_tilt_deg']:.0f} deg)", measures
+        )
     if task.kind == "walk_to":
         return _judge_walk(task, trace, criteria, measures)
     if task.kind in ("turn", "step"):
         return _judge_motion(task, trace, criteria, measures)
     if task.kind in ("squat", "stand"):
         if stance_target_m is None:
-            raise ValueError(f"judging {task.label!r} needs stance_target_m, the height that the instruction asks for")
+            raise ValueError(f"judging {task.instruction!r} needs stance_target_m, the height that the instruction asks for")
         return _judge_stance(task, trace, criteria, measures, stance_target_m)
     if task.kind == "wave":
         return _judge_wave(task, trace, criteria, measures)

@@ -10,9 +10,10 @@ from wbvla_core.safety import SafetyRung
 from wbvla_eval.recording import Recording, SafetySample, Stream
 from wbvla_eval.report import Provenance, render_report, write_report
 from wbvla_eval.svg import Series, chart, nice_ticks, thin
-from wbvla_eval.tasks import Task, judge
+from wbvla_eval.tasks import judge
 from wbvla_eval.timing import timing_rows
 from wbvla_eval.trace import Trace
+from wbvla_sim.instructions import Task
 from wbvla_sim.scene import Box
 
 CHARTS = [

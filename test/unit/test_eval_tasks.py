@@ -5,8 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from wbvla_eval.tasks import Criteria, Failure, Task, count_swings, is_still, judge
+from wbvla_eval.tasks import Criteria, Failure, count_swings, is_still, judge
 from wbvla_eval.trace import Trace, bearing_to, footprint, stand_off_point, wrap
+from wbvla_sim.instructions import Task
 from wbvla_sim.scene import Box
 
 DT_S = 0.1
@@ -119,6 +120,8 @@ def test_a_fall_is_a_fall_whatever_else_is_right():
     trace.tilt_rad[20] = 0.9
     verdict = judge(BLUE, trace)
     assert verdict.failure is Failure.FALL and verdict.measures["fall_time_s"] == pytest.approx(2.0)
+    broken_off = judge(BLUE, make_trace(straight_to(1.25)), fault="driver in damping")
+    assert broken_off.failure is Failure.FALL and "driver in damping" in broken_off.reason
     sunk = make_trace(straight_to(1.25))
     sunk.xyz[30, 2] = 0.3
     assert judge(BLUE, sunk).failure is Failure.FALL

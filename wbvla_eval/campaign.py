@@ -1,0 +1,178 @@
+"""Many trials in several processes, and what is said of them: JSON for machines, markdown for people."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import platform
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wbvla_core.checkpoint import git_commit, load_manifest, write_json
+from wbvla_eval.protocol import KINEMATIC, Runner, Setup, TrialSpec, split_of
+from wbvla_eval.stats import poisson_upper_bound, rate_text, spread, wilson_interval
+from wbvla_eval.tasks import Criteria, Failure
+
+SCHEMA = 1
+_runner: Runner | None = None
+
+
+def _start_worker(setup: Setup) -> None:
+    global _runner
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends the pool; workers must not each print a traceback
+    _runner = Runner(setup)
+
+
+def _run(trial: TrialSpec) -> dict[str, Any]:
+    assert _runner is not None
+    return _runner.run(trial)
+
+
+def run_trials(setup: Setup, trials: Sequence[TrialSpec], processes: int) -> Iterator[dict[str, Any]]:
+    """Rows as they finish, in any order. One process: run here, so that errors and debuggers behave."""
+    if processes <= 1 or len(trials) == 1:
+        runner = Runner(setup)
+        yield from map(runner.run, trials)
+        return
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # inherited by the workers: they already fill the cores
+    # spawn: neither a GL context nor torch's threads survive a fork
+    with multiprocessing.get_context("spawn").Pool(min(processes, len(trials)), _start_worker, (setup,)) as pool:
+        yield from pool.imap_unordered(_run, trials, chunksize=1)
+
+
+def default_processes() -> int:
+    """One less than the cores that this process may use, at least one."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores - 1)
+
+
+def with_progress(rows: Iterable[dict[str, Any]], total: int) -> list[dict[str, Any]]:
+    """Print one line per finished trial; returns the rows in the order of the trials."""
+    done: list[dict[str, Any]] = []
+    started = time.monotonic()
+    for row in rows:
+        done.append(row)
+        good = sum(r["success"] for r in done)
+        left_s = (time.monotonic() - started) / len(done) * (total - len(done))
+        mark = "ok  " if row["success"] else row["failure"]
+        print(
+            f"[{len(done):>{len(str(total))}}/{total}] seed {row['seed']}  {row['instruction']!r}: {mark}  {row['reason']}"
+            f"   ({good}/{len(done)} so far, {left_s:.0f} s to go)",
+            flush=True,
+        )
+    return sorted(done, key=lambda r: r["index"])
+
+
+def checkpoint_rows(setup: Setup) -> list[dict[str, str]]:
+    """Manifest hashes of what was tested, parents included."""
+    rows = []
+    for role, path in (("policy", setup.policy), ("lmo", setup.lmo)):
+        if path in ("expert", "zero", KINEMATIC):
+            rows.append({"role": role, "path": path, "hash": "", "commit": "", "parents": ""})
+            continue
+        manifest = load_manifest(path)
+        parents = ", ".join(f"{k} {v[:12]}" for k, v in manifest.parents.items())
+        rows.append({"role": role, "path": path, "kind": manifest.kind, "hash": manifest.hash[:12], "commit": manifest.git_commit[:12], "parents": parents})
+    return rows
+
+
+def summarise(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Counts, proportions and intervals over all rows and per task."""
+
+    def block(part: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        n, good = len(part), sum(r["success"] for r in part)
+        falls = sum(r["failure"] == Failure.FALL.value for r in part)
+        hours = sum(r["measures"]["duration_s"] for r in part) / 3600.0
+        low, high = wilson_interval(good, n)
+        fall_low, fall_high = wilson_interval(n - falls, n)
+        out: dict[str, Any] = {
+            "trials": n,
+            "successes": good,
+            "success_rate": good / n,
+            "success_interval_95": [low, high],
+            "falls": falls,
+            "no_fall_rate": (n - falls) / n,
+            "no_fall_interval_95": [fall_low, fall_high],
+            "falls_per_hour_at_most_95": poisson_upper_bound(falls, hours) if hours > 0 else None,
+            "failures": dict(Counter(r["failure"] for r in part if r["failure"])),
+        }
+        for name in ("duration_s", "stand_off_error_m", "facing_error_deg", "stance_error_m", "moved", "command_switches_per_s", "max_tilt_deg"):
+            values = [r["measures"][name] for r in part if r["success"] and name in r["measures"]]
+            if values:
+                out[name] = {"mean": spread(values).mean, "sd": spread(values).sd, "median": float(np.median(values)), "max": float(np.max(values))}
+        return out
+
+    tasks = list(dict.fromkeys(r["task"] for r in rows))
+    return {"all": block(rows), "tasks": {task: block([r for r in rows if r["task"] == task]) for task in tasks}}
+
+
+def markdown(name: str, report: dict[str, Any]) -> str:
+    """The results as a page."""
+    setup, summary = report["setup"], report["summary"]
+    everything = summary["all"]
+    seeds = [r["seed"] for r in report["trials"]]
+    lines = [
+        f"# {name}",
+        "",
+        f"Policy `{setup['policy']}`, LMO `{setup['lmo']}`, robot `{setup['robot']}`, {everything['trials']} trials on {report['split']} seeds "
+        f"{min(seeds)}–{max(seeds)}, lock-step physics, {20 * setup['decision_delay_ticks']} ms from image to effect, "
+        f"sensor noise {'typical' if setup['noise'] else 'off'}. Commit `{report['git_commit'][:12]}`, {report['wall_s'] / 60:.1f} min on {report['machine']}.",
+        "",
+        f"- Success: **{rate_text(everything['successes'], everything['trials'])}**",
+        f"- No fall: **{rate_text(everything['trials'] - everything['falls'], everything['trials'])}**"
+        + (f"; at most {everything['falls_per_hour_at_most_95']:.1f} falls per hour of motion (95 %)" if everything["falls_per_hour_at_most_95"] else ""),
+        "",
+        "| instruction | success (Wilson 95 %) | falls | failures | time, s |",
+        "|---|---|---|---|---|",
+    ]
+    for task, block in summary["tasks"].items():
+        failures = ", ".join(f"{kind} {count}" for kind, count in sorted(block["failures"].items(), key=lambda kv: -kv[1])) or "–"
+        took = block.get("duration_s")
+        time_text = f"{took['mean']:.1f} ± {took['sd']:.1f}" if took else "–"
+        lines.append(f"| {task} | {rate_text(block['successes'], block['trials'])} | {block['falls']} | {failures} | {time_text} |")
+    details = [(n, u) for n, u in (("stand_off_error_m", "m"), ("facing_error_deg", "deg"), ("stance_error_m", "m")) if n in everything]
+    texts = [f"{n.rsplit('_', 1)[0].replace('_', ' ')} {everything[n]['median']:.3g}, {everything[n]['max']:.3g} {u}" for n, u in details]
+    if texts:
+        lines += ["", f"Of the successes (median, max): {'; '.join(texts)}."]
+    failed = [r for r in report["trials"] if not r["success"]]
+    if failed:
+        lines += ["", "## Failures", "", "| seed | instruction | kind | what happened | ended | video |", "|---|---|---|---|---|---|"]
+        lines += [f"| {r['seed']} | {r['instruction']} | {r['failure']} | {r['reason']} | {r['ended']} | {r.get('video', '–')} |" for r in failed]
+    return "\n".join(lines) + "\n"
+
+
+def campaign(name: str, setup: Setup, trials: Sequence[TrialSpec], *, processes: int, out: Path) -> dict[str, Any]:
+    """Run all trials, write ``results.json`` and ``results.md`` below ``out``, print the tables; returns the report."""
+    splits = sorted({split_of(t.seed) for t in trials})
+    if splits == ["training"]:
+        print("note: these are training seeds; the numbers say nothing about unseen scenes", file=sys.stderr)
+    checkpoints = checkpoint_rows(setup)  # refuses before anything is started
+    out.mkdir(parents=True, exist_ok=True)
+    print(f"{len(trials)} trials on {' and '.join(splits)} seeds in {processes} processes, policy {setup.policy}, LMO {setup.lmo} -> {out}", flush=True)
+    started = time.monotonic()
+    rows = with_progress(run_trials(setup, trials, processes), len(trials))
+    report = {
+        "schema": SCHEMA,
+        "setup": asdict(setup),
+        "split": " and ".join(splits),
+        "criteria": asdict(Criteria()),
+        "checkpoints": checkpoints,
+        "git_commit": git_commit(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
+        "wall_s": time.monotonic() - started,
+        "summary": summarise(rows),
+        "trials": rows,
+    }
+    write_json(out / "results.json", report)
+    (out / "results.md").write_text(markdown(name, report))
+    print("\n" + markdown(name, report).split("\n## Failures")[0])
+    print(f"written: {out / 'results.json'}, {out / 'results.md'}")
+    return report
