@@ -1,0 +1,251 @@
+"""The reference gait: clock, foot paths and stance as functions of the gated command; the policy adds residuals to it.
+
+Not in the paper (label: ours). Without it a policy of this size needs far more samples than two cores give. The
+reference alone does not walk; it fixes when which foot swings, so that start, stop and mirror symmetry are exact.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from wbvla_core.robot import RobotSpec
+from wbvla_lmo.leg_kinematics import GRAVITY_M_S2, LEGS, LegInverse, centre_of_mass, static_torque
+
+
+@dataclass(frozen=True)
+class GaitConfig:
+    """Shape of the reference (all ours unless said).
+
+    Attributes:
+        period_s: one full cycle, left and right step (vendor walking 0.6 s; the slower clock lets 0.3 m/s be 0.11 m steps).
+        double_support: part of each half cycle at its begin and at its end with both feet down.
+        lift_m: height of the swing foot's sole at mid swing.
+        sway_m: lateral pelvis sway towards the stance foot (a linear inverted pendulum of this width and period sways 0.027).
+        start_intent, stop_intent: parts of cruise speed at which the clock starts and may stop.
+        capture_m: distance of the capture point from its standing value at which standing turns into stepping
+            (forward, backward, sideways); only tilt and gyro go into it.
+        max_reach: greatest height of the pelvis while stepping as part of the range's upper end (bent knees to step with).
+        ankle_margin_rad: distance that the squat table keeps from the ankle pitch limits.
+        max_lean_rad: greatest forward lean in deep squats.
+        load_compensation: part of the static sag that the targets anticipate.
+    """
+
+    period_s: float = 0.72
+    double_support: float = 0.12
+    lift_m: float = 0.07
+    sway_m: float = 0.02
+    start_intent: float = 0.15
+    stop_intent: float = 0.15
+    capture_m: tuple[float, float, float] = (0.09, 0.07, 0.08)
+    max_reach: float = 0.985
+    ankle_margin_rad: float = 0.08
+    max_lean_rad: float = 0.6
+    load_compensation: float = 1.0
+
+
+class StanceTable:
+    """For each stance height: where the ankles stand, how far the trunk leans, how far the drives sag under the weight.
+
+    Upright down to where the ankle's pitch limit ends that; below, the least lean that keeps the ankle inside its limit
+    while the centre of mass (default arms) stays over the middle of the soles. The drives are springs without integral
+    term: the targets carry torque / kp on top of the angles, or a squat would sag by 0.3 rad in the knees.
+    """
+
+    def __init__(self, robot: RobotSpec, inverse: LegInverse, config: GaitConfig, points: int = 11) -> None:
+        self.heights = np.linspace(*robot.stance_height_range_m, points)
+        self._robot, self._inverse = robot, inverse
+        self._legs = [robot.indices(g) for g in LEGS]
+        ankle_low = inverse.lower[0, 4] + config.ankle_margin_rad
+        self.ankle_x, self.lean = np.zeros((2, points))
+        self.sag = np.zeros((points, 3, len(LEGS), len(self._legs[0])))  # (both feet down, only this foot, foot in the air), rad
+        for i, height in enumerate(self.heights):
+            low, high = 0.0, config.max_lean_rad
+            ankle_x, ankle_pitch = self._balance(height, low)
+            if ankle_pitch < ankle_low:
+                for _ in range(7):  # bisection to 0.005 rad
+                    middle = 0.5 * (low + high)
+                    low, high = (low, middle) if self._balance(height, middle)[1] >= ankle_low else (middle, high)
+                low = high
+                ankle_x, _ = self._balance(height, low)
+            self.ankle_x[i], self.lean[i] = ankle_x, low
+            self.sag[i] = self._sag(height, low, ankle_x, config)
+
+    def _balance(self, height: float, lean: float) -> tuple[float, float]:
+        """(ankle x ahead of the pelvis that puts the centre of mass over the middle of the soles, ankle pitch angle)."""
+        robot = self._robot
+        ankle_x = 0.0
+        for _ in range(5):  # fixed point: the legs' own mass moves with the feet, by a third of the step each time
+            q, angles = self._posture(height, lean, ankle_x)
+            com = centre_of_mass(robot, q)
+            ankle_x = np.cos(lean) * com[0] + np.sin(lean) * com[2] - 0.5 * (robot.sole.x_min + robot.sole.x_max)
+        return float(ankle_x), float(angles[0, 4])
+
+    def _posture(self, height: float, lean: float, ankle_x: float) -> tuple[np.ndarray, np.ndarray]:
+        """All joints [J] and both legs' angles [2, 6], feet side by side."""
+        y = self._inverse.half_width_m
+        sole = np.array([[[ankle_x, y, -height], [ankle_x, -y, -height]]])
+        angles = self._inverse.solve(sole, np.zeros((1, 2)), np.array([lean]))[0]
+        q = self._robot.default_q.copy()
+        for index, leg in zip(self._legs, angles, strict=True):
+            q[index] = leg
+        return q, angles
+
+    def _sag(self, height: float, lean: float, ankle_x: float, config: GaitConfig) -> np.ndarray:
+        """Static torque / kp [3, 2, 6] rad: both feet loaded, all weight on this foot (force along the line to the centre of mass), no load."""
+        robot, width = self._robot, self._inverse.half_width_m
+        q, _ = self._posture(height, lean, ankle_x)
+        com_height = height + (np.cos(lean) * centre_of_mass(robot, q)[2])
+        weight = robot.total_mass_kg * GRAVITY_M_S2
+        sag = np.zeros((3, len(LEGS), len(self._legs[0])))
+        for leg, (group, index) in enumerate(zip(LEGS, self._legs, strict=True)):
+            y = width if leg == 0 else -width
+            contact = np.array((ankle_x + 0.5 * (robot.sole.x_min + robot.sole.x_max), y, -height))
+            inward = -np.sign(y) * (width - config.sway_m) / com_height
+            for case, force in enumerate(((0, 0, 0.5 * weight), (0, inward * weight, weight), (0, 0, 0))):
+                sag[case, leg] = static_torque(robot, q, lean, group, contact, np.array(force)) / robot.kp[index]
+        return sag
+
+    def __call__(self, height_m: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(ankle x ahead of the pelvis in the level frame [N] m, lean [N] rad)."""
+        return np.interp(height_m, self.heights, self.ankle_x), np.interp(height_m, self.heights, self.lean)
+
+    def sag_at(self, height_m: np.ndarray, unloaded: np.ndarray) -> np.ndarray:
+        """Offset of the leg targets [N, 2, 6] rad; ``unloaded`` [N, 2]: how much of its load each foot has given to the other."""
+        place = np.clip((height_m - self.heights[0]) / (self.heights[1] - self.heights[0]), 0.0, len(self.heights) - 1.000001)
+        low = place.astype(np.intp)
+        part = (place - low)[:, None, None, None]
+        both, alone, air = np.moveaxis((1 - part) * self.sag[low] + part * self.sag[low + 1], 1, 0)  # [N, 2, 6] each
+        free, taken = unloaded[..., None], unloaded[:, ::-1, None]
+        return both + free * (air - both) + taken * (alone - both)
+
+
+@dataclass
+class GaitReference:
+    """What the reference asks for now.
+
+    Attributes:
+        q: leg targets [N, A], ``lmo_action`` order, rad: angles plus what the drives sag under load.
+        swing: part of the swing done, per foot (left, right) [N, 2]; 0 on the ground.
+        lift_m: sole height per foot [N, 2], m.
+        lean_rad: forward lean [N].
+    """
+
+    q: np.ndarray
+    swing: np.ndarray
+    lift_m: np.ndarray
+    lean_rad: np.ndarray
+
+
+class ReferenceGait:
+    """Clock and reference of N robots."""
+
+    def __init__(self, robot: RobotSpec, config: GaitConfig, count: int) -> None:
+        self.config = config
+        self.inverse = LegInverse(robot)
+        self.stance = _stance_table(robot, self.inverse, config)
+        self.order = _leg_order(robot)
+        self.max_walk_height_m = config.max_reach * robot.stance_height_range_m[1]
+        self.phase = np.zeros(count)  # [N] in [0, 1): left foot swings in the first half, right in the second
+        self.stepping = np.zeros(count, dtype=bool)
+        self.hold = np.zeros(count, dtype=int)  # half cycles still to do after a capture step was triggered
+        self.last_lean = np.full(count, np.nan)
+
+    def reset(self, ids: np.ndarray | slice = slice(None), phase: float | np.ndarray = 0.0) -> None:
+        self.phase[ids] = phase
+        self.stepping[ids] = False
+        self.hold[ids] = 0
+        self.last_lean[ids] = np.nan
+
+    def capture_point(self, gravity: np.ndarray, gyro: np.ndarray, height_m: np.ndarray, dt_s: float) -> np.ndarray:
+        """Deviation of the capture point (forward, left) from standing [N, 2], m: h (tilt - lean + rate / omega).
+
+        The body is taken as a rigid inverted pendulum about its feet; the pelvis IMU is the only input.
+        """
+        _, lean = self.stance(height_m)
+        lean_rate = np.where(np.isnan(self.last_lean), 0.0, (lean - self.last_lean) / dt_s)
+        self.last_lean = lean
+        omega = np.sqrt(GRAVITY_M_S2 / height_m)
+        forward = np.arctan2(gravity[:, 0], -gravity[:, 2]) - lean + (gyro[:, 1] - lean_rate) / omega
+        left = np.arctan2(gravity[:, 1], -gravity[:, 2]) - gyro[:, 0] / omega
+        return height_m[:, None] * np.stack((forward, left), axis=-1)
+
+    def advance(self, velocity: np.ndarray, cruise: np.ndarray, capture: np.ndarray, dt_s: float) -> None:
+        """One tick of the clock.
+
+        Args:
+            velocity: gated velocity reference [N, 3]; cruise: its full-scale value [3] (or [N, 3]).
+            capture: :meth:`capture_point` [N, 2].
+        """
+        c = self.config
+        intent = np.max(np.abs(velocity) / np.maximum(cruise, 1e-6), axis=-1)
+        caught = (capture[:, 0] > c.capture_m[0]) | (capture[:, 0] < -c.capture_m[1]) | (np.abs(capture[:, 1]) > c.capture_m[2])
+        self.hold = np.where(caught, np.maximum(self.hold, 2), self.hold)
+        start = ~self.stepping & ((intent > c.start_intent) | caught)
+        # Which foot first: the one on the side that it goes to; against a push, the one that the push unloads.
+        intent_left = velocity[:, 1] + velocity[:, 2] * 0.1
+        left_first = np.where(np.abs(intent_left) > 0.02, intent_left > 0, np.where(caught, capture[:, 1] < 0, self.phase < 0.25))
+        self.phase = np.where(start, np.where(left_first, 0.0, 0.5), self.phase)
+        self.stepping |= start
+        before = self.phase >= 0.5
+        moved = self.phase + self.stepping * (dt_s / c.period_s)
+        boundary = self.stepping & ((moved >= 0.5) != before)
+        self.hold = np.maximum(self.hold - boundary, 0)
+        stop = boundary & (intent < c.stop_intent) & (self.hold == 0)
+        self.stepping &= ~stop
+        self.phase = np.where(stop, np.where(before, 0.0, 0.5), np.mod(moved, 1.0))
+
+    def reference(self, velocity: np.ndarray, height_m: np.ndarray) -> GaitReference:
+        """Leg angles for the present phase.
+
+        Args:
+            velocity: gated (forward m/s, lateral m/s, yaw rad/s) [N, 3].
+            height_m: height reference [N], m.
+        """
+        c = self.config
+        height = np.where(self.stepping, np.minimum(height_m, self.max_walk_height_m), height_m)
+        ankle_x, lean = self.stance(height)
+        offset = np.array((0.0, 0.5))  # the right foot does half a cycle later what the left does
+        own = np.mod(self.phase[:, None] - offset, 1.0)  # [N, 2] phase of each foot, swing in the first half
+        swing = np.clip((own / 0.5 - c.double_support) / (1.0 - 2.0 * c.double_support), 0.0, 1.0)
+        swing_end = 0.5 * (1.0 - c.double_support)
+        stance_part = 0.5 + c.double_support  # of the cycle
+        stance = np.mod(own - swing_end, 1.0) / stance_part
+        sweep = np.where(swing * (1 - swing) > 0, 0.5 - 0.5 * np.cos(np.pi * swing) - 0.5, 0.5 - np.clip(stance, 0, 1))
+        sweep = np.where(self.stepping[:, None], sweep, 0.0)
+        airborne = self.stepping[:, None] & (swing > 0) & (swing < 1)
+        lift = np.where(airborne, c.lift_m * np.sin(np.pi * swing) ** 2, 0.0)
+        travel = c.period_s * stance_part * sweep  # s: multiply by a velocity
+        turn = velocity[:, 2:3] * travel
+        sway = np.where(self.stepping, -c.sway_m * np.sin(2 * np.pi * self.phase), 0.0)[:, None]  # left swing: pelvis to the right
+        width = np.array((self.inverse.half_width_m, -self.inverse.half_width_m))
+        x = ankle_x[:, None] + velocity[:, 0:1] * travel - width * turn
+        y = width + velocity[:, 1:2] * travel - sway + ankle_x[:, None] * turn
+        sole = np.stack((x, y, lift - height[:, None]), axis=-1)  # [N, 2, 3]
+        unloaded = np.where(airborne, np.clip(2.0 * np.sin(np.pi * swing), 0.0, 1.0), 0.0)
+        legs = self.inverse.solve(sole, turn, lean) + c.load_compensation * self.stance.sag_at(height, unloaded)
+        q = legs.reshape(len(height), -1)[:, self.order]
+        return GaitReference(q, np.where(airborne, swing, 0.0), lift, lean)
+
+
+_TABLES: dict[tuple, StanceTable] = {}
+
+
+def _stance_table(robot: RobotSpec, inverse: LegInverse, config: GaitConfig) -> StanceTable:
+    key = (robot, config)
+    try:
+        return _TABLES[key]
+    except (KeyError, TypeError):
+        table = StanceTable(robot, inverse, config)
+    try:
+        _TABLES[key] = table
+    except TypeError:  # a spec with unhashable parts: build it again next time
+        pass
+    return table
+
+
+def _leg_order(robot: RobotSpec) -> np.ndarray:
+    """Position of each ``lmo_action`` joint among (left leg, right leg) [A]."""
+    flat = [name for group in LEGS for name in robot.names(group)]
+    return np.array([flat.index(name) for name in robot.names("lmo_action")], dtype=np.intp)

@@ -1,0 +1,98 @@
+"""From command and proprioception to leg targets: gate -> clock -> reference -> observation -> (network) -> targets.
+
+The same object runs N robots in training and one on the node; the network is the only thing in between. One call of
+``observe`` and one of ``act`` per 50 Hz tick, in this order.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from wbvla_core.robot import RobotSpec
+from wbvla_lmo.gait import GaitConfig, ReferenceGait
+from wbvla_lmo.gating import GatingConfig, IntentGate
+from wbvla_lmo.observation import ObservationBuilder, ObservationConfig
+
+
+@dataclass(frozen=True)
+class PipelineConfig:
+    """Everything about the MDP that the node must share with training; it travels in the manifest.
+
+    Attributes:
+        rate_hz: ticks per second (paper).
+        action_gain: residual of a unit action = gain x effort / kp of the joint, rad (prior work: mjlab, RoboJuDo X2).
+        action_limit: actions are clipped to +-limit before use and before they enter the observation (ours).
+    """
+
+    rate_hz: float = 50.0
+    action_gain: float = 0.25
+    action_limit: float = 4.0
+    gating: GatingConfig = field(default_factory=GatingConfig)
+    gait: GaitConfig = field(default_factory=GaitConfig)
+    observation: ObservationConfig = field(default_factory=ObservationConfig)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> PipelineConfig:
+        """Inverse of :meth:`to_json` (JSON lists become tuples again)."""
+        nested = {"gating": GatingConfig, "gait": GaitConfig, "observation": ObservationConfig}
+        plain = {k: v for k, v in data.items() if k not in nested}
+        parts = {k: kind(**{n: tuple(v) if isinstance(v, list) else v for n, v in data[k].items()}) for k, kind in nested.items()}
+        return cls(**plain, **parts)
+
+
+class LegPipeline:
+    """Per-robot state between ticks, for N robots."""
+
+    def __init__(self, robot: RobotSpec, config: PipelineConfig, count: int) -> None:
+        self.config, self.count = config, count
+        self.dt_s = 1.0 / config.rate_hz
+        self.gate = IntentGate(config.gating, count, robot.default_stance_height_m)
+        self.gait = ReferenceGait(robot, config.gait, count)
+        self.observation = ObservationBuilder(robot, config.observation, count)
+        self.legs = robot.indices("lmo_action")
+        self.action_scale = config.action_gain * robot.effort_nm[self.legs] / robot.kp[self.legs]  # [A] rad
+        self.lower, self.upper = robot.lower[self.legs], robot.upper[self.legs]
+        self.cruise = np.tile(np.asarray(config.gating.cruise), (count, 1))  # [N, 3], training stage I draws it
+        self.last_action = np.zeros((count, len(self.legs)))
+        self.velocity = np.zeros((count, 3))
+        self.height_m = self.gate.height_m.copy()
+        self.reference = self.gait.reference(self.velocity, self.height_m)
+
+    def reset(self, ids: np.ndarray | slice = slice(None), height_m: float | np.ndarray | None = None, phase: float | np.ndarray = 0.0) -> None:
+        """Start robots ``ids`` afresh: gate closed, clock in double support, no history."""
+        self.gate.reset(ids, height_m)
+        self.gait.reset(ids, phase)
+        self.observation.reset(ids)
+        self.last_action[ids] = 0.0
+        self.velocity[ids] = 0.0
+        self.height_m[ids] = self.gate.height_m[ids]
+
+    def observe(self, flags: np.ndarray, height_m: np.ndarray, gyro: np.ndarray, gravity: np.ndarray, q: np.ndarray, qd: np.ndarray) -> np.ndarray:
+        """One tick: command and state in, observation [N, size] float32 out.
+
+        Args:
+            flags: [N, 3] in {-1, 0, 1}; height_m: commanded stance height [N], m.
+            gyro, gravity: [N, 3], pelvis frame; q, qd: [N, J], robot order.
+        """
+        self.velocity, self.height_m = self.gate.step(flags, height_m, self.dt_s, self.cruise)
+        capture = self.gait.capture_point(gravity, gyro, self.height_m, self.dt_s)
+        self.gait.advance(self.velocity, self.cruise, capture, self.dt_s)
+        self.reference = self.gait.reference(self.velocity, self.height_m)
+        full_scale = np.asarray(self.config.gating.cruise)
+        return self.observation.build(
+            self.velocity / full_scale, self.height_m, gyro, gravity, q, qd, self.last_action, self.gait.phase, self.gait.stepping, self.reference.q
+        )
+
+    def act(self, action: np.ndarray) -> np.ndarray:
+        """Network output [N, A] (mirrored as its observation was) -> leg targets [N, A], rad, inside the limits."""
+        action = np.clip(np.asarray(action, dtype=np.float64), -self.config.action_limit, self.config.action_limit)
+        mirrored = self.gait.phase >= 0.5
+        action[mirrored] = self.observation.action_mirror(action[mirrored])
+        self.last_action = action
+        return np.clip(self.reference.q + action * self.action_scale, self.lower, self.upper)

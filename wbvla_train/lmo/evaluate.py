@@ -1,0 +1,277 @@
+"""Development evaluation: many robots per command at once, converged solver, seeds that training never draws.
+
+The published numbers come from ``wbvla eval lmo`` (``wbvla_eval.lmo``), which runs the exported policy through the whole
+controller in the lock-step world; this one is quick enough to look at after every million steps.
+
+    python -m wbvla_train.lmo.evaluate runs/train/lmo/state.pt
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import tyro
+
+from wbvla_core.robot import RobotSpec, load_robot
+from wbvla_lmo.pipeline import LegPipeline, PipelineConfig
+from wbvla_train.lmo.config import DisturbanceConfig, PhysicsConfig
+from wbvla_train.lmo.network import mlp
+from wbvla_train.lmo.physics import BatchPhysics
+from wbvla_train.lmo.streams import Pushes, RandomReaching
+
+Actor = Callable[[np.ndarray], np.ndarray]
+
+# name, flags, stance height m (None = default)
+COMMANDS: tuple[tuple[str, tuple[int, int, int], float | None], ...] = (
+    ("stand", (0, 0, 0), None),
+    ("squat 0.55", (0, 0, 0), 0.55),
+    ("squat 0.46", (0, 0, 0), 0.46),
+    ("forward", (1, 0, 0), None),
+    ("backward", (-1, 0, 0), None),
+    ("left", (0, 1, 0), None),
+    ("right", (0, -1, 0), None),
+    ("turn left", (0, 0, 1), None),
+    ("turn right", (0, 0, -1), None),
+    ("forward + turn left", (1, 0, 1), None),
+    ("forward + turn right", (1, 0, -1), None),
+    ("forward at 0.58", (1, 0, 0), 0.58),
+)
+
+
+def load_actor(state_path: Path) -> tuple[Actor, dict]:
+    """Deterministic actor of a training state, and the state."""
+    state = torch.load(state_path, weights_only=True, map_location="cpu")
+    config = json.loads(state["config"])
+    actor = actor_network(state["policy"], config["ppo"]["layers"])
+
+    def act(observation: np.ndarray) -> np.ndarray:
+        with torch.no_grad():
+            return actor(torch.from_numpy(np.clip(observation, -20.0, 20.0))).numpy()
+
+    return act, state
+
+
+def actor_network(policy: dict[str, torch.Tensor], layers: list[int]) -> torch.nn.Sequential:
+    """The actor alone, [B, D] -> mean action [B, A], from a policy's state dict."""
+    first = policy["mlp_extractor.policy_net.0.weight"]
+    head = torch.nn.Linear(layers[-1], policy["action_net.weight"].shape[0])
+    body = mlp([first.shape[1], *layers])
+    body.load_state_dict({k.removeprefix("mlp_extractor.policy_net."): v for k, v in policy.items() if k.startswith("mlp_extractor.policy_net.")})
+    head.load_state_dict({"weight": policy["action_net.weight"], "bias": policy["action_net.bias"]})
+    return torch.nn.Sequential(*body, head).eval()
+
+
+@dataclass
+class Log:
+    """What was recorded, 50 Hz: position [T, N, 3], yaw [T, N] (unwrapped), height [T, N], action [T, N, A], q, qd [T, N, J], stepping, sole [T, N, 2], alive [T, N]."""
+
+    position: np.ndarray
+    yaw: np.ndarray
+    action: np.ndarray
+    q: np.ndarray
+    qd: np.ndarray
+    torque: np.ndarray
+    stepping: np.ndarray
+    sole_m: np.ndarray
+    tilt: np.ndarray
+    alive: np.ndarray
+
+
+def simulate(
+    robot: RobotSpec,
+    pipeline_config: PipelineConfig,
+    actor: Actor,
+    flags: np.ndarray,
+    height_m: np.ndarray,
+    *,
+    difficulty: float = 0.5,
+    push: bool = True,
+    randomise: float = 0.0,
+    seed: int = 10_000,
+    iterations: int | None = 100,
+    physics: PhysicsConfig | None = None,
+    disturbance: DisturbanceConfig | None = None,
+) -> Log:
+    """Run N robots through command streams flags [T, N, 3], height [T, N] from standing at the default height.
+
+    Args:
+        difficulty: scales arm motion, pushes and sensor noise. randomise: scales mass, gain and friction randomisation.
+    """
+    ticks, n = flags.shape[:2]
+    rng = np.random.default_rng(seed)
+    d = disturbance or DisturbanceConfig()
+    s = BatchPhysics(robot, physics or PhysicsConfig(), n, iterations=iterations)
+    pipeline = LegPipeline(robot, pipeline_config, n)
+    arms = RandomReaching(robot, s.joints, d, n, rng)
+    pushes = Pushes(d, n, rng)
+    everyone = np.arange(n)
+    s.randomise(everyone, d, randomise, rng)
+    arms.reset(everyone, 0.0)
+    standing = pipeline.gait.reference(np.zeros((n, 3)), np.full(n, robot.default_stance_height_m))
+    target = np.tile(robot.default_q, (n, 1))
+    target[:, pipeline.legs] = standing.q
+    q = np.tile(robot.default_q, (n, 1))
+    s.place(everyone, q, np.tile((0, 0, robot.default_stance_height_m + 0.002), (n, 1)), np.tile((1.0, 0, 0, 0), (n, 1)))
+    alive = np.ones(n, dtype=bool)
+    names = ("position", "yaw", "action", "q", "qd", "torque", "stepping", "sole_m", "tilt", "alive")
+    rows: dict[str, list[np.ndarray]] = {k: [] for k in names}
+    noise = 0.3 + 0.7 * difficulty
+    for t in range(ticks):
+        gyro = s.gyro + rng.standard_normal((n, 3)) * d.noise_gyro * noise
+        gravity = s.gravity + rng.standard_normal((n, 3)) * d.noise_gravity * noise
+        qn = s.q + rng.standard_normal(s.q.shape) * d.noise_q * noise
+        qdn = s.qd + rng.standard_normal(s.qd.shape) * d.noise_qd * noise
+        observation = pipeline.observe(flags[t], height_m[t], gyro, gravity, qn, qdn)
+        target[:, pipeline.legs] = pipeline.act(actor(observation))
+        target[:, arms.joints] = arms.step(pipeline.dt_s, difficulty)
+        ids, delta = pushes.step(pipeline.dt_s, difficulty)
+        if push and len(ids):
+            s.push(ids, delta)
+        s.slot(target)
+        tilt = np.arccos(np.clip(-s.gravity[:, 2], -1, 1))
+        alive &= (s.height_m > 0.34) & (tilt < 0.8) & ~s.broken
+        for name, value in zip(
+            names,
+            (
+                s.qpos[:, :3],
+                s.yaw,
+                pipeline.last_action,
+                s.q[:, pipeline.legs],
+                s.qd[:, pipeline.legs],
+                s.torque,
+                pipeline.gait.stepping,
+                s.sole_low_m,
+                tilt,
+                alive,
+            ),
+            strict=True,
+        ):
+            rows[name].append(value.copy())
+    out = {k: np.array(v) for k, v in rows.items()}
+    out["yaw"] = np.unwrap(out["yaw"], axis=0)
+    return Log(**out)
+
+
+def constant_commands(robot: RobotSpec, config: PipelineConfig, actor: Actor, *, each: int = 16, seconds: float = 8.0, **kwargs) -> list[dict]:
+    """One row per command: fall rate and what survivors did after the first 2 s."""
+    ticks = int(seconds * config.rate_hz)
+    flags = np.repeat(np.array([c[1] for c in COMMANDS], dtype=float), each, axis=0)
+    height = np.repeat([c[2] or robot.default_stance_height_m for c in COMMANDS], each)
+    log = simulate(robot, config, actor, np.tile(flags, (ticks, 1, 1)), np.tile(height, (ticks, 1)), **kwargs)
+    dt, skip = 1 / config.rate_hz, int(2 * config.rate_hz)
+    rows = []
+    for i, (name, _, _) in enumerate(COMMANDS):
+        own = slice(i * each, (i + 1) * each)
+        ok = log.alive[-1, own]
+        row = {"command": name, "falls": round(1 - float(ok.mean()), 3)}
+        if ok.any():
+            steps = np.diff(log.position[skip:, own], axis=0)[:, ok] / dt
+            yaw = log.yaw[skip:-1, own][:, ok]
+            vx = np.cos(yaw) * steps[..., 0] + np.sin(yaw) * steps[..., 1]
+            vy = np.cos(yaw) * steps[..., 1] - np.sin(yaw) * steps[..., 0]
+            wz = np.diff(log.yaw[skip:, own], axis=0)[:, ok] / dt
+            rate = np.diff(log.action[skip:, own], axis=0)[:, ok]
+            row |= {
+                "vx": round(float(vx.mean()), 3),
+                "vy": round(float(vy.mean()), 3),
+                "wz": round(float(wz.mean()), 3),
+                "sd": [round(float(v.mean(axis=0).std()), 3) for v in (vx, vy, wz)],
+                "height": round(float(log.position[skip:, own, 2][:, ok].mean()), 3),
+                "stepping": round(float(log.stepping[skip:, own][:, ok].mean()), 2),
+                "lift": round(float(np.quantile(log.sole_m[skip:, own][:, ok].max(axis=-1), 0.95)), 3),
+                "action_rate": round(float(np.abs(rate).mean()), 3),
+                "qd_rms": round(float(np.sqrt((log.qd[skip:, own][:, ok] ** 2).mean())), 2),
+            }
+        rows.append(row)
+    return rows
+
+
+def random_switching(robot: RobotSpec, config: PipelineConfig, actor: Actor, *, robots: int = 64, seconds: float = 20.0, seed: int = 20_000, **kwargs) -> dict:
+    """Random commands switched every 0.5 to 4 s; falls."""
+    rng = np.random.default_rng(seed)
+    ticks = int(seconds * config.rate_hz)
+    flags, height = np.zeros((ticks, robots, 3)), np.zeros((ticks, robots))
+    for i in range(robots):
+        t = 0
+        while t < ticks:
+            hold = int(rng.uniform(0.5, 4.0) * config.rate_hz)
+            flags[t : t + hold, i] = rng.integers(-1, 2, 3) if rng.random() < 0.3 else np.eye(3)[rng.integers(3)] * rng.integers(-1, 2)
+            height[t : t + hold, i] = rng.uniform(*robot.stance_height_range_m) if rng.random() < 0.3 else robot.default_stance_height_m
+            t += hold
+    log = simulate(robot, config, actor, flags, height, seed=seed, **kwargs)
+    falls = int((~log.alive[-1]).sum())
+    return {"robots": robots, "seconds": seconds, "falls": falls, "falls_per_hour": round(falls / (log.alive.sum() / config.rate_hz / 3600.0), 2)}
+
+
+def stopping(robot: RobotSpec, config: PipelineConfig, actor: Actor, *, each: int = 16, **kwargs) -> list[dict]:
+    """3 s of a command, then zero: how far and how long it goes on."""
+    rows, moves = [], [c for c in COMMANDS if any(c[1])][:6]
+    on, off = int(3 * config.rate_hz), int(3 * config.rate_hz)
+    flags = np.zeros((on + off, each * len(moves), 3))
+    flags[:on] = np.repeat(np.array([m[1] for m in moves], dtype=float), each, axis=0)
+    log = simulate(robot, config, actor, flags, np.full(flags.shape[:2], robot.default_stance_height_m), push=False, **kwargs)
+    for i, (name, _, _) in enumerate(moves):
+        own = slice(i * each, (i + 1) * each)
+        ok = log.alive[-1, own]
+        if not ok.any():
+            rows.append({"command": name, "falls": 1.0})
+            continue
+        p, yaw = log.position[on:, own][:, ok], log.yaw[on:, own][:, ok]
+        distance, turn = np.linalg.norm(p[-1, :, :2] - p[0, :, :2], axis=-1), yaw[-1] - yaw[0]
+        speed = np.linalg.norm(np.diff(p[..., :2], axis=0), axis=-1) * config.rate_hz
+        smooth = np.apply_along_axis(lambda v: np.convolve(v, np.ones(10) / 10, mode="same"), 0, speed)
+        quiet = np.array([int(np.max(np.flatnonzero(smooth[:-10, j] > 0.06), initial=-1)) + 1 for j in range(smooth.shape[1])]) / config.rate_hz
+        rest = p[-50:, :, :2]
+        rows.append(
+            {
+                "command": name,
+                "falls": round(1 - float(ok.mean()), 3),
+                "stop_m": round(float(distance.mean()), 3),
+                "stop_rad": round(float(turn.mean()), 3),
+                "quiet_after_s": round(float(np.median(quiet)), 2),
+                "stepping_s": round(float(log.stepping[on:, own][:, ok].sum(axis=0).mean() / config.rate_hz), 2),
+                "drift_m_s": round(float(np.linalg.norm(rest[-1] - rest[0], axis=-1).mean()), 3),
+            }
+        )
+    return rows
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Quick look at a training state."""
+
+    state: Path
+    robot: str = "x2"
+    each: int = 16
+    difficulty: float = 0.5
+    randomise: float = 0.0
+    seed: int = 10_000
+    threads: int = 1
+    no_push: bool = False
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = tyro.cli(Arguments, args=argv)
+    torch.set_num_threads(1)
+    actor, state = load_actor(args.state)
+    config = PipelineConfig.from_json(json.loads(state["config"])["pipeline"])
+    robot = load_robot(args.robot)
+    physics = dataclasses.replace(PhysicsConfig(), threads=args.threads)
+    common = {"difficulty": args.difficulty, "randomise": args.randomise, "physics": physics}
+    print(f"{args.state}: {state['steps'] / 1e6:.2f} M steps, {state['wall_s']:.0f} s, curriculum {state['curriculum']}")
+    for row in constant_commands(robot, config, actor, each=args.each, seed=args.seed, push=not args.no_push, **common):
+        print("  ".join(f"{k} {v}" for k, v in row.items()))
+    for row in stopping(robot, config, actor, each=args.each, seed=args.seed + 1, **common):
+        print("  ".join(f"{k} {v}" for k, v in row.items()))
+    print(random_switching(robot, config, actor, seed=args.seed + 2, **common))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,133 @@
+"""Training state -> deployable checkpoint: ONNX float32, manifest, metrics.
+
+python -m wbvla_train.lmo.export runs/train/lmo checkpoints/lmo/x2
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+import tyro
+from onnx import TensorProto, helper, numpy_helper
+
+from wbvla_core import checkpoint
+from wbvla_core.robot import load_robot
+from wbvla_lmo.pipeline import LegPipeline, PipelineConfig
+from wbvla_lmo.policy import MODEL_FILE, OBSERVATION_CLIP
+from wbvla_train.lmo.evaluate import actor_network
+from wbvla_train.lmo.train import STATE_FILE, machine
+
+
+def actor_onnx(actor: torch.nn.Sequential) -> onnx.ModelProto:
+    """The actor as a graph of Clip, Gemm and Elu. Written out by hand: six nodes need no tracing exporter."""
+    nodes, constants = [], []
+
+    def constant(name: str, value: np.ndarray) -> str:
+        constants.append(numpy_helper.from_array(np.asarray(value, dtype=np.float32), name))
+        return name
+
+    nodes.append(helper.make_node("Clip", ["observation", constant("low", -OBSERVATION_CLIP), constant("high", OBSERVATION_CLIP)], ["clipped"]))
+    last = "clipped"
+    linear = [m for m in actor if isinstance(m, torch.nn.Linear)]
+    for i, layer in enumerate(linear):
+        weight = constant(f"weight_{i}", layer.weight.detach().numpy())
+        bias = constant(f"bias_{i}", layer.bias.detach().numpy())
+        out = "action" if i == len(linear) - 1 else f"linear_{i}"
+        nodes.append(helper.make_node("Gemm", [last, weight, bias], [out], transB=1))
+        last = out
+        if i < len(linear) - 1:
+            nodes.append(helper.make_node("Elu", [last], [f"elu_{i}"], alpha=1.0))
+            last = f"elu_{i}"
+    shape_in, shape_out = ("N", linear[0].in_features), ("N", linear[-1].out_features)
+    graph = helper.make_graph(
+        nodes,
+        "lmo",
+        [helper.make_tensor_value_info("observation", TensorProto.FLOAT, shape_in)],
+        [helper.make_tensor_value_info("action", TensorProto.FLOAT, shape_out)],
+        constants,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], producer_name="wbvla")
+    model.ir_version = 8
+    onnx.checker.check_model(model)
+    return model
+
+
+def export_checkpoint(run: Path, target: Path, *, state_file: str = STATE_FILE, notes: str = "", evaluation: dict | None = None) -> checkpoint.Manifest:
+    """Write ``target/{policy.onnx, manifest.json, metrics.json}`` from a training run."""
+    state = torch.load(run / state_file, weights_only=True, map_location="cpu")
+    config = json.loads(state["config"])
+    pipeline_config = PipelineConfig.from_json(config["pipeline"])
+    robot = load_robot(config["robot"])
+    legs = robot.indices("lmo_action")
+    pipeline = LegPipeline(robot, pipeline_config, 1)
+    target.mkdir(parents=True, exist_ok=True)
+    onnx.save(actor_onnx(actor_network(state["policy"], config["ppo"]["layers"])), str(target / MODEL_FILE))
+    metrics = {
+        "command": "wbvla train lmo --preset tiny",
+        "how": notes or "one run of this command",
+        "seed": config["seed"],
+        "steps": int(state["steps"]),
+        "wall_hours": round(float(state["wall_s"]) / 3600.0, 3),
+        "machine": machine(),
+        "threads": config["physics"]["threads"],
+        "curriculum": state["curriculum"],
+        "evaluation": evaluation or {},
+    }
+    checkpoint.write_json(target / checkpoint.METRICS_FILE, metrics)
+    size, actions = pipeline.observation.size, len(legs)
+    return checkpoint.save_manifest(
+        target,
+        "lmo",
+        target.name,
+        robot,
+        inputs={"observation": {"shape": ["N", size], "dtype": "float32", "unit": "scaled, wbvla_lmo.observation", "clip": OBSERVATION_CLIP}},
+        outputs={
+            "action": {
+                "shape": ["N", actions],
+                "dtype": "float32",
+                "unit": "residual on the reference leg targets, x action_scale_rad",
+                "joints": list(robot.names("lmo_action")),
+            }
+        },
+        rate_hz=pipeline_config.rate_hz,
+        normalisation={
+            "action_scale_rad": pipeline.action_scale.tolist(),
+            "kp": robot.kp[legs].tolist(),
+            "kd": robot.kd[legs].tolist(),
+            "default_q": robot.default_q[legs].tolist(),
+        },
+        files=[MODEL_FILE],
+        extra={
+            "pipeline": pipeline_config.to_json(),
+            "target_hold": "zero-order",
+            "cruise_speed": dict(zip(("forward_m_s", "lateral_m_s", "yaw_rad_s"), pipeline_config.gating.cruise, strict=True)),
+            "posture_joints": list(pipeline.observation.posture_names),
+            "layers": config["ppo"]["layers"],
+        },
+    )
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Export a training run."""
+
+    run: tyro.conf.Positional[Path]
+    target: tyro.conf.Positional[Path] = Path("checkpoints/lmo/x2")
+    state_file: str = STATE_FILE
+    notes: str = ""
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = tyro.cli(Arguments, args=argv, prog="python -m wbvla_train.lmo.export")
+    manifest = export_checkpoint(args.run, args.target, state_file=args.state_file, notes=args.notes)
+    print(f"wrote {args.target}: {manifest.hash}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

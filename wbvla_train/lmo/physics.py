@@ -1,0 +1,142 @@
+"""N robots in one ``mujoco.batch.Batch``: the same model, actuator law and time step as the lock-step world."""
+
+from __future__ import annotations
+
+import mujoco
+import numpy as np
+from mujoco.batch import Batch
+
+from wbvla_core.robot import RobotSpec
+from wbvla_core.types import gravity_from_quaternion
+from wbvla_lmo.observation import moved_mass_kg
+from wbvla_sim.model.build import SLOT_STEPS, TIMESTEP_S, robot_mjcf
+from wbvla_train.lmo.config import DisturbanceConfig, PhysicsConfig
+
+FEET = ("left_foot", "right_foot")
+
+
+def lean_model(robot: RobotSpec, config: PhysicsConfig, iterations: int | None = None) -> mujoco.MjModel:
+    """The model that is trained on: joints that hardly move any mass are welded, only soles touch, dry friction in the legs."""
+    light = tuple(n for n in robot.joint_names if n not in robot.names("legs") and moved_mass_kg(robot, n) < 1.2)
+    solver = {} if iterations is None else {"iterations": iterations, "ls_iterations": 50}
+    text = robot_mjcf(robot, visuals=False, sensors=False, body_contacts=False, frictionloss=False, fixed=("head", *light), **solver)
+    model = mujoco.MjModel.from_xml_string(text)
+    if config.leg_frictionloss:
+        for name in robot.names("legs"):
+            model.dof_frictionloss[model.joint(name).dofadr[0]] = robot.joint(name).frictionloss
+    return model
+
+
+class BatchPhysics:
+    """State arrays of N robots, one command slot per :meth:`slot`.
+
+    ``q``, ``qd`` [N, J] hold all joints in robot order (welded ones at their default); ``joints`` are the indices of the
+    simulated ones, which is also the actuator order.
+    """
+
+    def __init__(self, robot: RobotSpec, config: PhysicsConfig, count: int, *, iterations: int | None = None) -> None:
+        self.robot, self.config, self.count = robot, config, count
+        self.model = lean_model(robot, config, iterations)
+        names = [self.model.joint(i).name for i in range(1, self.model.njnt)]
+        self.joints = np.array([robot.joint_names.index(n) for n in names], dtype=np.intp)
+        if [self.model.actuator(i).name for i in range(self.model.nu)] != names:
+            raise RuntimeError("expected one actuator per joint in joint order; the model builder changed")
+        self.batch = Batch(self.model, count, nthread=config.threads)
+        b = self.batch
+        self.qpos, self.qvel, self.ctrl = b.qpos, b.qvel, b.ctrl
+        self._force_range = b.expand("actuator_forcerange")
+        self._gain, self._bias = b.expand("actuator_gainprm"), b.expand("actuator_biasprm")
+        self._friction = b.expand("geom_friction")
+        self._mass, self._inertia = b.expand("body_mass"), b.expand("body_inertia")
+        self._site_xpos, self._site_xmat = b.bind("site_xpos"), b.bind("site_xmat")
+        self._feet = np.array([self.model.site(n).id for n in FEET])
+        self._torso = self.model.body("torso_link").id if "torso_link" in [self.model.body(i).name for i in range(self.model.nbody)] else 1
+        self._commands = np.zeros((count, 3, self.model.nu))  # newest first
+        self.delay_steps = np.zeros(count, dtype=np.intp)
+        self.q = np.tile(robot.default_q, (count, 1))
+        self.qd = np.zeros_like(self.q)
+        self.torque = np.zeros((count, self.model.nu))
+        sole = robot.sole
+        self._sole_points = np.array([(x, y) for x, y in sole.contacts])  # [P, 2] in the foot frame
+        self._effort, self._kp, self._kd = robot.effort_nm[self.joints], robot.kp[self.joints], robot.kd[self.joints]
+
+    def randomise(self, ids: np.ndarray, config: DisturbanceConfig, difficulty: float, rng: np.random.Generator) -> None:
+        """Draw bodies, gains, friction and delay of robots ``ids``; difficulty 0 is the nominal robot, but the delay is always drawn."""
+
+        def draw(low: float, high: float, nominal: float, *shape: int) -> np.ndarray:
+            span = rng.uniform(low, high, (len(ids), *shape))
+            return nominal + difficulty * (span - nominal)
+
+        m = self.model
+        scale = draw(*config.link_mass, 1.0, m.nbody)
+        payload = draw(*config.payload_kg, 0.0)
+        self._mass[ids] = m.body_mass * scale
+        self._mass[ids, self._torso] += payload
+        self._inertia[ids] = m.body_inertia * (self._mass[ids] / np.maximum(m.body_mass, 1e-9))[..., None]
+        friction = draw(*config.friction, 0.8)
+        self._friction[ids, :, 0] = friction[:, None]
+        kp, kd = (column * draw(*config.gains, 1.0, m.nu) for column in (self._kp, self._kd))
+        self._gain[ids, :, 0] = kp
+        self._bias[ids, :, 1], self._bias[ids, :, 2] = -kp, -kd
+        self.delay_steps[ids] = rng.integers(0, self.config.delay_steps_max + 1, len(ids))
+        self.batch.set_const(ids)
+
+    def place(self, ids: np.ndarray, q: np.ndarray, position: np.ndarray, quaternion: np.ndarray) -> None:
+        """Put robots at rest with joint angles q [n, J], root position [n, 3] and orientation [n, 4]."""
+        self.qpos[ids, :3], self.qpos[ids, 3:7] = position, quaternion
+        self.qpos[ids, 7:] = q[:, self.joints]
+        self.qvel[ids] = 0.0
+        self.batch.bind("qacc_warmstart")[ids] = 0.0
+        self.ctrl[ids] = q[:, self.joints]
+        self._commands[ids] = q[:, None, self.joints]
+        self.batch.forward(ids, stage=mujoco.mjtStage.mjSTAGE_POS)
+        self._read()
+
+    def slot(self, target: np.ndarray) -> None:
+        """Advance 20 ms towards joint targets [N, J], which arrive after each robot's own delay."""
+        self._commands[:, 1:] = self._commands[:, :-1].copy()
+        self._commands[:, 0] = target[:, self.joints]
+        rows = np.arange(self.count)
+        for step in range(SLOT_STEPS):
+            age = np.maximum((self.delay_steps - step + SLOT_STEPS - 1) // SLOT_STEPS, 0)
+            self.ctrl[:] = self._commands[rows, age]
+            qd = np.zeros((self.count, self.robot.joint_count))
+            qd[:, self.joints] = self.qvel[:, 6:]
+            low, high = self.robot.torque_range(qd)
+            self._force_range[..., 0], self._force_range[..., 1] = low[:, self.joints], high[:, self.joints]
+            last = step == SLOT_STEPS - 1
+            self.batch.step(stage=mujoco.mjtStage.mjSTAGE_POS if last else mujoco.mjtStage.mjSTAGE_NONE)
+        self.torque = np.clip(self._gain[..., 0] * (self.ctrl - self.qpos[:, 7:]) + self._bias[..., 2] * self.qvel[:, 6:], -self._effort, self._effort)
+        self._read()
+
+    def push(self, ids: np.ndarray, delta_m_s: np.ndarray) -> None:
+        """Add a horizontal velocity [n, 2] to the root."""
+        self.qvel[ids, :2] += delta_m_s
+
+    def _read(self) -> None:
+        self.q[:, self.joints] = self.qpos[:, 7:]
+        self.qd[:, self.joints] = self.qvel[:, 6:]
+        quat = self.qpos[:, 3:7]
+        self.gravity = gravity_from_quaternion(quat)  # [N, 3]
+        self.gyro = self.qvel[:, 3:6]
+        w, x, y, z = quat.T
+        self.yaw = np.arctan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z))
+        cos, sin = np.cos(self.yaw), np.sin(self.yaw)
+        vx, vy = self.qvel[:, 0], self.qvel[:, 1]
+        self.velocity = np.stack((cos * vx + sin * vy, cos * vy - sin * vx, self.qvel[:, 2]), axis=1)  # [N, 3] heading frame
+        self.yaw_rate = -np.sum(self.gravity * self.gyro, axis=1)  # about the vertical
+        self.height_m = self.qpos[:, 2]
+        self.feet = self._site_xpos[:, self._feet]  # [N, 2, 3] sole point under the ankle
+        matrix = self._site_xmat[:, self._feet].reshape(self.count, 2, 3, 3)
+        self.feet_up = matrix[..., 2, :]  # [N, 2, 3] world z in the foot frame
+        tips = self.feet_up[..., :2] @ self._sole_points.T  # [N, 2, P] height of the contact points over the sole point
+        self.sole_low_m = self.feet[..., 2] + tips.min(axis=-1)
+
+    @property
+    def broken(self) -> np.ndarray:
+        """[N] robots whose state is not finite or absurd."""
+        return ~np.isfinite(self.qpos).all(axis=1) | (np.abs(self.qvel).max(axis=1) > 200.0) | ~np.isfinite(self.qvel).all(axis=1)
+
+    @property
+    def slot_s(self) -> float:
+        return SLOT_STEPS * TIMESTEP_S

@@ -1,0 +1,241 @@
+"""Train LMO: PPO of stable-baselines3 on the batched environment. ``wbvla train lmo --preset tiny``.
+
+One command runs the whole staged curriculum. It may be killed at any time: the same command goes on from the newest
+checkpoint in ``--out`` (weights, optimiser, curriculum, counters, random states; loaded with ``weights_only``).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import platform
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import tyro
+from stable_baselines3 import PPO
+from stable_baselines3.common.callbacks import BaseCallback
+
+from wbvla_train.lmo.config import PPOConfig, TrainConfig
+from wbvla_train.lmo.env import LmoVecEnv
+from wbvla_train.lmo.network import AsymmetricPolicy
+
+STATE_FILE = "state.pt"
+
+PRESETS: dict[str, TrainConfig] = {
+    # seconds: does every part run?
+    "debug": TrainConfig(total_steps=2048, checkpoint_every=1024, ppo=PPOConfig(envs=32, steps=16, minibatches=2, epochs=2, layers=(64, 32))),
+    # two CPU cores, about an hour and a half: what ships
+    "tiny": TrainConfig(total_steps=30_000_000),
+    # more robots and steps, for a many-core machine: the same problem
+    "full": TrainConfig(total_steps=300_000_000, checkpoint_every=5_000_000, ppo=PPOConfig(envs=4096, layers=(512, 256, 128))),
+}
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Train the locomotion policy."""
+
+    preset: Literal["debug", "tiny", "full"] = "tiny"  # size of the run
+    out: Path = Path("runs/train/lmo")  # checkpoints and logs; an existing run there is continued
+    steps: int | None = None  # environment steps in all, instead of the preset's
+    seed: int = 1
+    threads: int = 2  # of physics and of torch
+    robot: str = "x2"
+    start_from: Path | None = None  # state.pt of another run whose weights (only) this one starts from
+    difficulty: float | None = None  # where the curriculum starts, for continued training
+    tensorboard: bool = False
+    export: Path | None = None  # write the deployable checkpoint here at the end
+    wall_s: float | None = None  # stop (with a checkpoint) after this many seconds
+
+
+def config_of(args: Arguments) -> TrainConfig:
+    """Preset with the arguments laid over it."""
+    c = PRESETS[args.preset]
+    physics = dataclasses.replace(c.physics, threads=args.threads)
+    c = dataclasses.replace(c, seed=args.seed, robot=args.robot, physics=physics)
+    return c if args.steps is None else dataclasses.replace(c, total_steps=args.steps)
+
+
+class Trainer:
+    """The environment, the learner, and how both are saved together."""
+
+    def __init__(self, config: TrainConfig, out: Path, *, threads: int = 2, tensorboard: bool = False) -> None:
+        torch.set_num_threads(threads)
+        self.config, self.out = config, out
+        out.mkdir(parents=True, exist_ok=True)
+        self.env = LmoVecEnv(config)
+        self.rate = config.ppo.learning_rate
+        p = config.ppo
+        self.model = PPO(
+            AsymmetricPolicy,
+            self.env,
+            learning_rate=lambda _: self.rate,
+            n_steps=p.steps,
+            batch_size=p.envs * p.steps // p.minibatches,
+            n_epochs=p.epochs,
+            gamma=p.gamma,
+            gae_lambda=p.gae_lambda,
+            clip_range=p.clip,
+            ent_coef=p.entropy,
+            vf_coef=1.0,
+            max_grad_norm=1.0,
+            seed=config.seed,
+            device="cpu",
+            tensorboard_log=str(out / "tensorboard") if tensorboard else None,
+            policy_kwargs={"actor_size": self.env.actor_size, "layers": p.layers, "log_std_init": p.log_std_init},
+        )
+        self.steps_before = 0  # of the runs that this one continues
+        self.wall_before_s = 0.0
+        self.history: list[dict[str, Any]] = []
+
+    @property
+    def steps(self) -> int:
+        return self.steps_before + self.model.num_timesteps
+
+    def save(self, wall_s: float) -> Path:
+        """Write the resumable state by rename, so that a kill leaves a whole file."""
+        rng = self.env.rng.bit_generator.state
+        state = {
+            "policy": self.model.policy.state_dict(),
+            "optimizer": self.model.policy.optimizer.state_dict(),
+            "curriculum": self.env.curriculum.state(),
+            "steps": self.steps,
+            "wall_s": self.wall_before_s + wall_s,
+            "learning_rate": self.rate,
+            "env_rng": json.dumps(rng),
+            "torch_rng": torch.get_rng_state(),
+            "config": json.dumps(dataclasses.asdict(self.config)),
+            "history": json.dumps(self.history),
+        }
+        temporary = self.out / f".{STATE_FILE}.{os.getpid()}"
+        torch.save(state, temporary)
+        os.replace(temporary, self.out / STATE_FILE)
+        return self.out / STATE_FILE
+
+    def load(self, path: Path) -> None:
+        """Go on from :meth:`save`: robots start new episodes, all else continues."""
+        state = torch.load(path, weights_only=True, map_location="cpu")
+        self.load_weights(state)
+        self.model.policy.optimizer.load_state_dict(state["optimizer"])
+        self.env.curriculum.load(state["curriculum"])
+        self.env.rng.bit_generator.state = json.loads(state["env_rng"])
+        torch.set_rng_state(state["torch_rng"])
+        self.steps_before, self.wall_before_s, self.rate = int(state["steps"]), float(state["wall_s"]), float(state["learning_rate"])
+        self.history = json.loads(state["history"])
+
+    def load_weights(self, state: dict[str, Any]) -> None:
+        self.model.policy.load_state_dict(state["policy"])
+
+    def run(self, wall_limit_s: float | None = None) -> None:
+        """Train up to ``config.total_steps``, or until ``wall_limit_s`` is over."""
+        left = self.config.total_steps - self.steps_before
+        if left <= 0:
+            print(f"nothing to do: {self.steps_before} of {self.config.total_steps} steps are done")
+            return
+        watch = _Watch(self, wall_limit_s)
+        self.model.learn(left, callback=watch, log_interval=10**9)
+        self.save(time.monotonic() - watch.began)
+
+
+class _Watch(BaseCallback):
+    """KL-adaptive learning rate, progress lines, checkpoints."""
+
+    def __init__(self, trainer: Trainer, wall_limit_s: float | None) -> None:
+        super().__init__()
+        self.trainer, self.wall_limit_s = trainer, wall_limit_s
+        self.began = self.last = time.monotonic()
+        self.last_steps = 0
+        self.saved_at = trainer.steps_before
+        self.iteration = 0
+        self.log_path = trainer.out / "log.jsonl"
+
+    def _on_step(self) -> bool:
+        return self.wall_limit_s is None or time.monotonic() - self.began < self.wall_limit_s
+
+    def _on_rollout_start(self) -> None:
+        """Runs right after each update: adapt the rate as legged_gym does, x1.5 or /1.5 outside [KL*/2, 2 KL*]."""
+        t, p = self.trainer, self.trainer.config.ppo
+        values = self.model.logger.name_to_value
+        kl = values.get("train/approx_kl")
+        if kl is not None:
+            low, high = p.learning_rate_range
+            if kl > 2 * p.desired_kl:
+                t.rate = max(low, t.rate / 1.5)
+            elif 0 < kl < p.desired_kl / 2:
+                t.rate = min(high, t.rate * 1.5)
+            self.iteration += 1
+            every = 10 if t.config.total_steps > 100_000 else 1
+            if self.iteration % every == 0:
+                self._report(kl, values)
+            if t.steps - self.saved_at >= t.config.checkpoint_every:
+                self.saved_at = t.steps
+                path = t.save(time.monotonic() - self.began)
+                numbered = t.out / f"state_{t.steps // 1_000_000:04d}M.pt"
+                if t.config.total_steps > 1_000_000:
+                    numbered.write_bytes(path.read_bytes())
+
+    def _report(self, kl: float, values: dict[str, Any]) -> None:
+        t, now = self.trainer, time.monotonic()
+        steps = t.model.num_timesteps
+        speed = (steps - self.last_steps) / (now - self.last)
+        self.last, self.last_steps = now, steps
+        terms = t.env.take_terms()
+        error = np.abs(t.env.rewards.short).mean(axis=0)
+        row = {
+            "steps": t.steps,
+            "wall_s": round(t.wall_before_s + now - self.began, 1),
+            "steps_per_s": round(speed),
+            "difficulty": round(t.env.curriculum.difficulty, 3),
+            "between_falls_s": round(t.env.curriculum.between_falls_s, 2),
+            "reward": round(sum(terms.values()), 3),
+            "error": [round(float(e), 3) for e in error],
+            "std": round(float(torch.exp(t.model.policy.log_std).mean()), 3),
+            "kl": round(float(kl), 4),
+            "rate": t.rate,
+            "value_loss": round(float(values.get("train/value_loss", 0.0)), 4),
+            "terms": {k: round(v, 3) for k, v in terms.items()},
+        }
+        t.history.append({k: row[k] for k in ("steps", "wall_s", "difficulty", "between_falls_s", "reward")})
+        with self.log_path.open("a") as handle:
+            handle.write(json.dumps(row) + "\n")
+        print(
+            f"{row['steps'] / 1e6:7.2f} M  {row['wall_s']:7.0f} s  {speed:6.0f}/s  reward {row['reward']:6.2f}  falls every {row['between_falls_s']:6.1f} s  "
+            f"difficulty {row['difficulty']:.2f}  v-err {row['error']}  std {row['std']:.2f}  kl {row['kl']:.4f}  lr {t.rate:.1e}",
+            flush=True,
+        )
+
+
+def machine() -> str:
+    """What the run was made on, for metrics.json."""
+    return f"{platform.machine()}, {os.cpu_count()} logical cores, Python {platform.python_version()}, torch {torch.__version__}"
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = tyro.cli(Arguments, args=argv, prog="wbvla train lmo")
+    config = config_of(args)
+    trainer = Trainer(config, args.out, threads=args.threads, tensorboard=args.tensorboard)
+    newest = args.out / STATE_FILE
+    if newest.is_file():
+        trainer.load(newest)
+        print(f"continuing {newest}: {trainer.steps_before} of {config.total_steps} steps done")
+    elif args.start_from is not None:
+        trainer.load_weights(torch.load(args.start_from, weights_only=True, map_location="cpu"))
+        print(f"starting from the weights of {args.start_from}")
+    if args.difficulty is not None:
+        trainer.env.curriculum.difficulty = args.difficulty
+    trainer.run(args.wall_s)
+    if args.export is not None:
+        from wbvla_train.lmo.export import export_checkpoint
+
+        export_checkpoint(args.out, args.export)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
