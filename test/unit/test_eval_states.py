@@ -138,8 +138,9 @@ def bag_of(log, scene, speed=1.0):
         put("/wbvla/camera/image_raw", at + 0.01, header=header(at))
         if i != 5:
             put("/wbvla/perception/image", at + 0.02, header=header(at))
-            f, l, y, h = log.loco[i]
-            put("/wbvla/vla/loco_command", at + 0.06, header=header(at), forward=int(f), lateral=int(l), yaw=int(y), stance_height_m=float(h))
+            forward, lateral, yaw, height = log.loco[i]
+            command = {"forward": int(forward), "lateral": int(lateral), "yaw": int(yaw), "stance_height_m": float(height)}
+            put("/wbvla/vla/loco_command", at + 0.06, header=header(at), **command)
             put("/wbvla/vla/latent_action", at + 0.06, header=header(at), codebook_size=16, manipulation=[1, 2], locomotion=[3, 4])
     put("/wbvla/lmo/safety_state", wall(start) - 1.0, header=header(0.0), state=1, code=412, reason="nobody is in control", source="")
     put("/wbvla/lmo/safety_state", wall(start) + 0.05, header=header(0.0), state=0, code=0, reason="", source="vla")
