@@ -1,6 +1,6 @@
-"""RobotSpec -> MJCF and URDF. Both are generated from the same spec and the same shapes; ``x2.xml`` and ``x2.urdf`` are committed output.
+"""RobotSpec -> MJCF and URDF. Both are generated from the same spec and the same shapes; ``x2*.xml`` and ``x2*.urdf`` are committed output.
 
-    python -m wbvla_sim.model.build            writes both files again
+    python -m wbvla_sim.model.build            writes the files again
     robot_mjcf(spec, ...)                      the MJCF as text, lean or full
     joint_map(model, spec)                     where the spec's joints lie in qpos, qvel and ctrl
 
@@ -400,8 +400,11 @@ def _urdf_geometry(link: ET.Element, tag: str, pos: Collection[float], rotation:
 
 def generated_files() -> dict[Path, str]:
     """Path and text of every committed file that this module generates."""
-    spec = load_robot("x2")
-    return {HERE / "x2.xml": robot_mjcf(spec), HERE / "x2.urdf": robot_urdf(spec)}
+    files = {}
+    for name in ("x2", "x2_v140"):
+        spec = load_robot(name)
+        files |= {HERE / f"{name}.xml": robot_mjcf(spec), HERE / f"{name}.urdf": robot_urdf(spec)}
+    return files
 
 
 if __name__ == "__main__":
