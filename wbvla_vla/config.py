@@ -88,7 +88,7 @@ def debug() -> VlaConfig:
     return VlaConfig(
         dino=TowerConfig(32, 1, 2, 64, 24, stem="conv", registers=1, feature_layer=-1),
         siglip=TowerConfig(32, 1, 2, 64, 24, stem="conv", feature_layer=-1),
-        language=LanguageConfig(32, 1, 2, 64, attention="prefix", max_words=10, initializer_range=0.05),
+        language=LanguageConfig(32, 1, 2, 64, attention="prefix", max_words=12, initializer_range=0.05),
         image_size=96,
     )
 
@@ -99,7 +99,7 @@ def tiny() -> VlaConfig:
         # 16 image tokens: on a CPU the time goes into tokens, not parameters (57 tokens a sentence were half as fast as 35).
         dino=TowerConfig(128, 2, 4, 256, 24, stem="conv", registers=1, feature_layer=-1),
         siglip=TowerConfig(128, 2, 4, 256, 24, stem="conv", feature_layer=-1),
-        language=LanguageConfig(192, 4, 6, 384, attention="prefix", max_words=10, initializer_range=0.05),
+        language=LanguageConfig(192, 4, 6, 384, attention="prefix", max_words=12, initializer_range=0.05),
         image_size=96,
         projector_expansion=2,
     )

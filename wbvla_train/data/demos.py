@@ -1,0 +1,228 @@
+"""Demonstrations by the scripted teleoperator, through the same lock-step loop that evaluation uses.
+
+Every frame carries what the teleoperator would do for *each* task, not only for the one that it is carrying out: asking it is
+free in simulation, and the same picture with several sentences and several answers is what teaches a policy to listen
+(counterfactual labels; ours. Without them 25 of 30 failures of a prototype were walks to the wrong box).
+
+Bursts of random commands disturb the execution, the labels stay clean (prior work: our prototype). A learned policy can be
+put in the driver's seat instead (``--policy``): then the teleoperator corrects what that policy gets itself into (prior work: DAgger).
+
+One row per decision (10 Hz); T rows in a file, 13 tasks, A upper-body joints, K rows of an arm chunk:
+
+    image [T, S, S, 3] uint8 · stamp_s [T] · episode [T] · task [T] (index into TASKS) · clean [T] (executed = label)
+    posture [T, 3] · arm_state [T, 2 A] · boxes [T, 4, 4] (:func:`wbvla_train.data.stills.box_labels`)
+    flags [T, 13, 3] int8 · height_m [T, 13] · valid [T, 13] (that box is in the room)
+    arms [T, 3, K, A] (no wave, left, right) · executed [T, 4] · sentence [T] str · outcome [T] str
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from wbvla_core.robot import RobotSpec, load_robot
+from wbvla_core.types import Decision, LocoCommand, PolicyInput
+from wbvla_decoder.policy import ArmScaling, arm_state, posture
+from wbvla_perception.preprocess import policy_image
+from wbvla_sim.episode import EpisodeLog, Policy, run_episode
+from wbvla_sim.expert import SQUAT_HEIGHT_M, Perturbation, Perturbed, ScriptedTeleoperator
+from wbvla_sim.instructions import SIDES, TASKS, Task, sample_instruction
+from wbvla_sim.kinematic import KinematicController, KinematicWorld
+from wbvla_sim.scene import random_scene
+from wbvla_sim.world import SensorNoise, World, WorldOptions
+from wbvla_train.data.shards import write_shards
+from wbvla_train.data.stills import box_labels, camera_tangents, image_spec
+
+SEED_BASE = 2_000_000  # scenes of demonstrations: from here on; evaluation draws below 1 000 000
+WAVES = ("", *SIDES)  # order of the arm labels
+
+
+@dataclass(frozen=True)
+class DemosConfig:
+    """What to record.
+
+    Attributes:
+        world: "physics" needs ``lmo``; "kinematic" slides without legs (quick, for bringing the rest up).
+        episodes, episodes_per_shard: how many, and how many per file.
+        walk_share: share of walk-to tasks; the others share the rest (ours).
+        turned_share: share of the episodes that begin after a second or more of random walking, so that boxes are out of sight or far aside.
+        timeout_s: of a walk; duration_s: range of open-ended tasks.
+        perturb: random bursts (:class:`wbvla_sim.expert.Perturbation`).
+        delay_ticks: most 20 ms ticks between image and effect, drawn per episode.
+        policy: a policy bundle that drives instead of the teleoperator (DAgger round).
+        seed: shifts scenes and everything else.
+    """
+
+    output: Path = Path("data/demos")
+    robot: str = "x2"
+    world: Literal["physics", "kinematic"] = "physics"
+    lmo: Path = Path("checkpoints/lmo/x2")
+    episodes: int = 1200
+    episodes_per_shard: int = 10
+    walk_share: float = 0.7
+    turned_share: float = 0.35
+    timeout_s: float = 40.0
+    duration_s: tuple[float, float] = (3.0, 6.0)
+    perturb: bool = True
+    delay_ticks: int = 4
+    policy: Path | None = None
+    seed: int = 0
+    workers: int = 1
+
+    def settings(self) -> dict:
+        """What the content of a shard depends on."""
+        kept = {key: value for key, value in asdict(self).items() if key not in ("output", "workers", "episodes")}
+        paths = {"lmo": str(self.lmo) if self.world == "physics" else None, "policy": str(self.policy) if self.policy else None}
+        return kept | paths | {"kind": "demos", "image": image_spec(load_robot(self.robot)).to_json()}
+
+
+class Recorder:
+    """Policy wrapper for :func:`run_episode`: lets ``driver`` drive and writes down the teleoperator's answer for every task."""
+
+    def __init__(self, world: World, driver: Policy, task: Task) -> None:
+        self.world, self.driver, self.task = world, driver, task
+        colors = {box.color for box in world.scene.boxes}
+        self.valid = np.array([not t.color or t.color in colors for t in TASKS])
+        self._teleoperators = [ScriptedTeleoperator(world) for _ in TASKS]  # one per task: each has its own hysteresis
+        self._tangent = camera_tangents(world.robot)
+        self._boxes = {box.color: box for box in world.scene.boxes}
+        self.reset()
+
+    def reset(self) -> None:
+        self.driver.reset()
+        for teleoperator in self._teleoperators:
+            teleoperator.reset()
+        self.rows: list[dict[str, np.ndarray]] = []
+
+    def infer(self, inputs: PolicyInput) -> Decision:
+        decision = self.driver.infer(inputs)
+        count = len(TASKS)
+        flags, height = np.zeros((count, 3), np.int8), np.full(count, self.world.robot.default_stance_height_m, np.float32)
+        arms: dict[str, np.ndarray] = {}
+        for i, (task, teleoperator) in enumerate(zip(TASKS, self._teleoperators, strict=True)):
+            if not self.valid[i]:
+                continue
+            answer = teleoperator.infer(replace(inputs, instruction=task.instruction))
+            flags[i], height[i] = answer.loco.flags, answer.loco.stance_height_m
+            arms.setdefault(task.side if task.kind == "wave" else "", answer.arms.positions)
+            if task == self.task:
+                self.label = answer
+        robot, truth = self.world.robot, self.world.truth()
+        scaling = ArmScaling.of(robot)
+        self.rows.append(
+            {
+                "image": inputs.image,
+                "stamp_s": np.float64(inputs.stamp_s),
+                "posture": posture(inputs.state, robot),
+                "arm_state": arm_state(inputs.state, robot),
+                "boxes": box_labels(self._boxes, truth["pelvis_xyz"][:2], truth["yaw_rad"], self.world.camera_pose(), self._tangent),
+                "flags": flags,
+                "height_m": height,
+                "valid": self.valid,
+                "arms": np.stack([scaling.encode(arms[wave]) for wave in WAVES]).astype(np.float16),
+                "executed": decision.loco.as_array().astype(np.float32),
+                "clean": np.array_equal(decision.loco.flags, self.label.loco.flags),
+            }
+        )
+        return decision
+
+
+def build_world(config: DemosConfig, robot: RobotSpec, scene_seed: int, kind: str) -> tuple[World, object]:
+    """World and controller for one episode."""
+    scene = random_scene(scene_seed, kind=kind, robot=robot)
+    if config.world == "kinematic":
+        return KinematicWorld(robot, scene), KinematicController(robot)
+    from wbvla_lmo.controller import LmoController
+    from wbvla_lmo.policy import LmoPolicy
+
+    return World(robot, scene, options=WorldOptions(noise=SensorNoise.typical())), LmoController(robot, LmoPolicy.load(config.lmo, robot))
+
+
+def draw_task(config: DemosConfig, colors: list[str], rng: np.random.Generator) -> Task:
+    if rng.random() < config.walk_share:
+        return Task("walk_to", color=str(rng.choice(colors)))
+    others = [task for task in TASKS if task.kind != "walk_to"]
+    return others[int(rng.integers(len(others)))]
+
+
+def record_episode(config: DemosConfig, robot: RobotSpec, number: int, learned: Policy | None = None) -> tuple[dict[str, np.ndarray], EpisodeLog]:
+    """Episode ``number`` -> rows (see the module text) and the log of the loop."""
+    scene_seed = SEED_BASE + config.seed * 1_000_000 + number
+    rng = np.random.default_rng((scene_seed, 11))
+    world, controller = build_world(config, robot, scene_seed, "walk_to")
+    task = draw_task(config, [box.color for box in world.scene.boxes], rng)
+    teleoperator = ScriptedTeleoperator(world)
+    seed = int(rng.integers(2**31))
+    driver = learned or (Perturbed(teleoperator, Perturbation(), seed=seed) if config.perturb else teleoperator)
+    recorder = Recorder(world, driver, task)
+    start, settle_s = None, 1.0
+    if task.kind == "stand":
+        start = LocoCommand(stance_height_m=SQUAT_HEIGHT_M)
+    elif rng.random() < config.turned_share:
+        flags = rng.integers(-1, 2, 3)
+        start, settle_s = LocoCommand(int(min(flags[0], 0)), int(flags[1]), int(flags[2]), robot.default_stance_height_m), float(rng.uniform(1.0, 3.0))
+    spec = image_spec(robot)
+    sentence = sample_instruction(task, rng)
+    log = run_episode(
+        world,
+        controller,
+        recorder,
+        sentence,
+        timeout_s=config.timeout_s,
+        duration_s=float(rng.uniform(*config.duration_s)) if task.open_ended else None,
+        observe=lambda image: policy_image(image, spec),
+        seed=seed,
+        settle_s=settle_s,
+        start=start,
+        decision_delay_ticks=int(rng.integers(config.delay_ticks + 1)),
+    )
+    rows = {key: np.stack([row[key] for row in recorder.rows]) for key in recorder.rows[0]}
+    steps = len(recorder.rows)
+    rows |= {
+        "task": np.full(steps, TASKS.index(task), np.int16),
+        "episode": np.full(steps, number, np.int32),
+        "sentence": np.full(steps, sentence, "<U80"),
+        "outcome": np.full(steps, log.outcome, "<U16"),
+    }
+    return rows, log
+
+
+def make_shard(config: DemosConfig, number: int) -> dict[str, np.ndarray]:
+    """One file of ``episodes_per_shard`` episodes."""
+    robot = load_robot(config.robot)
+    learned = None
+    if config.policy:
+        from wbvla_vla.policy import WholeBodyPolicy
+
+        learned = WholeBodyPolicy.load(config.policy, robot)
+    first = number * config.episodes_per_shard
+    parts = []
+    for episode in range(first, first + config.episodes_per_shard):
+        try:
+            parts.append(record_episode(config, robot, episode, learned)[0])
+        except RuntimeError as error:  # fell before the task began: no demonstration to keep
+            print(f"episode {episode} left out: {error}", flush=True)
+    if not parts:
+        raise RuntimeError(f"no episode of shard {number} could be recorded; is the leg policy {config.lmo} able to stand?")
+    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+
+
+def make(config: DemosConfig, log=print) -> int:
+    """Record all shards that are missing; returns how many were made."""
+    return write_shards(config.output, config.settings(), make_shard, config, -(-config.episodes // config.episodes_per_shard), config.workers, log)
+
+
+def main(argv: list[str] | None = None) -> int:
+    import tyro
+
+    make(tyro.cli(DemosConfig, args=argv, description="Record demonstrations by the scripted teleoperator."))
+    return 0
+
+
+if __name__ == "__main__":
+    import sys
+
+    sys.exit(main(sys.argv[1:]))

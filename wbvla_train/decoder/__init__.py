@@ -1,0 +1,1 @@
+"""Fine-tuning on demonstrations: LoRA on the VLA and the decoder, together."""

@@ -1,0 +1,100 @@
+"""Options of ``wbvla train vla``, and where each value comes from (paper, prior work, ours)."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from wbvla_train.loop import LoopConfig
+
+
+@dataclass(frozen=True)
+class GroundingConfig:
+    """Stage 0 (ours): towers and words from free simulator labels, in place of published weights.
+
+    Attributes:
+        data: made by ``python -m wbvla_train.data.stills``; missing pictures are rendered before training.
+        scenes: rooms to render, ten pictures each.
+        batch, sentences: pictures per step, sentences per picture.
+    """
+
+    data: Path = Path("data/stills")
+    scenes: int = 3000
+    batch: int = 32
+    sentences: int = 2
+    loop: LoopConfig = field(default_factory=lambda: LoopConfig(steps=4000, lr=1e-3))
+
+
+@dataclass(frozen=True)
+class CodesConfig:
+    """Stage 1 (paper): cross-entropy on the codes of both LAMs from image and sentence.
+
+    Attributes:
+        demos: recorded episodes, used here without their actions: frames, sentences and the LAMs' codes of what happened next.
+        lam_mani, lam_loco: whose codes.
+        batch: (paper: 1024 for 20 000 steps on 8 GPUs).
+        grounding_weight: stage 0's language loss goes on beside it, so that words keep their meaning (ours; prior work: co-training).
+        loop: prior work (UniVLA): constant 2e-5 for a 7B; ours: 5e-4, cosine, for a model that is not pre-trained.
+    """
+
+    demos: Path = Path("data/demos")
+    lam_mani: Path = Path("checkpoints/lam/mani")
+    lam_loco: Path = Path("checkpoints/lam/loco")
+    batch: int = 48
+    grounding_weight: float = 0.3
+    grounding_batch: int = 8
+    loop: LoopConfig = field(default_factory=lambda: LoopConfig(steps=4000, lr=5e-4))
+
+
+@dataclass(frozen=True)
+class VlaTrainConfig:
+    """Both stages, one after the other.
+
+    Attributes:
+        size: model preset of :mod:`wbvla_vla.config`.
+        stage: "all", or one of them ("codes" needs the weights that "grounding" left in ``run_dir``).
+        run_dir: resumable states and logs.
+        output: exported checkpoint.
+    """
+
+    size: Literal["debug", "tiny", "full"] = "tiny"
+    stage: Literal["all", "grounding", "codes"] = "all"
+    robot: str = "x2"
+    grounding: GroundingConfig = field(default_factory=GroundingConfig)
+    codes: CodesConfig = field(default_factory=CodesConfig)
+    run_dir: Path = Path("runs/vla_tiny")
+    output: Path = Path("checkpoints/vla/tiny")
+    resume: bool = True
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def _debug() -> VlaTrainConfig:
+    loop = LoopConfig(steps=4, warmup_steps=1, save_every=2, log_every=2, bf16=False)
+    return VlaTrainConfig(
+        size="debug",
+        grounding=GroundingConfig(data=Path("data/debug/stills"), scenes=2, batch=4, loop=loop),
+        codes=CodesConfig(demos=Path("data/debug/demos"), batch=4, grounding_batch=2, loop=loop),
+        run_dir=Path("runs/vla_debug"),
+        output=Path("runs/vla_debug/checkpoints/vla/debug"),
+    )
+
+
+def _full() -> VlaTrainConfig:
+    """Paper: 20 000 steps at a global batch of 1024; published weights take stage 0's place (its steps are 0)."""
+    return VlaTrainConfig(
+        size="full",
+        stage="codes",
+        codes=CodesConfig(batch=128, grounding_weight=0.0, grounding_batch=0, loop=LoopConfig(steps=20_000, lr=2e-5, warmup_steps=0, final_lr=1.0)),
+        run_dir=Path("runs/vla_full"),
+        output=Path("checkpoints/vla/full"),
+    )
+
+
+PRESETS = {
+    "debug": ("seconds; checks that every part runs", _debug()),
+    "tiny": ("the model that ships; about an hour on one core", VlaTrainConfig()),
+    "full": ("Prismatic-7B dimensions, the paper's steps and batch per 8 GPUs", _full()),
+}

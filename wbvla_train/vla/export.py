@@ -1,0 +1,44 @@
+"""From a finished training to ``checkpoints/vla/<name>``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from wbvla_core import checkpoint
+from wbvla_core.checkpoint import METRICS_FILE, write_json
+from wbvla_core.robot import RobotSpec
+from wbvla_perception.preprocess import ImageSpec
+from wbvla_train.loop import run_record
+from wbvla_train.vla.config import VlaTrainConfig
+from wbvla_vla.checkpoint import save_vla
+from wbvla_vla.model import PrismaticVla, parameter_count
+from wbvla_vla.tokens import InstructionTokenizer
+
+STAGE_METRICS = "stages.json"
+
+
+def write_stage_metrics(config: VlaTrainConfig, metrics: dict[str, dict]) -> dict[str, dict]:
+    """Keep what each stage measured in ``run_dir`` (stages may run in different processes); returns all of it."""
+    path = config.run_dir / STAGE_METRICS
+    known = json.loads(path.read_text()) if path.exists() else {}
+    known |= metrics
+    write_json(path, known)
+    return known
+
+
+def export(
+    config: VlaTrainConfig, model: PrismaticVla, tokenizer: InstructionTokenizer, spec: ImageSpec, robot: RobotSpec, metrics: dict[str, dict], log=print
+) -> Path:
+    """Write weights, tokenizer, manifest and metrics; the LAMs whose codes were learnt become the parents."""
+    stages = write_stage_metrics(config, metrics)
+    parents = {
+        "lam_mani": checkpoint.load_manifest(config.codes.lam_mani, kind="lam"),
+        "lam_loco": checkpoint.load_manifest(config.codes.lam_loco, kind="lam"),
+    }
+    extra = {"vision_weights": "ours, from simulator labels (stage 0)", "parameters": parameter_count(model)}
+    manifest = save_vla(config.output, config.output.name, model, tokenizer, spec, robot, parents, extra)
+    hours = sum(stage.get("hours", 0.0) for stage in stages.values())
+    write_json(config.output / METRICS_FILE, run_record(config, hours, stages=stages, manifest=manifest.hash))
+    log(f"{manifest.label} written to {config.output}")
+    return config.output

@@ -1,0 +1,134 @@
+"""Stage 0: the towers learn to see and the language model learns which word means which box, from free simulator labels.
+
+This stands in for the published DINOv2, SigLIP and Prismatic weights in the tiny model ("ours"; the 7B path loads those weights
+and skips this). Two losses on pictures of random rooms (:mod:`wbvla_train.data.stills`):
+
+* towers: for each of the four colours, is that box visible, at which bearing, how far (one learnt query per colour over the
+  fused patches). Four labels a picture, no language needed.
+* language: the same for the one box that a sentence names, read from the latent-action positions. Several sentences per
+  picture share the towers' work; boxes that are not there are asked for too.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from wbvla_decoder.model import MapPool
+from wbvla_perception.preprocess import ImageSpec
+from wbvla_sim.instructions import Task, paraphrases
+from wbvla_sim.scene import COLORS
+from wbvla_train.vla.images import jitter, mirror, to_model
+from wbvla_vla.model import PrismaticVla
+from wbvla_vla.tokens import InstructionTokenizer
+
+BEARING_SCALE, DISTANCE_SCALE = 4.0, 2.0  # rad and log m -> units of about one (ours)
+
+
+class Grounding(nn.Module):
+    """The VLA with the two throw-away heads of stage 0."""
+
+    def __init__(self, vla: PrismaticVla) -> None:
+        super().__init__()
+        self.vla = vla
+        width = vla.config.language.hidden_size
+        self.pools = nn.ModuleList(MapPool(width, 64, 4) for _ in COLORS)
+        self.tower_heads = nn.ModuleList(nn.Linear(64, 3) for _ in COLORS)
+        self.language_head = BoxHead(width)
+
+    def forward(self, pixels: torch.Tensor, word_ids: torch.Tensor, image_index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """-> tower answers [B, 4, 3] and language answers [N, 3]: visible logit, bearing, log distance (scaled)."""
+        image_tokens = self.vla.encode_image(pixels)
+        towers = torch.stack([head(pool(image_tokens)) for pool, head in zip(self.pools, self.tower_heads, strict=True)], dim=1)
+        out = self.vla.read_out(image_tokens[image_index], word_ids)
+        return towers, self.language_head(out.latent_hidden)
+
+
+class BoxHead(nn.Module):
+    """Latent-action hidden states [N, Q, D] -> visible logit, bearing, log distance [N, 3]."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Linear(width, 3))
+
+    def forward(self, latent: torch.Tensor) -> torch.Tensor:
+        return self.layers(latent.mean(dim=1))
+
+
+def box_target(labels: np.ndarray) -> torch.Tensor:
+    """[..., 4] (present, visible, bearing, distance) -> [..., 3] (visible, scaled bearing, scaled log distance)."""
+    visible, bearing, distance = labels[..., 1], labels[..., 2], labels[..., 3]
+    return torch.from_numpy(np.stack((visible, bearing * BEARING_SCALE, np.log(np.maximum(distance, 0.2)) * DISTANCE_SCALE), axis=-1).astype(np.float32))
+
+
+def box_loss(answer: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Is it visible, and where it is: where, only if it is."""
+    answer = answer.float()
+    visible = target[..., 0]
+    seen = F.binary_cross_entropy_with_logits(answer[..., 0], visible)
+    where = F.smooth_l1_loss(answer[..., 1:], target[..., 1:], reduction="none").mean(-1)
+    return seen + (where * visible).sum() / visible.sum().clamp_min(1.0)
+
+
+def box_errors(answer: torch.Tensor, target: torch.Tensor) -> dict[str, float]:
+    """Median bearing (deg) and distance (relative) errors of visible boxes, and the share of right visible/not answers."""
+    answer = answer.detach().float()
+    visible = target[..., 0] > 0.5
+    bearing = (answer[..., 1] - target[..., 1])[visible].abs() / BEARING_SCALE
+    distance = (answer[..., 2] - target[..., 2])[visible].abs() / DISTANCE_SCALE
+    right = ((answer[..., 0] > 0) == visible).float().mean()
+    nan = torch.tensor(float("nan"))
+    return {
+        "visible_accuracy": float(right),
+        "bearing_deg": float(torch.rad2deg(bearing.median() if len(bearing) else nan)),
+        "distance_log": float(distance.median() if len(distance) else nan),
+    }
+
+
+class GroundingStep:
+    """Draws a batch of stills and asks about ``sentences`` boxes per picture."""
+
+    def __init__(
+        self, model: Grounding, tokenizer: InstructionTokenizer, spec: ImageSpec, images: np.ndarray, labels: np.ndarray, batch: int, sentences: int
+    ) -> None:
+        self.model, self.spec, self.images, self.labels = model, spec, images, labels
+        self.batch, self.sentences = batch, sentences
+        self._word_ids = [tokenizer.encode_batch(paraphrases(Task("walk_to", color=color))) for color in COLORS]
+
+    def draw(self, rng: np.random.Generator, augment: bool = True) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """-> pixels, word ids, image index, tower target [B, 4, 3], language target [N, 3]."""
+        index = rng.integers(len(self.images), size=self.batch)
+        images, labels = self.images[index], self.labels[index].copy()
+        if augment:
+            flip = rng.random(self.batch) < 0.5
+            images = np.where(flip[:, None, None, None], mirror(images), images)
+            labels[flip, :, 2] *= -1.0
+            images = jitter(images, rng)
+        colors = np.argsort(rng.random((self.batch, len(COLORS))), axis=1)[:, : self.sentences]  # without repetition
+        words = np.stack([self._word_ids[c][rng.integers(len(self._word_ids[c]))] for c in colors.ravel()])
+        towers = box_target(labels)
+        image_index = torch.arange(self.batch).repeat_interleave(self.sentences)
+        return to_model(images, self.spec), torch.from_numpy(words), image_index, towers, towers[image_index, torch.from_numpy(colors.ravel())]
+
+    def __call__(self, rng: np.random.Generator) -> tuple[torch.Tensor, dict[str, float]]:
+        pixels, words, image_index, tower_target, language_target = self.draw(rng)
+        towers, language = self.model(pixels, words, image_index)
+        tower_loss, language_loss = box_loss(towers, tower_target), box_loss(language, language_target)
+        return tower_loss + language_loss, {"towers": float(tower_loss.detach()), "language": float(language_loss.detach())}
+
+    @torch.no_grad()
+    def evaluate(self, batches: int = 4, seed: int = 1) -> dict[str, float]:
+        """Errors on this step's own pictures without augmentation; hand it held-out ones."""
+        towers, tower_targets, language, language_targets = [], [], [], []
+        for i in range(batches):
+            pixels, words, image_index, tower_target, language_target = self.draw(np.random.default_rng((seed, i)), augment=False)
+            a, b = self.model(pixels, words, image_index)
+            towers.append(a)
+            language.append(b)
+            tower_targets.append(tower_target)
+            language_targets.append(language_target)
+        first = {f"towers_{key}": value for key, value in box_errors(torch.cat(towers), torch.cat(tower_targets)).items()}
+        second = {f"language_{key}": value for key, value in box_errors(torch.cat(language), torch.cat(language_targets)).items()}
+        return first | second

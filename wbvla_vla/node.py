@@ -1,0 +1,356 @@
+"""The 10 Hz node: VLA and decoder in one process, behind the ExecuteTask action.
+
+The executor thread only stores what arrives. A worker thread carries out one task at a time: it takes control of LMO, and then, for each policy image,
+newest wins, infers one decision, encodes all of its messages and only then publishes them, all with the stamp of the image. Without a task nothing
+is published, and the robot stands.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from rclpy.action import ActionServer, CancelResponse, GoalResponse
+from rclpy.serialization import deserialize_message
+from rclpy.task import Future
+from sensor_msgs.msg import Image, Imu, JointState
+from wbvla_msgs.action import ExecuteTask
+from wbvla_msgs.msg import SafetyState
+from wbvla_msgs.srv import TakeControl
+
+from wbvla_core.errors import ErrorCode, WbvlaError
+from wbvla_core.robot import RobotSpec, load_robot
+from wbvla_core.ros import codec
+from wbvla_core.ros.lifecycle import ManagedNode, Parameter, run_node
+from wbvla_core.ros.qos import action
+from wbvla_core.ros.tables import share_dir
+from wbvla_core.ros.timing import Timings
+from wbvla_core.task import STILL_S, Stillness, check_goal
+from wbvla_core.types import ArmChunk, Decision, LocoCommand, PolicyInput, RobotState
+
+SOURCE = "vla"
+SERVICE_TIMEOUT_S = 1.0
+IMAGE_SILENCE_S = 1.0  # LMO has been standing for long by then, and the control session is void
+CONTROL_SETTLE_S = 0.3  # after control was taken, how long an older safety state may still be on its way
+STATE_AGE_S = 0.1  # a robot state further than this from the image is no proprioception of that moment
+Result = ExecuteTask.Result
+
+
+class TaskEnd(Exception):
+    """A task is over: outcome, code and sentence of its result."""
+
+    def __init__(self, outcome: int, code: ErrorCode, message: str) -> None:
+        super().__init__(message)
+        self.outcome, self.code, self.message = outcome, code, message
+
+
+@dataclass
+class Task:
+    """One accepted goal on its way through the worker."""
+
+    handle: Any
+    instruction: str
+    timeout_s: float
+    duration_s: float
+    future: Future
+    accepted_s: float = field(default_factory=time.monotonic)
+    controlled_s: float = float("inf")  # monotonic time since which LMO follows us
+
+    @property
+    def elapsed_s(self) -> float:
+        return time.monotonic() - self.accepted_s
+
+
+class VlaNode(ManagedNode):
+    """See the module text."""
+
+    NAME = "vla"
+    PARAMETERS = {
+        "robot": Parameter("x2", "robot spec: a name of config/robots or the path of a YAML file"),
+        "policy": Parameter("checkpoint", "what decides: checkpoint, zero (stands still) or replay (a recorded command stream)"),
+        "checkpoint": Parameter("checkpoints/policy/tiny", "policy bundle: a checkpoint directory, relative to the share folder or absolute"),
+        "replay": Parameter("", "YAML file for policy = replay: a list of {t_s, forward, lateral, yaw, stance_height_m}"),
+        "threads": Parameter(1, "torch threads", 1, 64),
+    }
+
+    # -- configure -------------------------------------------------------------------------------------------------------------
+    def make_policy(self, robot: RobotSpec) -> Any:
+        """The policy that the parameters name; imports torch only where it is needed."""
+        s = self.settings
+        if s["policy"] == "checkpoint":
+            from wbvla_vla.policy import WholeBodyPolicy
+
+            return WholeBodyPolicy.load(share_dir() / s["checkpoint"], robot, threads=s["threads"])
+        from wbvla_vla.fakes import ReplayPolicy, ZeroPolicy
+
+        if s["policy"] == "zero":
+            return ZeroPolicy(robot)
+        if s["policy"] == "replay":
+            return ReplayPolicy(read_replay(Path(s["replay"]), robot))
+        raise ValueError(f"parameter policy must be checkpoint, zero or replay, got {s['policy']!r}")
+
+    def load(self) -> None:
+        self.robot = load_robot(self.settings["robot"])
+        self.policy = self.make_policy(self.robot)
+        self._checkpoint = getattr(getattr(self.policy, "manifest", None), "hash", "")
+        spec = getattr(self.policy, "image_spec", None)
+        self._image_size = spec.size if spec else None
+        self._latent_out, self._arms_out, self._loco_out = self.publisher("latent_action"), self.publisher("vla_arms"), self.publisher("vla_loco")
+        self._wake = threading.Condition()
+        self._image: tuple[float, np.ndarray] | None = None  # newest, not yet looked at
+        self._joints: deque[tuple[float, bytes]] = deque(maxlen=64)  # 0.3 s at 200 Hz
+        self._imu: deque[tuple[float, bytes]] = deque(maxlen=64)
+        self._safety: SafetyState | None = None
+        self._task: Task | None = None
+        self._worker: threading.Thread | None = None
+        self._skipped_images = self._decisions = 0
+        self._inference, self._image_age = Timings(300), Timings(300)
+        self.listen("policy_image", self._decode_image, self._on_image)
+        self.listen_raw("joint_states", lambda data: self._joints.append((codec.raw_stamp_s(data), data)))
+        self.listen_raw("imu", lambda data: self._imu.append((codec.raw_stamp_s(data), data)))
+        self.listen("safety_state", lambda msg: msg, self._on_safety)
+        self._take_control = self.client("take_control")
+        self._server = ActionServer(
+            self,
+            ExecuteTask,
+            action("execute_task").name,
+            execute_callback=self._execute,
+            goal_callback=lambda goal: GoalResponse.ACCEPT,  # a rejection carries no reason; a refused goal is aborted with one
+            cancel_callback=lambda handle: CancelResponse.ACCEPT,
+        )
+
+    def unload(self) -> None:
+        server = getattr(self, "_server", None)
+        if server is not None:
+            server.destroy()
+            self._server = None
+
+    def start(self) -> None:
+        self._stopping = False
+        self._worker = threading.Thread(target=self._work, name="worker", daemon=True)
+        self._worker.start()
+
+    def stop(self) -> None:
+        with self._wake:
+            self._stopping = True
+            self._wake.notify_all()
+        self._worker.join(2.0)
+
+    # -- executor thread: store what arrives -------------------------------------------------------------------------------------
+    def _decode_image(self, msg: Image) -> tuple[float, np.ndarray]:
+        return codec.stamp_s(msg.header.stamp), codec.image_from_msg(msg, width=self._image_size, height=self._image_size)
+
+    def _on_image(self, image: tuple[float, np.ndarray]) -> None:
+        with self._wake:
+            self._skipped_images += self._image is not None and self._task is not None
+            self._image = image
+            self._wake.notify_all()
+
+    def _on_safety(self, msg: SafetyState) -> None:
+        with self._wake:
+            self._safety = msg
+            self._wake.notify_all()
+
+    async def _execute(self, handle: Any) -> Result:
+        """Check the goal, hand it to the worker and wait for its end without holding the executor."""
+        goal = handle.request
+        try:
+            instruction = check_goal(goal.instruction, goal.timeout_s, goal.duration_s)
+            if hasattr(self.policy, "check_instruction"):
+                self.policy.check_instruction(instruction)
+            with self._wake:
+                if not self.active:
+                    raise WbvlaError("the VLA node is not active; activate it first", ErrorCode.TASK_FAULT)
+                if self._task is not None:
+                    raise WbvlaError(f'busy with "{self._task.instruction}"; cancel it or wait for its end', ErrorCode.TASK_BUSY)
+                task = self._task = Task(handle, instruction, goal.timeout_s, goal.duration_s, Future(executor=self.executor))
+                self._wake.notify_all()
+        except WbvlaError as error:
+            self.get_logger().warning(f"goal refused: {error} [{error.code.name} {int(error.code)}]")
+            handle.abort()
+            return Result(outcome=Result.REFUSED, code=int(error.code), message=str(error))
+        self.get_logger().info(f'task: "{instruction}"')
+        end: TaskEnd = await task.future
+        {Result.STILL: handle.succeed, Result.DURATION: handle.succeed, Result.CANCELED: handle.canceled}.get(end.outcome, handle.abort)()
+        self.get_logger().info(f"task ended after {task.elapsed_s:.1f} s: {end.message}")
+        return Result(outcome=end.outcome, code=int(end.code), message=end.message, elapsed_s=float(task.elapsed_s))
+
+    # -- worker thread -----------------------------------------------------------------------------------------------------------
+    def _work(self) -> None:
+        while True:
+            with self._wake:
+                self._wake.wait_for(lambda: self._task is not None or self._stopping)
+                if self._stopping:
+                    return
+                task = self._task
+            try:
+                self._carry_out(task)
+            except TaskEnd as reached:
+                end = reached
+            except Exception as error:  # a bug or a broken policy: the robot stands, the client hears of it, the node lives on
+                self._explain("task failed", error)
+                end = TaskEnd(Result.FAULT, ErrorCode.TASK_FAULT, f"{type(error).__name__}: {error}")
+            self._let_go(task)
+            with self._wake:
+                self._task = None
+            task.future.set_result(end)
+            self.executor.wake()
+
+    def _carry_out(self, task: Task) -> None:
+        """Take control, then decide on image after image. Leaves only by TaskEnd."""
+        self.policy.reset()
+        answer = self._ask_control(take=True)
+        if not answer.success:
+            raise TaskEnd(Result.FAULT, ErrorCode(answer.code), answer.message)
+        task.controlled_s = time.monotonic()
+        with self._wake:
+            self._image = None  # decide on what is seen from now on
+        stillness: Stillness | None = None
+        start_s, loco = 0.0, LocoCommand(stance_height_m=self.robot.default_stance_height_m)
+        while True:
+            stamp_s, image = self._next_image(task, loco)
+            state = self._state_near(stamp_s)
+            if state is None:
+                continue
+            begin_s = time.perf_counter()
+            decision = self.policy.infer(PolicyInput(stamp_s, image, task.instruction, state))
+            self._inference.add(time.perf_counter() - begin_s)
+            self._check_on(task)
+            self._send(decision)
+            loco = decision.loco
+            if stillness is None:
+                stillness, start_s = Stillness(stamp_s), stamp_s
+            still = stillness.note(decision)
+            self._feed_back(task, "acting" if np.any(loco.flags) else "settling", loco)
+            if task.duration_s > 0:
+                if stamp_s - start_s >= task.duration_s:
+                    raise TaskEnd(Result.DURATION, ErrorCode.NONE, f"{task.duration_s:g} s are over")
+            elif still:
+                raise TaskEnd(Result.STILL, ErrorCode.NONE, f"flags zero and arms quiet for {STILL_S:g} s")
+
+    def _next_image(self, task: Task, loco: LocoCommand) -> tuple[float, np.ndarray]:
+        """The newest image that was not yet looked at."""
+        since_s = time.monotonic()
+        while True:
+            with self._wake:
+                if self._wake.wait_for(lambda: self._image is not None or self._stopping, timeout=0.1) and self._image is not None:
+                    image, self._image = self._image, None
+                    return image
+            self._check_on(task)
+            silent_s = time.monotonic() - since_s
+            if silent_s > IMAGE_SILENCE_S:
+                raise TaskEnd(Result.FAULT, ErrorCode.IMAGE_STALE, f"no policy image for {IMAGE_SILENCE_S:g} s; do camera and perception run?")
+            self._feed_back(task, "waiting for image", loco)
+
+    def _check_on(self, task: Task) -> None:
+        """Raise TaskEnd where something outside ends the task."""
+        if self._stopping:
+            raise TaskEnd(Result.FAULT, ErrorCode.TASK_FAULT, "the VLA node was deactivated")
+        if task.handle.is_cancel_requested:
+            raise TaskEnd(Result.CANCELED, ErrorCode.TASK_CANCELED, "canceled by the client; the robot stands")
+        if task.elapsed_s >= task.timeout_s:
+            raise TaskEnd(Result.TIMEOUT, ErrorCode.TASK_TIMEOUT, f"not done after {task.timeout_s:g} s; the robot stands")
+        safety = self._safety
+        if safety is None:
+            return
+        if safety.state == SafetyState.DAMPING:
+            raise TaskEnd(Result.FAULT, ErrorCode(safety.code), f"the robot is damping: {safety.reason}")
+        if safety.source != SOURCE and time.monotonic() - task.controlled_s > CONTROL_SETTLE_S:
+            raise TaskEnd(Result.FAULT, ErrorCode.TASK_NOT_IN_CONTROL, f"control was lost to {safety.source or 'nobody'}: {safety.reason or 'preempted'}")
+
+    def _send(self, decision: Decision) -> None:
+        """Encode everything, then publish everything: a message that cannot be encoded must not leave half a decision behind."""
+        latent = codec.latent_msg(decision.latent, decision.stamp_s, self._checkpoint) if decision.latent else None
+        arms = codec.arms_msg(decision.arms, decision.stamp_s)
+        loco = codec.loco_msg(decision.loco, decision.stamp_s, self.robot.stance_height_range_m)
+        if latent is not None:
+            self._latent_out.publish(latent)
+        self._arms_out.publish(arms)
+        self._loco_out.publish(loco)
+        self._decisions += 1
+        if self._joints:
+            self._image_age.add(self._joints[-1][0] - decision.stamp_s)
+
+    def _let_go(self, task: Task) -> None:
+        """Give control back: LMO stands at once, and holds stance height and arms."""
+        if task.controlled_s < float("inf"):
+            try:
+                self._ask_control(take=False)
+            except TaskEnd as error:
+                self.get_logger().warning(f"control was not given back ({error.message}); LMO stands when it hears nothing more")
+
+    def _ask_control(self, *, take: bool) -> TakeControl.Response:
+        """Call LMO's take_control and wait for the answer; raises TaskEnd without one."""
+        if not self._take_control.service_is_ready():
+            raise TaskEnd(Result.FAULT, ErrorCode.TASK_NOT_IN_CONTROL, "LMO does not offer take_control; is it active?")
+        answered = threading.Event()
+        future = self._take_control.call_async(TakeControl.Request(source=SOURCE, take=take))
+        future.add_done_callback(lambda _: answered.set())
+        # while deactivating, the executor is busy with stop() and no answer can come
+        if self._stopping or not answered.wait(SERVICE_TIMEOUT_S):
+            raise TaskEnd(Result.FAULT, ErrorCode.TASK_NOT_IN_CONTROL, "LMO did not answer take_control")
+        return future.result()
+
+    def _feed_back(self, task: Task, phase: str, loco: LocoCommand) -> None:
+        feedback = ExecuteTask.Feedback(phase=phase, elapsed_s=float(task.elapsed_s), safety_state=self._safety.state if self._safety else SafetyState.STAND)
+        feedback.last_command = codec.loco_msg(loco, 0.0, self.robot.stance_height_range_m)
+        task.handle.publish_feedback(feedback)
+
+    def _state_near(self, stamp_s: float) -> RobotState | None:
+        """Proprioception nearest to the image; None (logged on the edge) where there is none or it is malformed."""
+        try:
+            joints, imu = (_nearest(samples, stamp_s, name) for samples, name in ((self._joints, "joint states"), (self._imu, "IMU")))
+            state = codec.robot_state(
+                codec.joint_state_from_msg(deserialize_message(joints, JointState), self.robot.joint_names), codec.imu_from_msg(deserialize_message(imu, Imu))
+            )
+        except ValueError as error:
+            self.refuse("robot state", error)
+            return None
+        self.edges.good("robot state")
+        return state
+
+    def health(self) -> tuple[dict[str, object], str]:
+        values: dict[str, object] = {"decisions": self._decisions, "skipped_images": self._skipped_images}
+        return values | self._inference.report("inference") | self._image_age.report("image_age"), ""
+
+
+def _nearest(samples: deque[tuple[float, bytes]], stamp_s: float, name: str) -> bytes:
+    """The sample whose stamp is nearest to ``stamp_s``; ValueError where none is near."""
+    newest_first = list(samples)
+    if not newest_first:
+        raise ValueError(f"no {name} yet")
+    at_s, data = min(newest_first, key=lambda sample: abs(sample[0] - stamp_s))
+    if abs(at_s - stamp_s) > STATE_AGE_S:
+        raise ValueError(f"{name} must lie within {STATE_AGE_S:g} s of the image, the nearest is {at_s - stamp_s:+.3f} s away")
+    return data
+
+
+def read_replay(path: Path, robot: RobotSpec) -> list[Decision]:
+    """A command stream for ReplayPolicy from YAML; the arms stay at the default pose. ValueError where the file is not one."""
+    rows = yaml.safe_load(path.read_text())
+    if not isinstance(rows, list) or not rows:
+        raise ValueError(f"{path} must be a list of {{t_s, forward, lateral, yaw, stance_height_m}}, got {type(rows).__name__}")
+    arms = ArmChunk(robot.names("upper_body"), robot.default_q[robot.indices("upper_body")][None], 0.1)
+    decisions = []
+    for row in rows:
+        try:
+            command = LocoCommand(**{"stance_height_m": robot.default_stance_height_m, **{key: value for key, value in row.items() if key != "t_s"}})
+            decisions.append(Decision(float(row["t_s"]), command.validate(robot.stance_height_range_m), arms))
+        except (TypeError, KeyError, AttributeError) as error:
+            raise ValueError(f"{path}: row {row} is not {{t_s, forward, lateral, yaw, stance_height_m}}: {error}") from error
+    return decisions
+
+
+def main(argv: list[str] | None = None) -> int:
+    return run_node(VlaNode, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
