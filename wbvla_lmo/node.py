@@ -243,7 +243,7 @@ class LmoNode(ManagedNode):
         changed = before is None or (before.rung, before.code, before.source) != (status.rung, status.code, status.source)
         if changed:
             text = f"{status.rung.name}{f' ({status.source})' if status.source else ''}{f': {status.reason}' if status.reason else ''}"
-            (self.get_logger().error if status.rung is SafetyRung.DAMPING else self.get_logger().info)(text)
+            self.say(text, error=status.rung is SafetyRung.DAMPING)
             if status.rung is SafetyRung.STAND:
                 self.controller.hold_arms()
         if changed or now_s - self._safety_said_s >= SAFETY_PERIOD_S:

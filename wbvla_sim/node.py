@@ -19,13 +19,13 @@ from importlib import resources
 import numpy as np
 from rosgraph_msgs.msg import Clock
 from std_msgs.msg import String
-from wbvla_msgs.msg import SafetyState, SimState
 
 from wbvla_core.errors import ErrorCode
 from wbvla_core.robot import load_robot
 from wbvla_core.ros import codec
 from wbvla_core.ros.lifecycle import ManagedNode, Parameter, run_node
 from wbvla_core.types import JointCommand, RobotState
+from wbvla_msgs.msg import SafetyState, SimState
 from wbvla_sim.driver import WATCHDOG_S, DriverState
 from wbvla_sim.model.build import SLOT_STEPS, TIMESTEP_S
 from wbvla_sim.scene import random_scene
@@ -185,8 +185,8 @@ class SimNode(ManagedNode):
         self._progress.append((wall_s, sim_s))
         while self._progress[0][0] < wall_s - 1.0 and len(self._progress) > 2:
             self._progress.popleft()
-        (wall_0, sim_0), span_s = self._progress[0], wall_s - self._progress[0][0]
-        self._factor = (sim_s - sim_0) / span_s if span_s > 0 else 1.0
+        wall_0, sim_0 = self._progress[0]
+        self._factor = (sim_s - sim_0) / (wall_s - wall_0) if wall_s > wall_0 else 1.0
         msg = SimState(seed=self.settings["seed"], scene=self.settings["scene"], sim_time_s=sim_s, real_time_factor=float(self._factor))
         msg.header.stamp, msg.header.frame_id = codec.stamp_msg((self._epoch_us + round(sim_s * 1e6)) / 1e6), "world"
         msg.qpos, msg.qvel = world.data.qpos, world.data.qvel
@@ -205,8 +205,7 @@ class SimNode(ManagedNode):
             return
         damping = driver.state is DriverState.DAMPING
         if said is None or said[0] is not driver.state:
-            log = self.get_logger().error if damping else self.get_logger().info
-            log(f"driver: {driver.state.value}{f': {driver.reason}; call the rearm service to leave' if damping else ''}")
+            self.say(f"driver: {driver.state.value}{f': {driver.reason}; call the rearm service to leave' if damping else ''}", error=damping)
         self._driver_said = (driver.state, now_s)
         msg = SafetyState(
             state=RUNGS[driver.state],

@@ -11,13 +11,13 @@ import time
 
 import mujoco
 import numpy as np
-from wbvla_msgs.msg import SimState
 
 from wbvla_core.errors import ErrorCode, StateError
 from wbvla_core.robot import load_robot
 from wbvla_core.ros import codec
 from wbvla_core.ros.lifecycle import ManagedNode, Parameter, run_node
 from wbvla_core.timeline import TickFollower
+from wbvla_msgs.msg import SimState
 from wbvla_sim.scene import random_scene
 from wbvla_sim.world import World, WorldOptions
 

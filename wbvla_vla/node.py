@@ -21,9 +21,6 @@ from rclpy.action import ActionServer, CancelResponse, GoalResponse
 from rclpy.serialization import deserialize_message
 from rclpy.task import Future
 from sensor_msgs.msg import Image, Imu, JointState
-from wbvla_msgs.action import ExecuteTask
-from wbvla_msgs.msg import SafetyState
-from wbvla_msgs.srv import TakeControl
 
 from wbvla_core.errors import ErrorCode, WbvlaError
 from wbvla_core.robot import RobotSpec, load_robot
@@ -34,6 +31,9 @@ from wbvla_core.ros.tables import share_dir
 from wbvla_core.ros.timing import Timings
 from wbvla_core.task import STILL_S, Stillness, check_goal
 from wbvla_core.types import ArmChunk, Decision, LocoCommand, PolicyInput, RobotState
+from wbvla_msgs.action import ExecuteTask
+from wbvla_msgs.msg import SafetyState
+from wbvla_msgs.srv import TakeControl
 
 SOURCE = "vla"
 SERVICE_TIMEOUT_S = 1.0

@@ -17,14 +17,14 @@ from builtin_interfaces.msg import Duration, Time
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from sensor_msgs.msg import CameraInfo, Image, Imu, JointState
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
-from wbvla_msgs.msg import JointCommand as JointCommandMsg
-from wbvla_msgs.msg import LatentAction as LatentActionMsg
-from wbvla_msgs.msg import LocoCommand as LocoCommandMsg
-from wbvla_msgs.msg import SafetyState as SafetyStateMsg
 
 from wbvla_core.errors import CommandError, ErrorCode, ImageError, StateError
 from wbvla_core.safety import SafetyStatus
 from wbvla_core.types import ArmChunk, JointCommand, LatentAction, LocoCommand, RobotState, gravity_from_quaternion
+from wbvla_msgs.msg import JointCommand as JointCommandMsg
+from wbvla_msgs.msg import LatentAction as LatentActionMsg
+from wbvla_msgs.msg import LocoCommand as LocoCommandMsg
+from wbvla_msgs.msg import SafetyState as SafetyStateMsg
 
 CHANNELS = {"rgb8": 3, "bgr8": 3, "mono8": 1}
 

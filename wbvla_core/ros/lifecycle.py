@@ -150,6 +150,13 @@ class ManagedNode(LifecycleNode):
         self._owned.append((self.destroy_subscription, made))
         return made
 
+    def say(self, text: str, *, error: bool = False) -> None:
+        """Log; rclpy wants one severity per line of code."""
+        if error:
+            self.get_logger().error(text)
+        else:
+            self.get_logger().info(text)
+
     def refuse(self, name: str, error: Exception) -> None:
         """Count a dropped message of topic ``name`` and log the edge."""
         self.dropped += 1
