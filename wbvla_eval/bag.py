@@ -3,9 +3,9 @@
 Works on any iterable of (topic, time of arrival in ns, message with the field names of the .msg files), so that it needs
 neither ROS nor a bag library itself.
 
-Clocks: arrivals are the recorder's wall clock; stamps are the robot's (or the simulator's). Plots run on simulated seconds
-since the goal was sent; arrivals are carried there through the (arrival, simulated time) pairs of the simulator's state.
-Latencies are differences of arrivals, or of an arrival and a stamp where both clocks are the same.
+Clocks: arrivals are the recorder's wall clock; stamps are the simulator's, which falls behind where it runs slower than real
+time. Plots run on simulated seconds since the goal was sent; arrivals are carried there, and stamps to the wall clock, through
+the simulator's states. Latencies are differences of wall times.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ import numpy as np
 from wbvla_core.robot import RobotSpec
 from wbvla_core.ros.tables import topic_table
 from wbvla_core.safety import SafetyRung
-from wbvla_eval.recording import Recording, SafetySample, Stream, empty_stream
+from wbvla_eval.recording import Frames, Recording, SafetySample, Stream, empty_stream
 from wbvla_eval.states import trace_from_states
 from wbvla_sim.scene import Scene, random_scene
 
-SAME_CLOCK_S = 5.0  # stamps this close to their arrivals are of the recorder's own clock
+IN_FLIGHT_NS = 500_000_000
 
 
 class BagError(ValueError):
@@ -47,10 +47,6 @@ class Messages:
 
     def __getitem__(self, key: str) -> list[tuple[int, Any]]:
         return self._by_key[key]
-
-    def arrivals(self, key: str) -> np.ndarray:
-        """[M] ns."""
-        return np.array([arrival for arrival, _ in self[key]], dtype=np.int64)
 
     def by_stamp(self, key: str) -> dict[int, int]:
         """stamp ns -> arrival ns."""
@@ -126,9 +122,7 @@ def decode(messages: Iterable[tuple[str, int, Any]], robot: RobotSpec, instructi
         tick_interval_s=_intervals(during("joint_command"), task_time),
         response_s=_response(bag, during("joint_command"), task_time),
         real_time_factor=Stream(time_s, np.array([float(m.real_time_factor) for _, m in states])),
-        frames_rendered=len(during("camera_image")),
-        frames_received=len(during("policy_image")),
-        frames_decided=len(during("vla_loco")),
+        frames=_frames(bag, goal_ns, end_ns),
         diagnostics=_diagnostics(bag["diagnostics"]),
     )
     return recording, scene
@@ -185,20 +179,35 @@ def _joints(messages: list[tuple[int, Any]], robot: RobotSpec, task_time: Any, s
 def _image_age(bag: Messages, decisions: list[tuple[int, Any]], task_time: Any) -> Stream:
     """Age of the image behind each decision when its LocoCommand arrived.
 
-    With stamps of the recorder's own clock: arrival - stamp. Otherwise (simulated clock): since the image arrived here.
+    The simulator's stamps fall behind the wall clock where it runs slower than real time, so a stamp is first carried to the
+    wall time at which the state of that stamp arrived; what is left is transport, rendering, perception and inference.
     """
-    images = bag.by_stamp("camera_image")
-    rows = []
-    for arrival, message in decisions:
-        stamp = _stamp_ns(message)
-        if abs(arrival - stamp) < SAME_CLOCK_S * 1e9:
-            rows.append((arrival, (arrival - stamp) * 1e-9))
-        elif stamp in images:
-            rows.append((arrival, (arrival - images[stamp]) * 1e-9))
-    if not rows:
+    states = sorted((_stamp_ns(m), arrival) for arrival, m in bag["sim_state"])
+    if not decisions or not states:
         return empty_stream()
-    arrivals, ages = zip(*rows, strict=True)
-    return Stream(task_time(np.array(arrivals)), np.array(ages))
+    origin = states[0][0]
+    stamps_s = np.array([(stamp - origin) * 1e-9 for stamp, _ in states])
+    arrivals_s = np.array([(arrival - origin) * 1e-9 for _, arrival in states])
+    arrivals = np.array([arrival for arrival, _ in decisions], dtype=np.int64)
+    made_s = np.interp([(_stamp_ns(m) - origin) * 1e-9 for _, m in decisions], stamps_s, arrivals_s)
+    return Stream(task_time(arrivals), (arrivals - origin) * 1e-9 - made_s)
+
+
+def _frames(bag: Messages, goal_ns: int, end_ns: int) -> Frames:
+    """Camera frames between goal and end by their stamps; the last half second is left out, its frames may still be on the way.
+
+    The recorder itself may miss best-effort images: whatever was decided on has been received, and whatever was received has
+    been rendered.
+    """
+
+    def stamps(key: str) -> set[int]:
+        return {_stamp_ns(m) for arrival, m in bag[key] if goal_ns <= arrival <= end_ns - IN_FLIGHT_NS}
+
+    late = {_stamp_ns(m) for key in ("policy_image", "vla_loco") for _, m in bag[key]}
+    rendered = stamps("camera_image")
+    decided = {_stamp_ns(m) for _, m in bag["vla_loco"]} & (rendered | stamps("vla_loco"))
+    received = (late & rendered) | stamps("policy_image") | decided
+    return Frames(len(rendered | received), len(received), len(decided))
 
 
 def _intervals(messages: list[tuple[int, Any]], task_time: Any) -> Stream:

@@ -51,6 +51,20 @@ class SafetySample:
 
 
 @dataclass(frozen=True)
+class Frames:
+    """Camera images that were rendered, that perception passed on, and that the VLA decided on."""
+
+    rendered: int = 0
+    received: int = 0
+    decided: int = 0
+
+    @property
+    def lost_share(self) -> float:
+        """Part that perception never saw, 0..1; 0 without images."""
+        return (self.rendered - self.received) / self.rendered if self.rendered else 0.0
+
+
+@dataclass(frozen=True)
 class Recording:
     """Decoded streams of one episode.
 
@@ -69,7 +83,7 @@ class Recording:
         tick_interval_s: between consecutive JointCommands, s, by arrival.
         response_s: per JointCommand, from the joint state's arrival to the command's, s (transport included).
         real_time_factor: simulated time per wall time.
-        frames_rendered, frames_received, frames_decided: camera images published, policy images made of them, decisions made of those.
+        frames: what became of the camera's images.
         diagnostics: node -> last values that it reported about itself.
     """
 
@@ -89,9 +103,7 @@ class Recording:
     tick_interval_s: Stream = field(default_factory=empty_stream)
     response_s: Stream = field(default_factory=empty_stream)
     real_time_factor: Stream = field(default_factory=empty_stream)
-    frames_rendered: int = 0
-    frames_received: int = 0
-    frames_decided: int = 0
+    frames: Frames = Frames()
     diagnostics: dict[str, dict[str, str]] = field(default_factory=dict)
 
     @property

@@ -98,6 +98,7 @@ def render_report(recording: Recording, task: Task, verdict: Verdict, provenance
             f"{number(float(row['judged']))} {row['unit']}",
             f"{'≤' if row['at_most'] else '≥'} {row['limit']:g} {row['unit']}",
             "yes" if row["ok"] else "no",
+            row["where"],
         )
         for row in timing_rows(recording)
     ]
@@ -106,7 +107,7 @@ def render_report(recording: Recording, task: Task, verdict: Verdict, provenance
     motion = motion_charts(recording, provenance.cruise, provenance.stance_range_m)
     reported = _table(("node", "key", "value"), diagnostics)
     commands = "\n".join(provenance.commands)
-    frames = f"{recording.frames_rendered} rendered, {recording.frames_received} through perception, {recording.frames_decided} decided on"
+    frames = f"{recording.frames.rendered} rendered, {recording.frames.received} through perception, {recording.frames.decided} decided on"
     sections = [
         f"<div class='cards'>{_cards(task, verdict, recording, criteria)}</div>",
         f"<div class='strip'>{strip}</div>" if strip else "",
@@ -114,7 +115,7 @@ def render_report(recording: Recording, task: Task, verdict: Verdict, provenance
         f"<h2>Decisions</h2>{code_chart(recording)}{safety_chart(recording)}",
         "<h2>Arms</h2><p class='note'>The four arm joints that moved most.</p><div class='grid2'>" + "".join(arm_charts(recording)) + "</div>",
         "<h2>Timing</h2>"
-        + _table(("what", "p50", "p99", "max", "judged", "limit", "kept"), timing)
+        + _table(("what", "p50", "p99", "max", "judged", "limit", "kept", "measured by"), timing)
         + f"<p class='note'>Camera frames: {html.escape(frames)}.</p><div class='grid2'>{''.join(timing_charts(recording))}</div>",
         "<h2>Where it comes from</h2>"
         + _table(("fact", "value"), provenance.facts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -22,28 +23,38 @@ class Target:
 
 IMAGE_AGE = Target("image to command, p99", 150.0, "ms")
 TICK = Target("LMO tick to tick, p99", 23.0, "ms")
+TICK_IN_NODE = Target("LMO tick to tick, own clock, p99", 23.0, "ms")
+COMPUTE = Target("LMO compute, p99", 2.0, "ms")
 RESPONSE = Target("state to joint command, p99", 20.0, "ms")  # ours: one tick; holds LMO's compute and the transport both ways
 REAL_TIME = Target("real-time factor, mean", 0.98, "", at_most=False)
 FRAMES_LOST = Target("camera frames lost", 1.0, "%")
 
 
-def timing_rows(recording: Recording) -> list[dict[str, float | str | bool]]:
-    """Measured times against their limits: {name, p50, p99, max, unit, limit, ok}; only what was measured."""
-    rows: list[dict[str, float | str | bool]] = []
+def timing_rows(recording: Recording) -> list[dict[str, Any]]:
+    """Measured times against their limits: {name, p50, p99, max, judged, unit, limit, at_most, ok, where}; only what was measured.
 
-    def add(target: Target, values: np.ndarray, scale: float, judged: str) -> None:
-        points = percentiles(values * scale)
+    Streams are measured in the recorder, over the episode; what LMO knows of itself comes from its diagnostics (the last half minute).
+    """
+    rows: list[dict[str, Any]] = []
+
+    def add(target: Target, judged: float, points: dict[str, float], where: str) -> None:
+        ok = judged <= target.limit if target.at_most else judged >= target.limit
+        row = {"name": target.name, **points, "judged": judged, "unit": target.unit, "limit": target.limit, "at_most": target.at_most}
+        rows.append(row | {"ok": bool(ok), "where": where})
+
+    for target, stream in ((IMAGE_AGE, recording.image_age_s), (TICK, recording.tick_interval_s), (RESPONSE, recording.response_s)):
+        points = percentiles(stream.values * 1e3)
         if points:
-            value = points[judged] if judged in points else float(np.mean(values) * scale)
-            ok = value <= target.limit if target.at_most else value >= target.limit
-            rows.append({"name": target.name, **points, "judged": value, "unit": target.unit, "limit": target.limit, "at_most": target.at_most, "ok": bool(ok)})
-
-    acting = recording.real_time_factor
-    add(IMAGE_AGE, recording.image_age_s.values, 1e3, "p99")
-    add(TICK, recording.tick_interval_s.values, 1e3, "p99")
-    add(RESPONSE, recording.response_s.values, 1e3, "p99")
-    add(REAL_TIME, acting.values[acting.time_s >= 0.0], 1.0, "mean")
-    if recording.frames_rendered:
-        lost = 100.0 * max(0, recording.frames_rendered - recording.frames_received) / recording.frames_rendered
-        rows.append({"name": FRAMES_LOST.name, "judged": lost, "unit": "%", "limit": FRAMES_LOST.limit, "at_most": True, "ok": lost <= FRAMES_LOST.limit})
+            add(target, points["p99"], points, "recorder")
+    own = recording.diagnostics.get("lmo", {})
+    for target, key in ((TICK_IN_NODE, "tick_interval"), (COMPUTE, "compute")):
+        if f"{key}_p99_ms" in own:
+            points = {name: float(own[f"{key}_{name}_ms"]) for name in ("p50", "p99", "max")}
+            add(target, points["p99"], points, "LMO itself")
+    factor = recording.real_time_factor
+    acting = factor.values[factor.time_s >= 0.0]
+    if len(acting):
+        add(REAL_TIME, float(np.mean(acting)), {}, "simulator")
+    if recording.frames.rendered:
+        add(FRAMES_LOST, 100.0 * recording.frames.lost_share, {}, "recorder")
     return rows

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from wbvla_core.safety import SafetyRung
-from wbvla_eval.recording import Recording, SafetySample, Stream
+from wbvla_eval.recording import Frames, Recording, SafetySample, Stream
 from wbvla_eval.report import Provenance, render_report, write_report
 from wbvla_eval.svg import Series, chart, nice_ticks, thin
 from wbvla_eval.tasks import judge
@@ -72,10 +72,8 @@ def invented_recording(seconds: float = 8.0, *, stop_x: float = 1.25, late_tick_
         tick_interval_s=Stream(t[1:], ticks),
         response_s=Stream(t, np.full(n, 0.004)),
         real_time_factor=Stream(t, np.full(n, 0.99)),
-        frames_rendered=k,
-        frames_received=k - 1,
-        frames_decided=k - 1,
-        diagnostics={"wbvla_lmo": {"compute_p99_ms": "0.9"}},
+        frames=Frames(k, k - 1, k - 1),
+        diagnostics={"lmo": {"compute_p50_ms": "0.5", "compute_p99_ms": "2.9", "compute_max_ms": "4", "ticks": "400"}},
     )
 
 
@@ -157,6 +155,8 @@ def test_timing_rows_judge_p99_against_the_limit():
     assert age["judged"] == pytest.approx(60.0) and age["ok"]
     tick = rows["LMO tick to tick, p99"]
     assert tick["ok"] and tick["max"] == pytest.approx(20.0)
+    compute = rows["LMO compute, p99"]
+    assert compute["judged"] == 2.9 and not compute["ok"] and compute["where"] == "LMO itself"
     lost = rows["camera frames lost"]
     assert lost["judged"] == pytest.approx(100.0 / 80.0) and not lost["ok"]  # one of 80 is more than 1 %
 

@@ -159,7 +159,8 @@ def test_a_bag_decodes_to_the_same_truth_as_the_log(walk):
     assert np.median(recording.image_age_s.values) == pytest.approx(0.06, abs=1e-3)
     assert np.median(recording.tick_interval_s.values) == pytest.approx(0.02, abs=1e-3)
     assert np.median(recording.response_s.values) == pytest.approx(0.003, abs=1e-3)
-    assert recording.frames_rendered - recording.frames_received == 1
+    assert recording.frames.rendered - recording.frames.received == 1  # frame 5 never came through perception
+    assert recording.frames.lost_share == pytest.approx(1 / recording.frames.rendered)
     assert recording.latent.values[0].tolist() == [1, 2, 3, 4] and recording.manipulation_tokens == 2
     assert not np.any(recording.trace.command[:2, :3])  # before LMO follows, nothing is carried out
     assert np.any(recording.trace.command[:, 0] == 1)
