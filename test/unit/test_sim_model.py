@@ -244,3 +244,18 @@ def test_urdf_is_one_tree_and_names_only_materials_that_it_defines(urdf):
     assert {m.get("name") for m in urdf.findall("link/visual/material")} <= materials
     children = [j.find("child").get("link") for j in urdf.findall("joint")]
     assert len(children) == len(set(children)) == len(urdf.findall("link")) - 1
+
+
+def test_an_independent_urdf_reader_finds_the_same_masses_and_joints(x2, mjcf):
+    """MuJoCo's own URDF importer; it merges the root link into the world, so the pelvis is missing from its sum."""
+    imported = mujoco.MjModel.from_xml_path(str(build.HERE / "x2.urdf"))
+    assert imported.njnt == x2.joint_count
+    assert imported.body_mass.sum() == pytest.approx(mjcf.body_mass.sum() - mjcf.body("pelvis").mass[0], rel=1e-6)
+
+
+def test_the_newer_release_stands_at_the_default_stance_too():
+    spec = load_robot("x2_v140")
+    model = mujoco.MjModel.from_xml_path(str(build.HERE / "x2_v140.xml"))
+    data = put(model, spec, spec.default_q, spec.default_stance_height_m)
+    assert data.site("left_foot").xpos[2] == pytest.approx(0.0, abs=1e-4)
+    assert model.body_mass.sum() == pytest.approx(44.901, abs=1e-3)
