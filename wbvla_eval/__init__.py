@@ -12,3 +12,5 @@ The robot never claims success; this room does, from simulator truth. Read in th
 
 Nothing imports this room but the command line and tests.
 """
+
+import wbvla_sim  # noqa: F401  (chooses the GL platform, which must happen before anything imports mujoco)
