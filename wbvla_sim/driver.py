@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from wbvla_core.damping import damping_gains
 from wbvla_core.robot import RobotSpec
 from wbvla_core.types import JointCommand
 
 WATCHDOG_S = 0.1  # DESIGN: the last rung is in the driver
-DAMPING_KD = 5.0  # prior work (public X2 deployers): Nm s/rad, capped by each joint's own kd where that is smaller
 
 
 class DriverState(enum.Enum):
@@ -49,7 +49,7 @@ class Driver:
         self.watchdog_s = watchdog_s
         zeros = np.zeros(spec.joint_count)
         self._hold = MotorLaw(spec.default_q, zeros, zeros, spec.kp, spec.kd)
-        self._damp = MotorLaw(spec.default_q, zeros, zeros, zeros, np.minimum(DAMPING_KD, spec.kd))
+        self._damp = MotorLaw(spec.default_q, zeros, zeros, zeros, damping_gains(spec))
         self.reset(0.0)
 
     def reset(self, now_s: float) -> None:

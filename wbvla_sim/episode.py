@@ -17,14 +17,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from wbvla_core.task import STILL_S, Stillness
 from wbvla_core.types import Decision, JointCommand, LocoCommand, PolicyInput, RobotState
 from wbvla_sim.world import World
 
 SCHEMA = 1
 TICKS_PER_DECISION = 5  # 50 Hz controller, 10 Hz policy
-STILL_S = 2.0  # design: flags zero and arms quiet for this long ends a task
-STILL_ARM_RAD = 0.03  # arm targets that move less than this per decision are quiet
-STILL_STANCE_M = 0.005
 
 
 class Policy(Protocol):
@@ -162,7 +160,7 @@ def run_episode(
     start_s = world.time_s
     record = _Recorder()
     pending: list[tuple[int, Decision]] = []
-    still_since_s, last = start_s, None
+    stillness, last = Stillness(start_s), None
     outcome, reason = Outcome.TIMEOUT, f"not done after {timeout_s:g} s"
     tick = 0
     while True:
@@ -174,9 +172,6 @@ def run_episode(
         if duration_s is not None and elapsed_s >= duration_s - 1e-9:
             outcome, reason = Outcome.DURATION, f"{duration_s:g} s are over"
             break
-        if duration_s is None and now_s - still_since_s >= STILL_S - 1e-9:
-            outcome, reason = Outcome.STILL, f"flags zero and arms quiet for {STILL_S:g} s"
-            break
         if elapsed_s >= timeout_s - 1e-9:
             break
         state = world.state()
@@ -184,8 +179,9 @@ def run_episode(
             image = observe(world.render("head"))
             decision = policy.infer(PolicyInput(now_s, image, instruction, state))
             decision.loco.validate(robot.stance_height_range_m)
-            if last is not None and not _quiet(last, decision):
-                still_since_s = now_s
+            if stillness.note(decision) and duration_s is None:
+                outcome, reason = Outcome.STILL, f"flags zero and arms quiet for {STILL_S:g} s"
+                break
             last = decision
             label = getattr(policy, "label", None) or decision
             codes = (*decision.latent.manipulation, *decision.latent.locomotion) if decision.latent else ()
@@ -221,12 +217,3 @@ def run_episode(
         "boxes": [{"color": b.color, "xyz": list(b.xyz), "half_extents": list(map(float, b.half_extents)), "yaw": b.yaw} for b in scene.boxes],
     }
     return EpisodeLog(instruction, outcome.value, reason, meta, **record.arrays())
-
-
-def _quiet(before: Decision, now: Decision) -> bool:
-    """Whether a decision asks for nothing: no flags, stance and arm targets as before."""
-    return (
-        not np.any(now.loco.flags)
-        and abs(now.loco.stance_height_m - before.loco.stance_height_m) < STILL_STANCE_M
-        and float(np.max(np.abs(now.arms.positions[-1] - before.arms.positions[-1]))) < STILL_ARM_RAD
-    )
