@@ -1,15 +1,18 @@
 """Truth computed from recorded states equals what the simulator itself says, and the same judge serves logs and bags."""
 
+import json
 import math
 from dataclasses import replace
 from types import SimpleNamespace
 
+import av
 import numpy as np
 import pytest
 
 from wbvla_core.robot import load_robot
 from wbvla_eval.bag import BagError, decode
 from wbvla_eval.episode_log import judge_log, recording_of, trace_of
+from wbvla_eval.produce import EpisodeFacts, produce
 from wbvla_eval.protocol import load_body, load_policy
 from wbvla_eval.states import trace_from_states
 from wbvla_eval.tasks import Failure
@@ -186,3 +189,36 @@ def test_recording_of_a_log_covers_the_whole_episode(walk):
     recording = recording_of(log, ROBOT, trace_of(log, ROBOT, scene))
     assert recording.end_s == pytest.approx(log.tick_time_s[-1] - log.meta["start_s"])
     assert recording.qpos.shape == log.tick_qpos.shape
+
+
+def test_a_bag_becomes_video_report_and_summary(walk, tmp_path):
+    task, scene, log, _ = walk
+    messages = bag_of(log, scene)
+    facts = EpisodeFacts(
+        instruction=log.instruction, task=task, goal_ns=int(WALL_S * 1e9) - 1, end_ns=messages[-1][1] + int(60e9), ended="still", message="flags zero",
+        elapsed_s=3.0, seed=SEED, robot=ROBOT.name, policy=None, lmo=None, store=tmp_path, commands=("wbvla demo",),
+    )  # fmt: skip
+    shares = []
+    summary, verdict = produce(tmp_path, messages, ROBOT, facts, progress=shares.append)
+    assert verdict.success and summary["success"] and shares[-1] == 1.0 and shares == sorted(shares)
+    assert json.loads((tmp_path / "summary.json").read_text()) == summary
+    assert {"video.mp4", "report.html", "summary.json"} <= set(summary["files"])
+    with av.open(str(tmp_path / "video.mp4")) as video:
+        seconds = float(video.streams.video[0].duration * video.streams.video[0].time_base)
+    assert seconds == pytest.approx(log.tick_time_s[-1] - log.meta["start_s"] + 1.5, abs=0.2)
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("data:image/jpeg") == 4 and "Reached" in page
+
+
+def test_damping_during_the_episode_is_a_fall_even_if_the_pelvis_is_in_place(walk, tmp_path):
+    task, scene, log, _ = walk
+    messages = bag_of(log, scene)
+    damping = SimpleNamespace(header=header(0.0), state=2, code=507, reason="no JointCommand for 0.1 s", source="lmo")
+    messages.append(("/wbvla/robot/driver_state", int((WALL_S + 2.0) * 1e9), damping))
+    facts = EpisodeFacts(
+        instruction=log.instruction, task=task, goal_ns=int(WALL_S * 1e9) - 1, end_ns=int((WALL_S + 60.0) * 1e9), ended="fault", message="damping",
+        elapsed_s=3.0, seed=SEED, robot=ROBOT.name, policy=None, lmo=None, store=tmp_path,
+    )  # fmt: skip
+    summary, verdict = produce(tmp_path, messages, ROBOT, facts, video=False)
+    assert verdict.failure is Failure.FALL and "no JointCommand" in summary["reason"]
+    assert "video.mp4" not in summary["files"]

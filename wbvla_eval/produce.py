@@ -1,0 +1,120 @@
+"""From a recorded bag to everything that a person opens: verdict, video, report, summary. Offline: only the bag is trusted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from wbvla_core.checkpoint import load_manifest, write_json
+from wbvla_core.robot import RobotSpec
+from wbvla_core.safety import SafetyRung
+from wbvla_eval.bag import decode
+from wbvla_eval.episode_log import STANCE_TARGET_M
+from wbvla_eval.episode_video import render_video
+from wbvla_eval.provenance import cruise_of, lineage, versions
+from wbvla_eval.recording import Recording
+from wbvla_eval.report import Provenance, write_report
+from wbvla_eval.tasks import Criteria, Verdict, judge
+from wbvla_eval.timing import timing_rows
+from wbvla_sim.instructions import Task
+
+VIDEO, REPORT, SUMMARY, BAG = "video.mp4", "report.html", "summary.json", "episode.mcap"
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class EpisodeFacts:
+    """What the bag does not say.
+
+    Attributes:
+        instruction: the sentence of the goal; task: what it means.
+        goal_ns, end_ns: wall time when the goal was sent and when the recording of its end was over.
+        ended: outcome that the robot reported ("still", "timeout", ...), message: its sentence; elapsed_s: its own clock.
+        seed: of the scene.
+        policy, lmo: checkpoint directories; store: the directory that holds all checkpoints.
+        commands: shell lines that repeat it.
+    """
+
+    instruction: str
+    task: Task
+    goal_ns: int
+    end_ns: int
+    ended: str
+    message: str
+    elapsed_s: float
+    seed: int
+    robot: str
+    policy: Path | None
+    lmo: Path | None
+    store: Path
+    commands: Sequence[str] = field(default_factory=tuple)
+
+
+def judge_recording(facts: EpisodeFacts, recording: Recording) -> Verdict:
+    """The verdict on a recorded episode; a driver or LMO in damping at any time is a fall."""
+    damped = [s for s in (*recording.driver, *recording.safety) if s.rung is SafetyRung.DAMPING and 0.0 <= s.time_s <= recording.end_s]
+    fault = f"damping ({damped[0].reason})" if damped else ""
+    return judge(facts.task, recording.trace, stance_target_m=STANCE_TARGET_M.get(facts.task.kind), fault=fault)
+
+
+def produce(
+    directory: Path,
+    messages: Iterable[tuple[str, int, Any]],
+    robot: RobotSpec,
+    facts: EpisodeFacts,
+    *,
+    video: bool = True,
+    progress: Callable[[float], None] | None = None,
+) -> tuple[dict[str, Any], Verdict]:
+    """Write ``video.mp4``, ``report.html`` and ``summary.json`` into ``directory``; returns the summary and the verdict.
+
+    Raises:
+        BagError: the bag cannot be judged.
+    """
+    recording, scene = decode(messages, robot, facts.instruction, goal_ns=facts.goal_ns, end_ns=facts.end_ns)
+    criteria = Criteria()
+    verdict = judge_recording(facts, recording)
+    frames = render_video(directory / VIDEO, robot, scene, recording, facts.task, verdict, criteria, progress=progress) if video else []
+    roots = [(role, path) for role, path in (("policy", facts.policy), ("lmo", facts.lmo)) if path is not None]
+    checkpoints = lineage(roots, facts.store)
+    fact_rows = [
+        ("scene", f"{scene.kind}, seed {scene.seed}; boxes {', '.join(box.color for box in scene.boxes)}; {len(scene.distractors)} distractors"),
+        ("robot", f"{robot.name} {robot.version}"),
+        ("ended by the robot", f"{facts.ended}: {facts.message} ({facts.elapsed_s:.1f} s)"),
+    ]
+    provenance = Provenance(
+        facts=fact_rows,
+        versions=versions(),
+        checkpoints=checkpoints,
+        commands=facts.commands,
+        cruise=cruise_of(load_manifest(facts.lmo, verify_files=False)) if facts.lmo else None,
+        stance_range_m=robot.stance_height_range_m,
+        frames=frames,
+    )
+    write_report(directory / REPORT, recording, facts.task, verdict, provenance, criteria)
+    summary = {
+        "schema": SCHEMA,
+        "instruction": facts.instruction,
+        "task": asdict(facts.task),
+        "seed": facts.seed,
+        "robot": {"name": robot.name, "version": robot.version},
+        "success": verdict.success,
+        "failure": verdict.failure.value if verdict.failure else None,
+        "reason": verdict.reason,
+        "measures": {name: float(value) for name, value in verdict.measures.items()},
+        "ended": {"outcome": facts.ended, "message": facts.message, "elapsed_s": facts.elapsed_s},
+        "goal_ns": facts.goal_ns,
+        "end_ns": facts.end_ns,
+        "timing": timing_rows(recording),
+        "frames": asdict(recording.frames),
+        "diagnostics": recording.diagnostics,
+        "criteria": asdict(criteria),
+        "checkpoints": checkpoints,
+        "versions": dict(provenance.versions),
+        "commands": list(facts.commands),
+        "files": [name for name in (VIDEO, BAG, REPORT, SUMMARY) if name == SUMMARY or (directory / name).exists()],
+    }
+    write_json(directory / SUMMARY, summary)
+    return summary, verdict
