@@ -1,0 +1,137 @@
+"""The collapse rule, probes on made-up codes, and what a checkpoint and a label cache refuse."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from wbvla_core.errors import CheckpointError
+from wbvla_train.data.camera import CameraView
+from wbvla_train.lam.config import ModelConfig, preset
+from wbvla_train.lam.export import MAX_BYTES, WEIGHTS_FILE, export, load_lam
+from wbvla_train.lam.geometry import lens_from_view
+from wbvla_train.lam.health import CollapseError, CollapseMonitor, Health
+from wbvla_train.lam.label import label_frames, read_labels, write_labels
+from wbvla_train.lam.model import LatentActionModel, pixels
+from wbvla_train.lam.probe import flag_scores, one_hot, r_squared
+
+VIEW = CameraView(58.0, 4 / 3, 40.0)
+
+
+def _health(rrg=0.4, shuffled=-0.2, perplexity=12.0) -> Health:
+    return Health(512, rrg, shuffled, 0.2, (perplexity,) * 4, (0,) * 4, 0.9, 0.9, (0.5,) * 4)
+
+
+def _export(directory, seed=0, name="loco", model_config=None):
+    torch.manual_seed(seed)
+    model = LatentActionModel(model_config or preset("debug", "loco").model)
+    export(model, name, 0.5, VIEW, directory, {"seed": seed}, {})
+    return model
+
+
+def test_a_collapsed_run_is_stopped_and_the_message_says_what_to_do():
+    monitor = CollapseMonitor(not_before=1000, patience=3)
+    collapsed = _health(rrg=0.19, shuffled=0.19, perplexity=1.1)  # looks like a healthy 0.19
+    monitor.check(1000, collapsed)
+    monitor.check(1250, collapsed)
+    with pytest.raises(CollapseError, match=r"step 1500.*1\.10.*shuffled.*lr"):
+        monitor.check(1500, collapsed)
+
+
+def test_early_collapse_is_not_counted_before_step_1000():
+    monitor = CollapseMonitor(not_before=1000, patience=1)
+    for step in range(0, 1000, 50):
+        monitor.check(step, _health(rrg=0.0, shuffled=0.0, perplexity=1.0))
+    assert monitor.bad_checks == 0
+    with pytest.raises(CollapseError):
+        monitor.check(1000, _health(rrg=0.0, shuffled=0.0, perplexity=1.0))
+
+
+def test_a_run_that_recovers_goes_on():
+    monitor = CollapseMonitor(not_before=1000, patience=2)
+    for step, perplexity in ((1000, 1.0), (1250, 9.0), (1500, 1.0), (1750, 9.0)):
+        monitor.check(step, _health(perplexity=perplexity))
+
+
+def test_many_codes_that_say_nothing_are_a_collapse_too():
+    with pytest.raises(CollapseError, match="shuffled"):
+        CollapseMonitor(1000, 1).check(1000, _health(rrg=0.30, shuffled=0.295, perplexity=14.0))
+
+
+def test_the_probe_reads_flags_that_are_in_the_codes_and_not_those_that_are_not():
+    rng = np.random.default_rng(0)
+    codes = rng.integers(0, 16, (4000, 4))
+    flags = codes[:, 2] % 3 - 1
+    x = one_hot(codes, 16)
+    read = flag_scores(x[:2000], flags[:2000], x[2000:], flags[2000:])
+    assert read["balanced"] > 0.999 and read["majority"] < 0.45
+    unrelated = flag_scores(x[:2000], rng.integers(-1, 2, 2000), x[2000:], rng.integers(-1, 2, 2000))
+    assert unrelated["balanced"] < 0.42  # chance is 1/3
+    height = 0.01 * codes[:, 0] + 0.02 * codes[:, 1]
+    assert r_squared(x[:2000], height[:2000], x[2000:], height[2000:]) > 0.99
+    assert r_squared(x[:2000], rng.normal(size=2000), x[2000:], rng.normal(size=2000)) < 0.05
+
+
+def test_a_checkpoint_survives_half_precision_and_is_small(tmp_path):
+    model = _export(tmp_path / "loco", model_config=ModelConfig())
+    assert (tmp_path / "loco" / WEIGHTS_FILE).stat().st_size <= MAX_BYTES
+    lam = load_lam(tmp_path / "loco")
+    assert lam.gap_s == 0.5 and lam.view == VIEW and not lam.model.training
+    for key, value in model.state_dict().items():
+        assert torch.equal(lam.model.state_dict()[key], value.half().float()), key
+    again = load_lam(tmp_path / "loco")
+    assert again.manifest.hash == lam.manifest.hash
+    first, later = torch.rand(8, 3, 48, 48), torch.rand(8, 3, 48, 48)
+    lens = lens_from_view(torch.from_numpy(VIEW.as_array())[None]).expand(8, -1)
+    assert torch.equal(lam.model.encode(first, later, lens), again.model.encode(first, later, lens))
+
+
+def test_a_truncated_checkpoint_is_refused(tmp_path):
+    _export(tmp_path / "loco")
+    weights = tmp_path / "loco" / WEIGHTS_FILE
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match="does not match its manifest"):
+        load_lam(tmp_path / "loco")
+
+
+def test_a_label_says_what_happens_until_the_frame_one_gap_later(tmp_path):
+    _export(tmp_path / "loco")
+    lam = load_lam(tmp_path / "loco")
+    frames = np.random.default_rng(0).integers(0, 256, (12, 64, 64, 3), dtype=np.uint8)
+    codes, valid = label_frames(lam, frames, np.arange(12) * 0.1)
+    assert codes.shape == (12, 4) and codes.dtype == np.uint8 and codes.max() < 16
+    assert valid.tolist() == [True] * 7 + [False] * 5 and not codes[7:].any()
+    from wbvla_train.data.clips import area_resize
+
+    small = pixels(torch.from_numpy(area_resize(frames, lam.model.config.image_size)))
+    lens = lens_from_view(torch.from_numpy(VIEW.as_array())[None])
+    assert lam.model.encode(small[3:4], small[8:9], lens)[0].tolist() == codes[3].tolist()
+
+
+def test_labels_do_not_depend_on_the_frame_rate(tmp_path):
+    _export(tmp_path / "loco")
+    lam = load_lam(tmp_path / "loco")
+    fast = np.random.default_rng(0).integers(0, 256, (46, 32, 32, 3), dtype=np.uint8)
+    codes_30, valid_30 = label_frames(lam, fast, np.arange(46) / 30)
+    codes_10, valid_10 = label_frames(lam, fast[::3], np.arange(16) / 10)
+    assert valid_10[:10].all() and valid_30[:30:3].all()
+    assert np.array_equal(codes_30[:30:3], codes_10[:10])
+
+
+def test_stamps_of_another_count_than_frames_are_refused(tmp_path):
+    _export(tmp_path / "loco")
+    with pytest.raises(ValueError, match="one stamp per frame"):
+        label_frames(load_lam(tmp_path / "loco"), np.zeros((3, 32, 32, 3), np.uint8), np.arange(4))
+
+
+def test_cached_labels_of_another_lam_are_refused_and_both_are_named(tmp_path):
+    _export(tmp_path / "a", seed=0)
+    _export(tmp_path / "b", seed=1)
+    a, b = load_lam(tmp_path / "a"), load_lam(tmp_path / "b")
+    codes, valid = np.zeros((5, 4), np.uint8), np.ones(5, bool)
+    write_labels(tmp_path / "labels_loco.npz", a, codes, valid)
+    assert np.array_equal(read_labels(tmp_path / "labels_loco.npz", a)[0], codes)
+    with pytest.raises(CheckpointError) as refusal:
+        read_labels(tmp_path / "labels_loco.npz", b)
+    assert a.manifest.hash[:12] in str(refusal.value) and b.manifest.hash[:12] in str(refusal.value)
