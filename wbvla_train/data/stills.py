@@ -21,7 +21,7 @@ from wbvla_sim.scene import COLORS, Box, random_scene
 from wbvla_sim.world import World
 from wbvla_train.data.shards import write_shards
 
-SEED_BASE = 1_000_000  # scenes of stills: [1 000 000, 2 000 000); demonstrations and evaluation draw elsewhere
+SEED_BASE = 500_000  # training scenes lie below 1 000 000: demonstrations in the lower half, stills in the upper; evaluation draws above
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def make_shard(config: StillsConfig, number: int) -> dict[str, np.ndarray]:
     robot = load_robot(config.robot)
     spec, tangent = image_spec(robot), camera_tangents(robot)
     images, labels = [], []
-    first = SEED_BASE + config.seed * 100_000 + number * config.scenes_per_shard
+    first = SEED_BASE + config.seed * 50_000 + number * config.scenes_per_shard
     for scene_seed in range(first, first + config.scenes_per_shard):
         rng = np.random.default_rng((scene_seed, 7))
         scene = random_scene(scene_seed, robot=robot)

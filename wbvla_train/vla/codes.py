@@ -121,6 +121,8 @@ class CodesStep:
     @torch.no_grad()
     def evaluate(self, count: int = 1024) -> dict[str, float]:
         """Accuracy per kind, beside the majority code's (the floor of any claim)."""
+        if not len(self.index):
+            return {}  # nothing was held out with a label: nothing is claimed
         rows = self.index[np.random.default_rng(1).permutation(len(self.index))[:count]]
         right = []
         for part in np.array_split(rows, max(1, len(rows) // 128)):
@@ -144,6 +146,8 @@ def train_codes(config: VlaTrainConfig, model: PrismaticVla, tokenizer: Instruct
         log(f"no {grounded}: stage 1 starts from random weights")
     data, held_out = load_codes(config, tokenizer, log)
     train_index, check_index = data.index[~held_out[data.index]], data.index[held_out[data.index]]
+    if not len(train_index):
+        raise ValueError(f"no frame of {c.demos} carries a code label: episodes are shorter than the LAMs' gap, or all are disturbed; record longer ones")
     grounding = None
     module: torch.nn.Module = model
     if c.grounding_weight > 0:

@@ -15,7 +15,7 @@ class GroundingConfig:
 
     Attributes:
         data: made by ``python -m wbvla_train.data.stills``; missing pictures are rendered before training.
-        scenes: rooms to render, ten pictures each.
+        scenes: rooms to render, ten pictures each; 0 = take what is there.
         batch, sentences: pictures per step, sentences per picture.
     """
 

@@ -73,18 +73,15 @@ def box_loss(answer: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
 
 def box_errors(answer: torch.Tensor, target: torch.Tensor) -> dict[str, float]:
-    """Median bearing (deg) and distance (relative) errors of visible boxes, and the share of right visible/not answers."""
+    """Share of right visible/not answers, and median bearing (deg) and log-distance errors of visible boxes, as far as there are any."""
     answer = answer.detach().float()
     visible = target[..., 0] > 0.5
-    bearing = (answer[..., 1] - target[..., 1])[visible].abs() / BEARING_SCALE
-    distance = (answer[..., 2] - target[..., 2])[visible].abs() / DISTANCE_SCALE
-    right = ((answer[..., 0] > 0) == visible).float().mean()
-    nan = torch.tensor(float("nan"))
-    return {
-        "visible_accuracy": float(right),
-        "bearing_deg": float(torch.rad2deg(bearing.median() if len(bearing) else nan)),
-        "distance_log": float(distance.median() if len(distance) else nan),
-    }
+    errors = {"visible_accuracy": float(((answer[..., 0] > 0) == visible).float().mean())} if len(answer) else {}
+    if visible.any():
+        bearing = (answer[..., 1] - target[..., 1])[visible].abs() / BEARING_SCALE
+        distance = (answer[..., 2] - target[..., 2])[visible].abs() / DISTANCE_SCALE
+        errors |= {"bearing_deg": float(torch.rad2deg(bearing.median())), "distance_log": float(distance.median())}
+    return errors
 
 
 class GroundingStep:

@@ -41,7 +41,8 @@ def build_model(size: str, seed: int = 0) -> tuple[PrismaticVla, InstructionToke
 def load_stills(config: VlaTrainConfig, log=print) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Pictures and labels, (training, held out); renders what is missing."""
     g = config.grounding
-    stills.make(stills.StillsConfig(output=g.data, robot=config.robot, scenes=g.scenes), log)
+    if g.scenes:
+        stills.make(stills.StillsConfig(output=g.data, robot=config.robot, scenes=g.scenes), log)
     data = read_shards(g.data)
     cut = int(len(data["images"]) * (1 - HELD_OUT)) - 1
     return {key: value[:cut] for key, value in data.items()}, {key: value[cut:] for key, value in data.items()}

@@ -1,0 +1,185 @@
+"""The VLA's chain in its debug sizes: stills, demonstrations, both stages, decoder, policy bundle, and one decision from it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from wbvla_core.errors import CheckpointError, ImageError, InstructionError
+from wbvla_core.robot import load_robot
+from wbvla_core.types import PolicyInput, RobotState
+from wbvla_sim.instructions import TASKS
+from wbvla_train.data import demos, stills
+from wbvla_train.data.camera import robot_view
+from wbvla_train.decoder import train as decoder_train
+from wbvla_train.decoder.config import PRESETS as DECODER_PRESETS
+from wbvla_train.lam.config import ModelConfig
+from wbvla_train.lam.export import export as export_lam
+from wbvla_train.lam.model import LatentActionModel
+from wbvla_train.vla import train as vla_train
+from wbvla_train.vla.config import PRESETS as VLA_PRESETS
+from wbvla_train.vla.config import CodesConfig, GroundingConfig, VlaTrainConfig
+from wbvla_vla.policy import WholeBodyPolicy
+
+
+def quiet(_: str) -> None:
+    pass
+
+
+def write_lam(directory: Path, name: str, seed: int) -> None:
+    torch.manual_seed(seed)
+    model = LatentActionModel(ModelConfig(image_size=32, stem_width=16, width=16, heads=2, decoder_width=8, rigid=name == "loco"))
+    export_lam(model, name, 0.5, robot_view(load_robot("x2")), directory, {}, {})
+
+
+@dataclasses.dataclass
+class Chain:
+    root: Path
+    vla: VlaTrainConfig
+    decoder: decoder_train.DecoderTrainConfig
+
+    @property
+    def policy(self) -> Path:
+        return self.decoder.output
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
+    root = tmp_path_factory.mktemp("chain")
+    checkpoints = root / "checkpoints"
+    write_lam(checkpoints / "lam" / "mani", "mani", 0)
+    write_lam(checkpoints / "lam" / "loco", "loco", 1)
+    stills.make(stills.StillsConfig(output=root / "stills", scenes=4, per_scene=4, scenes_per_shard=4), quiet)
+    recording = demos.DemosConfig(output=root / "demos", world="kinematic", episodes=4, episodes_per_shard=2, timeout_s=1.6, duration_s=(1.2, 1.6), seed=3)
+    demos.make(recording, quiet)
+    debug = VLA_PRESETS["debug"][1]
+    lams = {"lam_mani": checkpoints / "lam" / "mani", "lam_loco": checkpoints / "lam" / "loco"}
+    grounding = dataclasses.replace(debug.grounding, data=root / "stills", scenes=0)
+    codes = dataclasses.replace(debug.codes, demos=root / "demos", **lams)
+    vla = dataclasses.replace(debug, grounding=grounding, codes=codes, run_dir=root / "run_vla", output=checkpoints / "vla" / "debug")
+    vla_train.train(vla, quiet)
+    decoder = dataclasses.replace(
+        DECODER_PRESETS["debug"][1], vla=vla.output, demos=(root / "demos",), run_dir=root / "run_decoder", output=checkpoints / "policy" / "debug", **lams
+    )
+    decoder_train.train(decoder, quiet)
+    return Chain(root, vla, decoder)
+
+
+def policy_input(instruction: str = "walk to the red box", stamp_s: float = 1.5) -> PolicyInput:
+    robot = load_robot("x2")
+    zeros = np.zeros(robot.joint_count)
+    state = RobotState(stamp_s, robot.default_q.copy(), zeros, np.zeros(3), np.array((0.0, 0.0, -1.0)))
+    return PolicyInput(stamp_s, np.full((96, 96, 3), 127, np.uint8), instruction, state)
+
+
+def test_the_chain_ends_in_a_policy_whose_decisions_are_inside_the_limits(chain: Chain) -> None:
+    robot = load_robot("x2")
+    policy = WholeBodyPolicy.load(chain.policy, robot)
+    decision = policy.infer(policy_input())
+    assert decision.stamp_s == 1.5
+    decision.loco.validate(robot.stance_height_range_m)
+    decision.arms.validate(robot.names("upper_body"))
+    index = robot.indices("upper_body")
+    assert np.all(decision.arms.positions >= robot.lower[index]) and np.all(decision.arms.positions <= robot.upper[index])
+    assert len(decision.latent.manipulation) == len(decision.latent.locomotion) == 4
+    assert set(decision.timing_s) >= {"vla", "decoder", "total"}
+
+
+def test_one_observation_gives_one_decision_however_often_it_is_asked(chain: Chain) -> None:
+    robot = load_robot("x2")
+    first, second = (WholeBodyPolicy.load(chain.policy, robot).infer(policy_input()) for _ in range(2))
+    np.testing.assert_array_equal(first.arms.positions, second.arms.positions)
+    assert first.loco == second.loco and first.latent == second.latent
+
+
+def test_sentences_that_cannot_be_followed_are_refused(chain: Chain) -> None:
+    policy = WholeBodyPolicy.load(chain.policy, load_robot("x2"))
+    for sentence, code in (("", "INSTRUCTION_EMPTY"), ("walk to the orange box", "INSTRUCTION_UNKNOWN_WORDS"), ("walk " * 30, "INSTRUCTION_TOO_LONG")):
+        with pytest.raises(InstructionError) as refusal:
+            policy.infer(policy_input(sentence))
+        assert refusal.value.code.name == code
+
+
+def test_an_image_of_another_size_is_refused(chain: Chain) -> None:
+    policy = WholeBodyPolicy.load(chain.policy, load_robot("x2"))
+    with pytest.raises(ImageError, match="96x96"):
+        policy.infer(dataclasses.replace(policy_input(), image=np.zeros((64, 64, 3), np.uint8)))
+
+
+def test_a_policy_is_refused_on_another_vla(chain: Chain) -> None:
+    other = dataclasses.replace(chain.vla, stage="codes", run_dir=chain.root / "run_other", output=chain.root / "other" / "vla" / "debug")
+    vla_train.train(other, quiet)  # no grounding stage in that folder: other weights
+    with pytest.raises(CheckpointError, match="was built on a vla with hash"):
+        WholeBodyPolicy.load(chain.policy, load_robot("x2"), other.output)
+
+
+def test_a_vla_is_refused_beside_another_lam(chain: Chain, tmp_path: Path) -> None:
+    import shutil
+
+    shutil.copytree(chain.root / "checkpoints", tmp_path / "checkpoints")
+    shutil.rmtree(tmp_path / "checkpoints" / "lam" / "loco")
+    write_lam(tmp_path / "checkpoints" / "lam" / "loco", "loco", 99)
+    with pytest.raises(CheckpointError, match="lam_loco"):
+        WholeBodyPolicy.load(tmp_path / "checkpoints" / "policy" / "debug", load_robot("x2"))
+
+
+def test_a_truncated_weights_file_is_refused(chain: Chain, tmp_path: Path) -> None:
+    import shutil
+
+    shutil.copytree(chain.root / "checkpoints", tmp_path / "checkpoints")
+    weights = tmp_path / "checkpoints" / "vla" / "debug" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match="truncated"):
+        WholeBodyPolicy.load(tmp_path / "checkpoints" / "policy" / "debug", load_robot("x2"))
+
+
+def test_a_killed_decoder_training_goes_on_with_the_same_losses(chain: Chain) -> None:
+    config = dataclasses.replace(chain.decoder, loop=dataclasses.replace(chain.decoder.loop, steps=6))
+
+    def losses(run_dir: str, stop: int | None) -> list[float]:
+        loop, *_ = decoder_train.build(dataclasses.replace(config, run_dir=chain.root / run_dir), quiet)
+        loop.resume()
+        values = []
+        while loop.step < (stop or config.loop.steps):
+            values.append(loop.train_step())
+        loop.save()
+        return values
+
+    unbroken = losses("unbroken", None)
+    assert losses("broken", 3) + losses("broken", None) == unbroken
+
+
+def test_counterfactual_labels_name_every_box_and_the_recorded_task(chain: Chain) -> None:
+    from wbvla_train.data.shards import read_shards
+
+    data = read_shards(chain.root / "demos")
+    valid = data["valid"]
+    assert valid.shape[1] == len(TASKS)
+    assert valid[np.arange(len(valid)), data["task"]].all()
+    turn_left = [task.instruction for task in TASKS].index("turn left")
+    assert (data["flags"][:, turn_left] == (0, 0, 1)).all()
+    assert json.loads((chain.root / "demos" / "dataset.json").read_text())["settings"]["kind"] == "demos"
+
+
+def test_an_interrupted_recording_is_continued_with_the_same_data(chain: Chain, tmp_path: Path) -> None:
+    config = demos.DemosConfig(output=tmp_path, world="kinematic", episodes=2, episodes_per_shard=1, timeout_s=0.5, duration_s=(0.4, 0.5), seed=3)
+    demos.make(config, quiet)
+    with np.load(tmp_path / "shard_00001.npz") as shard:
+        before = {key: shard[key] for key in shard.files}
+    (tmp_path / "shard_00001.npz").unlink()
+    assert demos.make(config, quiet) == 1
+    with np.load(tmp_path / "shard_00001.npz") as shard:
+        for key, value in before.items():
+            np.testing.assert_array_equal(shard[key], value, err_msg=key)
+    with pytest.raises(ValueError, match="timeout_s"):
+        demos.make(dataclasses.replace(config, timeout_s=0.7), quiet)
+
+
+def test_presets_are_complete() -> None:
+    assert isinstance(VLA_PRESETS["full"][1].codes, CodesConfig) and isinstance(VLA_PRESETS["tiny"][1].grounding, GroundingConfig)
+    assert set(VLA_PRESETS) == set(DECODER_PRESETS) == {"debug", "tiny", "full"}

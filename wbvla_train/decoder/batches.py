@@ -1,0 +1,138 @@
+"""Demonstrations -> training batches: several sentences per frame, each with the teleoperator's answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from wbvla_core.robot import RobotSpec
+from wbvla_decoder.policy import encode_height
+from wbvla_perception.preprocess import ImageSpec
+from wbvla_sim.instructions import TASKS, paraphrases
+from wbvla_sim.scene import COLORS
+from wbvla_train.data.demos import WAVES
+from wbvla_train.data.shards import read_shards
+from wbvla_train.lam.export import load_lam
+from wbvla_train.vla.codes import held_out_episodes, label_demos, undisturbed
+from wbvla_train.vla.grounding import box_target
+from wbvla_train.vla.images import jitter, mirror, to_model
+from wbvla_vla.tokens import InstructionTokenizer
+
+WALKS = np.array([task.kind == "walk_to" for task in TASKS])
+COLOR_OF = np.array([list(COLORS).index(task.color) if task.color else 0 for task in TASKS])
+WAVE_OF = np.array([WAVES.index(task.side) if task.kind == "wave" else 0 for task in TASKS])
+MIRROR_FLAGS = np.array((1, -1, -1), dtype=np.int64)  # forward stays, lateral and yaw change sides
+MIRROR_POSTURE = np.array((1.0, -1.0, 1.0), dtype=np.float32)  # gravity x, y, z
+
+
+@dataclass
+class Batch:
+    """N = frames x sentences. See :class:`Demonstrations.draw`."""
+
+    pixels: torch.Tensor  # [B, 6, S, S]
+    image_index: torch.Tensor  # [N]
+    words: torch.Tensor  # [N, W]
+    posture: torch.Tensor  # [N, 3]
+    arm_state: torch.Tensor  # [N, 2 A]
+    flags: torch.Tensor  # [N, 3] class index 0, 1, 2 = -1, 0, 1
+    height: torch.Tensor  # [N] 0..1 of the robot's range
+    arms: torch.Tensor  # [N, K, A] scaled
+    arm_weight: torch.Tensor  # [N] 0 where the picture was mirrored
+    box: torch.Tensor  # [N, 3]
+    box_weight: torch.Tensor  # [N] 1 for walk-to sentences
+    codes: torch.Tensor  # [N, 2, tokens]
+    code_weight: torch.Tensor  # [N, 2] 1 for the recorded sentence of an undisturbed frame
+
+
+class Demonstrations:
+    """All recordings in memory, and the batches drawn from them."""
+
+    def __init__(self, roots: tuple[Path, ...], robot: RobotSpec, tokenizer: InstructionTokenizer, lams: tuple[Path, Path], log=print) -> None:
+        self.robot = robot
+        parts = [_read(root, lams, log) for root in roots]
+        self.data = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+        held_out = np.concatenate([held_out_episodes(part["episode"]) for part in parts])
+        self.train_index, self.check_index = np.flatnonzero(~held_out), np.flatnonzero(held_out)
+        self._words = [tokenizer.encode_batch(paraphrases(task)) for task in TASKS]
+
+    @property
+    def arm_rows(self) -> int:
+        """Rows of the recorded arm chunks."""
+        return self.data["arms"].shape[2]
+
+    def draw(
+        self, rng: np.random.Generator, index: np.ndarray, frames: int, sentences: int, spec: ImageSpec, walk_share: float, mirror_share: float, augment: bool
+    ) -> Batch:
+        """A batch of ``frames`` x ``sentences``.
+
+        Args:
+            index: rows to draw from.
+            mirror_share, augment: see :class:`~wbvla_train.decoder.config.DecoderTrainConfig`.
+        """
+        d = self.data
+        rows = index[rng.integers(len(index), size=frames)]
+        mirrored = rng.random(frames) < mirror_share
+        tasks, mirrored = self._draw_tasks(rng, rows, sentences, walk_share, mirrored)
+        images = d["image"][rows]
+        images = np.where(mirrored[:, None, None, None], mirror(images), images)
+        if augment:
+            images = jitter(images, rng)
+
+        task, row = tasks.ravel(), rows.repeat(sentences)
+        flip = mirrored.repeat(sentences)
+        flags = d["flags"][row, task].astype(np.int64)
+        flags[flip] *= MIRROR_FLAGS
+        posture = d["posture"][row]
+        posture[flip] *= MIRROR_POSTURE
+        boxes = d["boxes"][row, COLOR_OF[task]]
+        boxes[flip, 2] *= -1.0
+        recorded = (np.arange(len(row)) % sentences == 0) & ~flip
+        code_weight = (recorded & d["code_valid"][row]).astype(np.float32)
+        words = np.stack([self._words[t][rng.integers(len(self._words[t]))] for t in task])
+        return Batch(
+            pixels=to_model(images, spec),
+            image_index=torch.arange(frames).repeat_interleave(sentences),
+            words=torch.from_numpy(words),
+            posture=torch.from_numpy(posture),
+            arm_state=torch.from_numpy(d["arm_state"][row]),
+            flags=torch.from_numpy(flags + 1),
+            height=torch.from_numpy(encode_height(d["height_m"][row, task], self.robot)),
+            arms=torch.from_numpy(d["arms"][row, WAVE_OF[task]].astype(np.float32)),
+            arm_weight=torch.from_numpy((~flip).astype(np.float32)),
+            box=box_target(boxes),
+            box_weight=torch.from_numpy(WALKS[task].astype(np.float32)),
+            codes=torch.from_numpy(d["codes"][row]),
+            code_weight=torch.from_numpy(np.stack((code_weight, code_weight), axis=1)),
+        )
+
+    def _draw_tasks(self, rng: np.random.Generator, rows: np.ndarray, sentences: int, walk_share: float, mirrored: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Tasks [B, sentences] and which frames are mirrored after all. Mirrored frames are asked for boxes in view only."""
+        d = self.data
+        valid = d["valid"][rows]  # [B, tasks]
+        weight = np.where(WALKS, walk_share / WALKS.sum(), (1 - walk_share) / (~WALKS).sum()) * valid  # [B, tasks]
+        visible = valid & WALKS & (d["boxes"][rows][:, COLOR_OF, 1] > 0.5)
+        mirrored = mirrored & visible.any(axis=1)
+        weight = np.where(mirrored[:, None], visible, weight)
+        cumulative = np.cumsum(weight, axis=1)
+        picks = rng.random((len(rows), sentences)) * cumulative[:, -1:]
+        tasks = np.minimum((picks[:, :, None] >= cumulative[:, None, :]).sum(axis=2), weight.shape[1] - 1)
+        tasks[~mirrored, 0] = d["task"][rows][~mirrored]
+        return tasks, mirrored
+
+
+def _read(root: Path, lams: tuple[Path, Path], log) -> dict[str, np.ndarray]:
+    demos = read_shards(root)
+    labels = []
+    gap_s = 0.0
+    for path in lams:
+        lam = load_lam(path)
+        labels.append(label_demos(root, demos, lam, log))
+        gap_s = max(gap_s, lam.gap_s)
+    demos["codes"] = np.stack([codes for codes, _ in labels], axis=1).astype(np.int64)
+    demos["code_valid"] = labels[0][1] & labels[1][1] & undisturbed(demos, gap_s)
+    for key in ("sentence", "outcome", "executed"):
+        demos.pop(key)
+    return demos

@@ -1,0 +1,139 @@
+"""``wbvla train decoder``: LoRA on the VLA and the decoder, together, on demonstrations; exports a policy bundle.
+
+wbvla train decoder tiny
+wbvla train decoder debug
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from wbvla_core.checkpoint import METRICS_FILE, write_json
+from wbvla_core.robot import load_robot
+from wbvla_decoder.model import ActionDecoder, DecoderOutput
+from wbvla_perception.preprocess import ImageSpec
+from wbvla_train.decoder.batches import Batch, Demonstrations
+from wbvla_train.decoder.config import PRESETS, DecoderTrainConfig
+from wbvla_train.loop import TrainLoop, run_record
+from wbvla_train.vla.grounding import BoxHead, box_errors, box_loss
+from wbvla_vla import lora
+from wbvla_vla.checkpoint import build_decoder, load_vla, save_policy
+from wbvla_vla.model import VlaOutput, code_loss
+
+AXES = ("forward", "lateral", "yaw")
+
+
+class Student(nn.Module):
+    """Adapted VLA, decoder and a throw-away head for the box that the sentence names."""
+
+    def __init__(self, adapted: nn.Module, decoder: ActionDecoder, width: int) -> None:
+        super().__init__()
+        self.vla, self.decoder, self.box_head = adapted, decoder, BoxHead(width)
+
+    def forward(self, batch: Batch) -> tuple[VlaOutput, DecoderOutput, torch.Tensor]:
+        out = self.vla(batch.pixels, batch.words, batch.image_index)
+        action = self.decoder(out.latent_hidden, out.visual_hidden, batch.posture, batch.arm_state)
+        return out, action, self.box_head(out.latent_hidden)
+
+
+class FineTuneStep:
+    """Draws a batch of demonstrations and adds up the losses."""
+
+    def __init__(self, config: DecoderTrainConfig, student: Student, demos: Demonstrations, spec: ImageSpec) -> None:
+        self.config, self.student, self.demos, self.spec = config, student, demos, spec
+
+    def __call__(self, rng: np.random.Generator) -> tuple[torch.Tensor, dict[str, float]]:
+        c = self.config
+        batch = self.demos.draw(rng, self.demos.train_index, c.batch, c.sentences, self.spec, c.walk_share, c.mirror_share, augment=True)
+        out, action, box = self.student(batch)
+        flags = F.cross_entropy(action.flag_logits.float().flatten(0, 1), batch.flags.flatten())
+        height = (action.height.float() - batch.height).abs().mean()
+        arms = ((action.arms.float() - batch.arms).abs().mean(dim=(1, 2)) * batch.arm_weight).sum() / batch.arm_weight.sum().clamp_min(1.0)
+        walks = batch.box_weight > 0.5
+        where = box_loss(box[walks], batch.box[walks]) if walks.any() else box.sum() * 0.0
+        codes = code_loss(out.logits.float(), batch.codes, batch.code_weight)
+        loss = c.flag_weight * flags + c.height_weight * height + c.arm_weight * arms + c.box_weight * where + c.code_weight * codes
+        right = (action.flag_logits.argmax(-1) == batch.flags).all(dim=1).float().mean()
+        return loss, {"flags": float(flags.detach()), "all_flags_right": float(right), "arms": float(arms.detach()), "box": float(where.detach())}
+
+    @torch.no_grad()
+    def evaluate(self, batches: int = 12) -> dict[str, float]:
+        """On held-out episodes. Frame accuracy says little about success (hysteresis bands are ambiguous): judge by closed loop."""
+        c = self.config
+        rows: dict[str, list[float]] = {}
+        answers, targets = [], []
+        for i in range(batches):
+            batch = self.demos.draw(np.random.default_rng((1, i)), self.demos.check_index, 32, 4, self.spec, c.walk_share, 0.0, augment=False)
+            out, action, box = self.student(batch)
+            right = action.flag_logits.argmax(-1) == batch.flags
+            for axis, name in enumerate(AXES):
+                rows.setdefault(name, []).append(float(right[:, axis].float().mean()))
+            rows.setdefault("all_flags", []).append(float(right.all(dim=1).float().mean()))
+            rows.setdefault("height_m", []).append(float((action.height - batch.height).abs().mean()) * float(np.ptp(self.demos.robot.stance_height_range_m)))
+            rows.setdefault("arms_l1", []).append(float((action.arms - batch.arms).abs().mean()))
+            kept = batch.code_weight[:, 0] > 0.5
+            if kept.any():
+                rows.setdefault("code_accuracy", []).append(float((out.codes()[kept] == batch.codes[kept]).float().mean()))
+            walks = batch.box_weight > 0.5
+            answers.append(box[walks])
+            targets.append(batch.box[walks])
+        return {name: float(np.mean(values)) for name, values in rows.items()} | box_errors(torch.cat(answers), torch.cat(targets))
+
+
+def build(config: DecoderTrainConfig, log=print) -> tuple[TrainLoop, FineTuneStep, Student, object]:
+    """Everything that a run needs, before its first step (tests use it too)."""
+    robot = load_robot(config.robot)
+    vla = load_vla(config.vla, robot)
+    demos = Demonstrations(config.demos, robot, vla.tokenizer, (config.lam_mani, config.lam_loco), log)
+    torch.manual_seed(config.loop.seed)
+    decoder = build_decoder(replace(config.decoder, chunk_rows=demos.arm_rows), vla.model.config, robot)
+    student = Student(lora.attach(vla.model, config.lora), decoder, vla.model.config.language.hidden_size)
+    step = FineTuneStep(config, student, demos, vla.image_spec)
+    settings = {
+        "stage": "decoder",
+        "vla": vla.manifest.hash,
+        "demos": [str(path) for path in config.demos],
+        "batch": [config.batch, config.sentences],
+        "loop": config.loop,
+    }
+    return TrainLoop(config.loop, student, step, config.run_dir, settings, log), step, student, vla
+
+
+def train(config: DecoderTrainConfig, log=print) -> Path:
+    """Fine-tune and export; returns the bundle's folder."""
+    loop, step, student, vla = build(config, log)
+    trained = sum(p.numel() for p in student.parameters() if p.requires_grad)
+    demos = step.demos
+    log(f"stage 2: {len(demos.train_index)} frames, {config.loop.steps} steps of {config.batch} x {config.sentences}, {trained / 1e6:.2f} M trained parameters")
+    if config.resume:
+        loop.resume()
+    loop.run(step.evaluate, evaluate_every=max(1, config.loop.steps // 10))
+    held_out = step.evaluate(batches=40)
+    robot = load_robot(config.robot)
+    samples = config.loop.steps * config.batch * config.sentences
+    extra = {"training": {"frames": len(demos.train_index), "samples": samples}}
+    manifest = save_policy(
+        config.output, config.output.name, lora.adapter_state(student.vla), student.decoder, vla.manifest, robot, config.lora, config.filter, extra
+    )
+    write_json(config.output / METRICS_FILE, run_record(config, loop.seconds / 3600, held_out=held_out, samples=samples, manifest=manifest.hash))
+    log(f"{manifest.label} written to {config.output}: " + "  ".join(f"{key} {value:.3f}" for key, value in held_out.items()))
+    return config.output
+
+
+def main(argv: list[str] | None = None) -> int:
+    import tyro
+
+    train(tyro.extras.overridable_config_cli(PRESETS, args=argv, description="Fine-tune the VLA by LoRA together with the decoder."))
+    return 0
+
+
+if __name__ == "__main__":
+    import sys
+
+    sys.exit(main(sys.argv[1:]))
