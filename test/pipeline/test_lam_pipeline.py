@@ -94,12 +94,12 @@ def test_debug_training_exports_a_checkpoint_without_opening_the_truth(video, tm
     hidden = video / "truth"
     hidden.rename(video / "truth_away")
     try:
-        directory = train(_config(video, tmp_path, name, extra_data=(video / "train" / f"x2_{name}",)), _quiet, command="test")
+        directory = train(_config(video, tmp_path, name), _quiet, command="test")
     finally:
         (video / "truth_away").rename(hidden)
     lam = load_lam(directory)
     metrics = json.loads((directory / "metrics.json").read_text())
-    assert metrics["pairs_seen"] == 20 * 8 and metrics["command"] == "test" and 0 < metrics["dev"]["pairs"]
+    assert metrics["pairs_seen"] == 20 * 8 and metrics["command"] == "test" and all(metrics["dev"][domain]["pairs"] > 0 for domain in (name, f"x2_{name}"))
     assert lam.manifest.name == name and lam.manifest.robot is None
     assert lam.model.config.rigid == (name == "loco")
 
@@ -108,8 +108,10 @@ def test_a_resumed_run_repeats_the_losses_of_an_unbroken_one_to_the_bit(video, t
     config = _config(video, tmp_path, steps=30)
     corpus = Corpus([video / "train" / "loco"], config.model.image_size)
 
+    pairs = corpus.pairs(config.gap_s)
+
     def trainer() -> LamTrainer:
-        return LamTrainer(config, PairSampler(config, (corpus, corpus.pairs(config.gap_s)), None))
+        return LamTrainer(config, PairSampler(config, (corpus, pairs), (corpus, pairs)))
 
     unbroken = trainer()
     for _ in range(10):

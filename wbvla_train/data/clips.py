@@ -16,6 +16,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from wbvla_core.errors import WbvlaError
 from wbvla_train.data.camera import CameraView
 from wbvla_train.data.mp4 import read_mp4
 
@@ -96,7 +97,7 @@ class Corpus:
     def __init__(self, folders: list[Path], size: int, log=lambda text: None) -> None:
         sidecars = sorted(path for folder in folders for path in Path(folder).rglob(SIDECAR))
         if not sidecars:
-            raise FileNotFoundError(f"no {SIDECAR} under {[str(f) for f in folders]}; render or collect video first: wbvla data video")
+            raise WbvlaError(f"no {SIDECAR} under {[str(f) for f in folders]}; render or collect video first: wbvla data video")
         self.size = size
         self.clips: list[Clip] = []
         self.sidecars = sidecars

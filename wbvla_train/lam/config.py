@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Literal
 
 Name = Literal["mani", "loco"]
+Size = Literal["debug", "tiny", "full"]
+SIZES: tuple[Size, ...] = ("debug", "tiny", "full")
 
 
 @dataclass(frozen=True)
@@ -56,8 +58,9 @@ class LamTrainConfig:
         name: which of the two models: ``mani`` or ``loco``.
         model: architecture.
         data: root of the rendered video; training reads ``<data>/train/<name>``, health ``<data>/dev/<name>``.
-        extra_data: further folders with clips.json sidecars (the robot's own camera, recorded episodes).
-        extra_share: share of each batch that comes from ``extra_data``, where there is any (O: the labels are made there).
+        robot_video: also train on ``<data>/train/x2_<name>``, the robot's own camera (O: the labels are made there).
+        extra_data: further folders with clips.json sidecars (recorded episodes, other people's video).
+        extra_share: share of each batch that comes from the robot's camera and ``extra_data`` (O).
         gap_s: time between the two frames, s (E; LAPA 0.6 s, U 12 frames).
         steps, batch: (P: 30 000 steps of 256 pairs on 8 GPUs).
         lr, warmup_steps, final_lr: AdamW, cosine to ``final_lr`` of the peak; weight_decay, clip_norm (E).
@@ -77,10 +80,11 @@ class LamTrainConfig:
     name: Name = "loco"
     model: ModelConfig = field(default_factory=ModelConfig)
     data: Path = Path("data/video")
+    robot_video: bool = True
     extra_data: tuple[Path, ...] = ()
     extra_share: float = 0.35
     gap_s: float = 0.5
-    steps: int = 9000
+    steps: int = 6000
     batch: int = 32
     lr: float = 2e-3
     warmup_steps: int = 100
@@ -102,6 +106,11 @@ class LamTrainConfig:
     resume: bool = True
 
     @property
+    def extra_folders(self) -> list[Path]:
+        """Everything beside the main corpus."""
+        return ([self.data / "train" / f"x2_{self.name}"] if self.robot_video else []) + list(self.extra_data)
+
+    @property
     def checkpoint_dir(self) -> Path:
         return self.output or Path("checkpoints/lam") / self.name
 
@@ -110,8 +119,8 @@ class LamTrainConfig:
         return self.run_dir or Path("runs") / f"lam_{self.name}"
 
 
-def preset(size: Literal["debug", "tiny", "full"], name: Name) -> LamTrainConfig:
-    """``debug``: seconds, for tests. ``tiny``: what ships, about 25 minutes of one thread. ``full``: one GPU."""
+def preset(size: Size, name: Name) -> LamTrainConfig:
+    """``debug``: seconds, for tests. ``tiny``: what ships, half an hour of one thread. ``full``: one GPU."""
     rigid = name == "loco"
     if size == "debug":
         model = ModelConfig(image_size=32, stem_width=16, width=16, heads=2, decoder_width=8, rigid=rigid)

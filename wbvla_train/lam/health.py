@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from wbvla_core.errors import WbvlaError
 from wbvla_train.data.clips import Corpus, Pairs
 from wbvla_train.lam.geometry import lens_from_view
 from wbvla_train.lam.model import LatentActionModel, pixels
@@ -21,7 +22,7 @@ from wbvla_train.lam.model import LatentActionModel, pixels
 DEAD_SHARE = 0.001  # a code that fewer pairs use is called dead (prior work: our prototype)
 
 
-class CollapseError(RuntimeError):
+class CollapseError(WbvlaError):
     """The codes of a run carry nothing, and have not for a while."""
 
 

@@ -15,7 +15,6 @@ import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -25,7 +24,7 @@ import tyro
 from wbvla_train.data.clips import Corpus, Pairs
 from wbvla_train.data.video import ROBOT_VIEW
 from wbvla_train.lam import export as lam_export
-from wbvla_train.lam.config import LamTrainConfig, Name, preset
+from wbvla_train.lam.config import SIZES, LamTrainConfig, Name, preset
 from wbvla_train.lam.geometry import crop_lens, identity_grid, lens_from_view
 from wbvla_train.lam.health import CollapseMonitor, measure
 from wbvla_train.lam.model import LamOutput, LatentActionModel, pixels
@@ -205,8 +204,8 @@ def train(config: LamTrainConfig, log=print, command: str = "") -> Path:
     dev = Corpus([config.data / "dev" / config.name], size, log)
     main_pairs, dev_pairs = main.pairs(config.gap_s), dev.pairs(config.gap_s)
     extra = None
-    if config.extra_data:
-        extra_corpus = Corpus(list(config.extra_data), size, log)
+    if config.extra_folders:
+        extra_corpus = Corpus(config.extra_folders, size, log)
         extra = (extra_corpus, extra_corpus.pairs(config.gap_s))
     trainer = LamTrainer(config, PairSampler(config, (main, main_pairs), extra))
     parameters = sum(p.numel() for p in trainer.model.parameters())
@@ -236,45 +235,55 @@ def train(config: LamTrainConfig, log=print, command: str = "") -> Path:
                 monitor.check(trainer.step, health)
             if trainer.step % config.save_every == 0 or last:
                 trainer.save(state_path)
-    return _export(trainer, dev, dev_pairs, len(main_pairs), command, log)
+    available = {"rooms": len(main_pairs), "robot_and_extra": len(extra[1]) if extra else 0}
+    return _export(trainer, dev, available, command, log)
 
 
-def _export(trainer: LamTrainer, dev: Corpus, dev_pairs: Pairs, corpus_pairs: int, command: str, log) -> Path:
-    """Export, then measure what was exported (weights rounded to half precision) and write that into metrics.json."""
+def _export(trainer: LamTrainer, dev: Corpus, available: dict[str, int], command: str, log) -> Path:
+    """Measure what will be exported (weights rounded to half precision), then write the checkpoint."""
     config = trainer.config
     rounded = LatentActionModel(config.model)
     rounded.load_state_dict({key: value.float() for key, value in lam_export.half(trainer.model).items()})
-    health = measure(rounded, dev, dev_pairs, count=2048, seed=config.seed + 1)
+    health = {config.name: measure(rounded, dev, dev.pairs(config.gap_s), count=2048, seed=config.seed + 1)}
+    robot_dev = config.data / "dev" / f"x2_{config.name}"
+    if config.robot_video and robot_dev.is_dir():
+        corpus = Corpus([robot_dev], config.model.image_size, log)
+        health[robot_dev.name] = measure(rounded, corpus, corpus.pairs(config.gap_s), count=2048, seed=config.seed + 1)
     metrics = {
         "command": command,
         "seed": config.seed,
-        "data": {"train": f"{config.data}/train/{config.name}", "pairs_available": corpus_pairs, "extra": [str(p) for p in config.extra_data]},
+        "data": {"train": [f"{config.data}/train/{config.name}", *map(str, config.extra_folders)], "pairs_available": available},
         "pairs_seen": trainer.step * config.batch,
         "hours": round(trainer.seconds / 3600.0, 3),
         "machine": f"{platform.machine()}, {config.threads} thread(s), torch {torch.__version__}",
         "code_resets": trainer.resets,
-        "dev": health.to_json(),
+        "dev": {domain: h.to_json() for domain, h in health.items()},
     }
     training = {"steps": config.steps, "batch": config.batch, "lr": config.lr, "seed": config.seed, "pairs_seen": trainer.step * config.batch}
     lam_export.export(trainer.model, config.name, config.gap_s, ROBOT_VIEW, config.checkpoint_dir, metrics, training)
-    log(f"lam {config.name}: exported to {config.checkpoint_dir}; dev rooms: {health.line()}")
+    for domain, h in health.items():
+        log(f"lam {config.name}: exported to {config.checkpoint_dir}; dev {domain}: {h.line()}")
     return config.checkpoint_dir
 
 
+USAGE = """usage: wbvla train lam {loco,mani} [debug|tiny|full] [options]
+
+Trains one of the two latent action models on `wbvla data video` and exports it to checkpoints/lam/<name>. `tiny` (the default)
+is what ships: about half an hour of one thread. `wbvla train lam loco --help` lists the options."""
+
+
 def main(argv: list[str] | None = None) -> int:
-    """``wbvla train lam {loco,mani} [debug|tiny|full] [options]``."""
+    """Parse ``{loco,mani} [preset] [options]`` and train."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    name: Name = "loco"
-    size: Literal["debug", "tiny", "full"] = "tiny"
-    rest = []
-    for argument in arguments:
-        if argument in ("loco", "mani"):
-            name = argument
-        elif argument in ("debug", "tiny", "full"):
-            size = argument
-        else:
-            rest.append(argument)
-    config = tyro.cli(LamTrainConfig, default=preset(size, name), args=rest, prog=f"wbvla train lam {name} {size}", description=main.__doc__)
+    if not arguments or arguments[0] not in ("loco", "mani"):
+        print(USAGE, file=sys.stdout if arguments[:1] in (["-h"], ["--help"]) else sys.stderr)
+        return 0 if arguments[:1] in (["-h"], ["--help"]) else 2
+    name: Name = arguments[0]
+    size, rest = (arguments[1], arguments[2:]) if arguments[1:2] and arguments[1] in SIZES else ("tiny", arguments[1:])
+    config = tyro.cli(LamTrainConfig, default=preset(size, name), args=rest, prog=f"wbvla train lam {name} {size}", description=USAGE)
+    if config.name != name:
+        print(f"wbvla train lam {name}: --name says {config.name}; name the model once, as the first word", file=sys.stderr)
+        return 2
     train(config, log=lambda text: print(text, flush=True), command=" ".join(["wbvla train lam", *arguments]))
     return 0
 
