@@ -20,6 +20,8 @@ NODES = {
     "lmo_node": "wbvla_lmo.node",
     "perception_node": "wbvla_perception.node",
     "vla_node": "wbvla_vla.node",
+    "record_node": "wbvla_cli.record_node",
+    "lifecycle_manager": "wbvla_core.ros.manager",
 }
 EXTRAS = ("robot", "sim", "vla", "train", "dev")
 

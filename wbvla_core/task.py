@@ -5,6 +5,9 @@ One definition for the node, for data collection and for evaluation. Time is the
 
 from __future__ import annotations
 
+import enum
+from dataclasses import dataclass
+
 import numpy as np
 
 from wbvla_core.errors import ErrorCode, InstructionError
@@ -15,6 +18,33 @@ STILL_ARM_RAD = 0.03  # arm targets that move less than this per decision are qu
 STILL_STANCE_M = 0.005  # a stance that moves less than this per decision is held (ours)
 MAX_INSTRUCTION_CHARS = 200  # ours: far over any sentence of the vocabulary; longer ones are paste accidents
 MAX_TIMEOUT_S = 600.0  # ours: ten minutes; a task that needs more is several tasks
+
+
+class TaskOutcome(enum.IntEnum):
+    """How a task ended; numbers equal the constants of ``wbvla_msgs/ExecuteTask``."""
+
+    STILL = 1
+    DURATION = 2
+    TIMEOUT = 3
+    CANCELED = 4
+    FAULT = 5
+    REFUSED = 6
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """What the one who sent a goal gets back.
+
+    Attributes:
+        outcome, code: how it ended, and why where it did not end by itself.
+        message: the same for people.
+        elapsed_s: from acceptance to end.
+    """
+
+    outcome: TaskOutcome
+    code: ErrorCode
+    message: str
+    elapsed_s: float
 
 
 def asks_for_nothing(before: Decision, now: Decision) -> bool:

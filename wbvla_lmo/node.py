@@ -11,7 +11,6 @@ decisions' stamps lie, too.
 from __future__ import annotations
 
 import math
-import sys
 import time
 from typing import Any
 
@@ -41,6 +40,7 @@ class LmoNode(ManagedNode):
     """See the module text."""
 
     NAME = "lmo"
+    REALTIME = True
     PARAMETERS = {
         "robot": Parameter("x2", "robot spec: a name of config/robots or the path of a YAML file"),
         "checkpoint": Parameter("checkpoints/lmo/x2", "leg policy: a checkpoint directory, relative to the share folder or absolute"),
@@ -258,9 +258,9 @@ class LmoNode(ManagedNode):
         return values, f"damping: {self._status.reason}" if damping else ""
 
 
-def main(argv: list[str] | None = None) -> int:
-    return run_node(LmoNode, argv)
+def main(argv: list[str] | None = None) -> None:
+    run_node(LmoNode, argv)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

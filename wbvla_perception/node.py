@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import numpy as np
 from sensor_msgs.msg import Image
 
@@ -52,9 +50,9 @@ class PerceptionNode(ManagedNode):
         return {"camera_images": self._received, "policy_images": self._sent}, ""
 
 
-def main(argv: list[str] | None = None) -> int:
-    return run_node(PerceptionNode, argv)
+def main(argv: list[str] | None = None) -> None:
+    run_node(PerceptionNode, argv)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

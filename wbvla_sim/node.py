@@ -9,7 +9,6 @@ Stamps are this process's clock: wall time at activation plus simulated time, wh
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 from collections import deque
@@ -42,6 +41,7 @@ class SimNode(ManagedNode):
     """MuJoCo in place of the robot and its driver."""
 
     NAME = "sim"
+    REALTIME = True
     PARAMETERS = {
         "robot": Parameter("x2", "robot spec: a name of config/robots or the path of a YAML file"),
         "scene": Parameter("walk_to", "kind of scene: walk_to, room or empty"),
@@ -250,9 +250,9 @@ def _transform_broadcaster(node: ManagedNode) -> Callable[[object, str, np.ndarr
     return send
 
 
-def main(argv: list[str] | None = None) -> int:
-    return run_node(SimNode, argv)
+def main(argv: list[str] | None = None) -> None:
+    run_node(SimNode, argv)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -6,7 +6,6 @@ Rendering takes many milliseconds; physics and the 50 Hz loop must never wait fo
 from __future__ import annotations
 
 import math
-import sys
 import time
 
 import mujoco
@@ -77,9 +76,9 @@ class RenderNode(ManagedNode):
         return {"frames": self._frames, "render_ms": self._render_s * 1e3}, ""
 
 
-def main(argv: list[str] | None = None) -> int:
-    return run_node(RenderNode, argv)
+def main(argv: list[str] | None = None) -> None:
+    run_node(RenderNode, argv)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

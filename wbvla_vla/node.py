@@ -7,7 +7,6 @@ is published, and the robot stands.
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 from collections import deque
@@ -38,6 +37,7 @@ from wbvla_msgs.srv import TakeControl
 SOURCE = "vla"
 SERVICE_TIMEOUT_S = 1.0
 IMAGE_SILENCE_S = 1.0  # LMO has been standing for long by then, and the control session is void
+FIRST_IMAGE_S = 5.0  # at the start of a task the camera may still be coming up
 CONTROL_SETTLE_S = 0.3  # after control was taken, how long an older safety state may still be on its way
 STATE_AGE_S = 0.1  # a robot state further than this from the image is no proprioception of that moment
 Result = ExecuteTask.Result
@@ -206,16 +206,17 @@ class VlaNode(ManagedNode):
     def _carry_out(self, task: Task) -> None:
         """Take control, then decide on image after image. Leaves only by TaskEnd."""
         self.policy.reset()
+        stillness: Stillness | None = None
+        start_s, loco = 0.0, LocoCommand(stance_height_m=self.robot.default_stance_height_m)
+        with self._wake:
+            self._image = None  # decide on what is seen from now on
+        self._next_image(task, loco, FIRST_IMAGE_S)  # control is taken only with open eyes: a session without commands is void after a second
         answer = self._ask_control(take=True)
         if not answer.success:
             raise TaskEnd(Result.FAULT, ErrorCode(answer.code), answer.message)
         task.controlled_s = time.monotonic()
-        with self._wake:
-            self._image = None  # decide on what is seen from now on
-        stillness: Stillness | None = None
-        start_s, loco = 0.0, LocoCommand(stance_height_m=self.robot.default_stance_height_m)
         while True:
-            stamp_s, image = self._next_image(task, loco)
+            stamp_s, image = self._next_image(task, loco, IMAGE_SILENCE_S)
             state = self._state_near(stamp_s)
             if state is None:
                 continue
@@ -235,8 +236,8 @@ class VlaNode(ManagedNode):
             elif still:
                 raise TaskEnd(Result.STILL, ErrorCode.NONE, f"flags zero and arms quiet for {STILL_S:g} s")
 
-    def _next_image(self, task: Task, loco: LocoCommand) -> tuple[float, np.ndarray]:
-        """The newest image that was not yet looked at."""
+    def _next_image(self, task: Task, loco: LocoCommand, silence_s: float) -> tuple[float, np.ndarray]:
+        """The newest image that was not yet looked at; TaskEnd where none comes within ``silence_s``."""
         since_s = time.monotonic()
         while True:
             with self._wake:
@@ -245,8 +246,8 @@ class VlaNode(ManagedNode):
                     return image
             self._check_on(task)
             silent_s = time.monotonic() - since_s
-            if silent_s > IMAGE_SILENCE_S:
-                raise TaskEnd(Result.FAULT, ErrorCode.IMAGE_STALE, f"no policy image for {IMAGE_SILENCE_S:g} s; do camera and perception run?")
+            if silent_s > silence_s:
+                raise TaskEnd(Result.FAULT, ErrorCode.IMAGE_STALE, f"no policy image for {silence_s:g} s; do camera and perception run?")
             self._feed_back(task, "waiting for image", loco)
 
     def _check_on(self, task: Task) -> None:
@@ -348,9 +349,9 @@ def read_replay(path: Path, robot: RobotSpec) -> list[Decision]:
     return decisions
 
 
-def main(argv: list[str] | None = None) -> int:
-    return run_node(VlaNode, argv)
+def main(argv: list[str] | None = None) -> None:
+    run_node(VlaNode, argv)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -24,12 +24,12 @@ def interface_class(type_name: str) -> type:
         raise RuntimeError(f"{type_name} cannot be imported ({error}); build the messages with `make setup`, or source the workspace") from error
 
 
-def qos(key: str) -> QoSProfile:
-    """QoS of topic ``key`` of config/qos.yaml."""
+def qos(key: str, depth: int | None = None) -> QoSProfile:
+    """QoS of topic ``key`` of config/qos.yaml; ``depth`` for a reader that must not lose messages (the recorder)."""
     profile = topic_table().profile(key)
     return QoSProfile(
         history=HistoryPolicy.KEEP_LAST,
-        depth=profile.depth,
+        depth=depth or profile.depth,
         reliability={"reliable": ReliabilityPolicy.RELIABLE, "best_effort": ReliabilityPolicy.BEST_EFFORT}[profile.reliability],
         durability={"volatile": DurabilityPolicy.VOLATILE, "transient_local": DurabilityPolicy.TRANSIENT_LOCAL}[profile.durability],
     )

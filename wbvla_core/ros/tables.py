@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import os
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,11 +23,17 @@ def share_dir() -> Path:
         FileNotFoundError: neither is there; the text lists where it looked.
     """
     candidates = [Path(__file__).resolve().parents[2]]
-    candidates += [Path(prefix) / "share" / PACKAGE for prefix in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if prefix]
+    candidates += [Path(prefix) / "share" / PACKAGE for prefix in (*os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep), sys.prefix) if prefix]
     for candidate in candidates:
         if (candidate / "config" / "qos.yaml").is_file():
             return candidate
     raise FileNotFoundError(f"config/qos.yaml expected in one of {[str(c) for c in candidates]}; is {PACKAGE} installed, or AMENT_PREFIX_PATH set?")
+
+
+def message_folders(package: str) -> list[Path]:
+    """Where the .msg files of an interface package may lie: beside the source, or installed."""
+    prefixes = [prefix for prefix in (*os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep), sys.prefix) if prefix]
+    return [Path(__file__).resolve().parents[2] / package / "msg", *(Path(prefix) / "share" / package / "msg" for prefix in prefixes)]
 
 
 @dataclass(frozen=True)

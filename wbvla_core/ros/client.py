@@ -1,0 +1,130 @@
+"""A plain Python program's door to the stack: bring nodes up, send goals, call services. Blocking calls; a thread of its own spins."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from rclpy.action import ActionClient
+from rclpy.context import Context
+from rclpy.executors import ExternalShutdownException, ShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.task import Future
+
+from wbvla_core.errors import ErrorCode, WbvlaError
+from wbvla_core.ros.manager import LifecycleManager
+from wbvla_core.ros.qos import action, interface_class, qos, service, topic
+from wbvla_core.task import TaskOutcome, TaskResult
+
+
+class StackClient:
+    """Own rclpy context, so that several may live in one program.
+
+    Args:
+        name: node name.
+        domain_id: ROS domain; None = the environment's.
+    """
+
+    def __init__(self, name: str = "wbvla_client", domain_id: int | None = None) -> None:
+        self._context = Context()
+        self._context.init(domain_id=domain_id, initialize_logging=False) if domain_id is not None else self._context.init(initialize_logging=False)
+        self.node = Node(name, context=self._context)
+        self._executor = SingleThreadedExecutor(context=self._context)
+        self._executor.add_node(self.node)
+        self._closed = threading.Event()
+        self._spinner = threading.Thread(target=self._spin, name="client", daemon=True)
+        self._spinner.start()
+        self._clients: dict[str, Any] = {}
+        self._actions = ActionClient(self.node, interface_class(action("execute_task").type), action("execute_task").name)
+
+    def _spin(self) -> None:
+        try:
+            while not self._closed.is_set():
+                self._executor.spin_once(timeout_sec=0.05)
+        except (ExternalShutdownException, ShutdownException):
+            pass
+
+    def close(self) -> None:
+        """Leave the graph."""
+        if self._closed.is_set():
+            return
+        self._closed.set()
+        self._executor.wake()
+        self._spinner.join(2.0)
+        self.node.destroy_node()
+        self._context.try_shutdown()
+
+    def manager(self, names: Sequence[str], say: Callable[[str], None]) -> LifecycleManager:
+        """A lifecycle manager for these nodes."""
+        return LifecycleManager(self.node, names, say=say)
+
+    def wait(self, future: Future, timeout_s: float, what: str) -> Any:
+        """The future's result. Raises TimeoutError naming ``what``."""
+        done = threading.Event()
+        future.add_done_callback(lambda _: done.set())
+        if not done.wait(timeout_s):
+            raise TimeoutError(f"{what} did not answer within {timeout_s:g} s")
+        return future.result()
+
+    def call(self, key: str, request: Any = None, timeout_s: float = 5.0) -> Any:
+        """Call service ``key`` of the table."""
+        if key not in self._clients:
+            self._clients[key] = self.node.create_client(interface_class(service(key).type), service(key).name)
+        client = self._clients[key]
+        deadline_s = time.monotonic() + timeout_s
+        if not self._until(client.service_is_ready, timeout_s):
+            raise TimeoutError(f"{client.srv_name} is not offered; is its node active?")
+        return self.wait(client.call_async(request or interface_class(service(key).type).Request()), deadline_s - time.monotonic(), client.srv_name)
+
+    def listen(self, key: str, handle: Callable[[Any], None]) -> Any:
+        """Subscribe to topic ``key``; ``handle`` runs in the client's thread."""
+        return self.node.create_subscription(interface_class(topic(key).type), topic(key).name, handle, qos(key))
+
+    def send_goal(
+        self,
+        instruction: str,
+        timeout_s: float,
+        duration_s: float = 0.0,
+        *,
+        on_feedback: Callable[[Any], None] | None = None,
+        cancelled: Callable[[], bool] = lambda: False,
+        grace_s: float = 10.0,
+    ) -> TaskResult:
+        """Carry out one sentence; blocks until the task's end. Refusals come back as results, too.
+
+        Args:
+            on_feedback: called with each ExecuteTask.Feedback, in the client's thread.
+            cancelled: polled; True cancels the goal.
+            grace_s: how much longer than ``timeout_s`` to wait before the VLA node counts as lost.
+
+        Raises:
+            WbvlaError: the action is not offered, or its server is gone.
+        """
+        if not self._until(self._actions.server_is_ready, grace_s):
+            raise WbvlaError(f"{action('execute_task').name} is not offered; is the VLA node active?", ErrorCode.TASK_FAULT)
+        goal = interface_class(action("execute_task").type).Goal(instruction=instruction, timeout_s=float(timeout_s), duration_s=float(duration_s))
+        relay = (lambda msg: on_feedback(msg.feedback)) if on_feedback else None
+        handle = self.wait(self._actions.send_goal_async(goal, feedback_callback=relay), grace_s, "the VLA node")
+        if not handle.accepted:
+            raise WbvlaError("the VLA node did not accept the goal", ErrorCode.TASK_FAULT)
+        future, done = handle.get_result_async(), threading.Event()
+        future.add_done_callback(lambda _: done.set())
+        deadline_s, asked = time.monotonic() + max(timeout_s, 0.0) + grace_s, False
+        while not done.wait(0.05):
+            if cancelled() and not asked:
+                handle.cancel_goal_async()
+                asked = True
+            if time.monotonic() > deadline_s or not self._actions.server_is_ready():
+                raise WbvlaError("the VLA node is gone; the robot stands", ErrorCode.TASK_FAULT)
+        result = future.result().result
+        return TaskResult(TaskOutcome(result.outcome), ErrorCode(result.code), result.message, float(result.elapsed_s))
+
+    def _until(self, condition: Callable[[], bool], timeout_s: float) -> bool:
+        deadline_s = time.monotonic() + timeout_s
+        while not condition():
+            if time.monotonic() > deadline_s:
+                return False
+            time.sleep(0.02)
+        return True
