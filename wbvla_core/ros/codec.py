@@ -151,8 +151,11 @@ def loco_msg(command: LocoCommand, at_s: float, height_range_m: tuple[float, flo
 
 
 def loco_from_msg(msg: LocoCommandMsg, height_range_m: tuple[float, float]) -> tuple[int, LocoCommand]:
-    """(stamp in ns, command). Raises CommandError."""
-    command = LocoCommand(msg.forward, msg.lateral, msg.yaw, float(msg.stance_height_m))
+    """(stamp in ns, command). Raises CommandError.
+
+    The height is a float32 on the wire; to the micrometre it is the number that was sent, so that the node and the lock-step episode see the same.
+    """
+    command = LocoCommand(msg.forward, msg.lateral, msg.yaw, round(float(msg.stance_height_m), 6))
     return stamp_ns(msg.header.stamp), command.validate(height_range_m)
 
 

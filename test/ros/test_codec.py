@@ -1,0 +1,175 @@
+"""Messages <-> types: what goes in comes out, and what must not come in is refused with a code."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy", reason="needs ROS 2: run `make setup`")
+
+from rclpy.serialization import serialize_message  # noqa: E402
+from sensor_msgs.msg import Image, Imu, JointState  # noqa: E402
+
+from wbvla_core.errors import CommandError, ErrorCode, ImageError, StateError  # noqa: E402
+from wbvla_core.robot import load_robot  # noqa: E402
+from wbvla_core.ros import codec  # noqa: E402
+from wbvla_core.types import ArmChunk, JointCommand, LatentAction, LocoCommand, gravity_from_quaternion  # noqa: E402
+from wbvla_msgs.msg import LocoCommand as LocoCommandMsg  # noqa: E402
+
+ROBOT = load_robot("x2")
+NAMES, HEIGHT = ROBOT.joint_names, ROBOT.stance_height_range_m
+NOW_S = 1795216389.841677  # of the size that stamps have: seconds since 1970
+
+
+def refused(code: ErrorCode, kind: type, function, *args) -> str:
+    with pytest.raises(kind) as caught:
+        function(*args)
+    assert caught.value.code is code, caught.value
+    return str(caught.value)
+
+
+def joint_state(**changes) -> JointState:
+    msg = codec.joint_state_msg(NAMES, NOW_S, ROBOT.default_q, np.zeros(ROBOT.joint_count))
+    for name, value in changes.items():
+        setattr(msg, name, value)
+    return msg
+
+
+def test_a_stamp_survives_the_wire_to_the_microsecond_and_compares_equal():
+    rng = np.random.default_rng(0)
+    for at_s in NOW_S + rng.uniform(0.0, 1e6, 1000):
+        once = codec.stamp_s(codec.stamp_msg(at_s))
+        assert abs(once - at_s) < 1e-6  # half a microsecond, and two roundings of float64 (0.24 us each at this size)
+        assert codec.stamp_s(codec.stamp_msg(once)) == once
+        assert codec.stamp_ns(codec.stamp_msg(once)) == round(once * 1e6) * 1000
+
+
+def test_the_stamp_of_a_serialized_message_is_read_without_decoding_it():
+    for msg in (joint_state(), codec.imu_msg("pelvis", NOW_S, np.array((1.0, 0, 0, 0)), np.zeros(3))):
+        assert codec.raw_stamp_s(serialize_message(msg)) == codec.stamp_s(msg.header.stamp)
+
+
+def test_joint_state_comes_back_in_the_robots_order_whatever_the_order_on_the_wire():
+    q = np.arange(ROBOT.joint_count, dtype=float)
+    shuffled = np.random.default_rng(1).permutation(ROBOT.joint_count)
+    msg = codec.joint_state_msg(tuple(NAMES[i] for i in shuffled), NOW_S, q[shuffled], -q[shuffled])
+    at_s, got_q, got_qd = codec.joint_state_from_msg(msg, NAMES)
+    assert at_s == NOW_S
+    np.testing.assert_array_equal(got_q, q)
+    np.testing.assert_array_equal(got_qd, -q)
+
+
+def test_a_joint_state_with_nan_or_wrong_size_or_missing_joints_is_refused():
+    def decode(msg):
+        return codec.joint_state_from_msg(msg, NAMES)
+
+    bad = ROBOT.default_q.copy()
+    bad[3] = np.nan
+    assert NAMES[3] in refused(ErrorCode.STATE_NOT_FINITE, StateError, decode, joint_state(position=bad.tolist()))
+    refused(ErrorCode.STATE_SHAPE, StateError, decode, joint_state(position=[0.0] * (ROBOT.joint_count - 1)))
+    refused(ErrorCode.STATE_SHAPE, StateError, decode, joint_state(velocity=[]))
+    short = codec.joint_state_msg(NAMES[:-1], NOW_S, ROBOT.default_q[:-1], ROBOT.default_q[:-1])
+    assert NAMES[-1] in refused(ErrorCode.STATE_SHAPE, StateError, decode, short)
+
+
+def test_an_orientation_built_from_gravity_and_heading_has_that_gravity():
+    rng = np.random.default_rng(2)
+    for _ in range(200):
+        gravity = rng.normal(size=3)
+        gravity /= np.linalg.norm(gravity)
+        quat = codec.quaternion_from_gravity(gravity, rng.uniform(-3, 3))
+        np.testing.assert_allclose(gravity_from_quaternion(quat), gravity, atol=1e-12)
+    np.testing.assert_allclose(codec.quaternion_from_gravity(np.array((0, 0, -1.0)), np.pi / 2), (np.sqrt(0.5), 0, 0, np.sqrt(0.5)), atol=1e-12)
+
+
+def test_an_imu_without_a_unit_quaternion_is_refused():
+    refused(ErrorCode.STATE_SHAPE, StateError, codec.imu_from_msg, Imu(orientation=Imu().orientation.__class__(w=0.0)))
+    msg = codec.imu_msg("pelvis", NOW_S, np.array((1.0, 0, 0, 0)), np.array((0.1, 0.2, np.inf)))
+    refused(ErrorCode.STATE_NOT_FINITE, StateError, codec.imu_from_msg, msg)
+
+
+def test_loco_command_comes_back_and_flags_or_heights_out_of_range_are_refused_on_both_sides():
+    command = LocoCommand(1, -1, 0, HEIGHT[1])
+    stamp_ns, back = codec.loco_from_msg(codec.loco_msg(command, NOW_S, HEIGHT), HEIGHT)
+    assert stamp_ns == round(NOW_S * 1e6) * 1000
+    np.testing.assert_allclose(back.as_array(), command.as_array(), atol=1e-7)  # float32 on the wire
+    for flags in ((2, 0, 0), (0, -3, 0), (0, 0, 44)):  # 300 arrives as 44: rclpy wraps int8 silently
+        refused(
+            ErrorCode.COMMAND_FLAG_RANGE,
+            CommandError,
+            codec.loco_from_msg,
+            LocoCommandMsg(forward=flags[0], lateral=flags[1], yaw=flags[2], stance_height_m=0.6),
+            HEIGHT,
+        )
+    refused(ErrorCode.COMMAND_FLAG_RANGE, CommandError, codec.loco_msg, LocoCommand(300, 0, 0, 0.6), NOW_S, HEIGHT)
+    for height in (HEIGHT[0] - 0.01, HEIGHT[1] + 0.01):
+        refused(ErrorCode.COMMAND_HEIGHT_RANGE, CommandError, codec.loco_from_msg, LocoCommandMsg(stance_height_m=height), HEIGHT)
+    refused(ErrorCode.COMMAND_NOT_FINITE, CommandError, codec.loco_from_msg, LocoCommandMsg(stance_height_m=float("nan")), HEIGHT)
+
+
+def test_an_arm_chunk_comes_back_and_other_joints_shapes_or_spacings_are_refused():
+    names = ROBOT.names("upper_body")
+    chunk = ArmChunk(names, np.random.default_rng(3).normal(size=(7, len(names))), 0.1)
+    _, back = codec.arms_from_msg(codec.arms_msg(chunk, NOW_S), names)
+    np.testing.assert_array_equal(back.positions, chunk.positions)
+    assert (back.joint_names, back.dt_s) == (names, 0.1)
+    refused(ErrorCode.COMMAND_SHAPE, CommandError, codec.arms_from_msg, codec.arms_msg(ArmChunk(names[::-1], chunk.positions), NOW_S), names)
+    for spoil in (lambda m: m.points.clear(), lambda m: m.points.pop(2), lambda m: m.points[1].positions.pop(), lambda m: m.points.reverse()):
+        msg = codec.arms_msg(chunk, NOW_S)
+        spoil(msg)
+        refused(ErrorCode.COMMAND_SHAPE, CommandError, codec.arms_from_msg, msg, names)
+    msg = codec.arms_msg(chunk, NOW_S)
+    msg.points[0].positions[0] = float("nan")
+    refused(ErrorCode.COMMAND_NOT_FINITE, CommandError, codec.arms_from_msg, msg, names)
+
+
+def test_a_joint_command_comes_back_and_nothing_that_is_not_finite_leaves_for_the_motors():
+    rng = np.random.default_rng(4)
+    command = JointCommand(NOW_S, *(np.abs(rng.normal(size=ROBOT.joint_count)) for _ in range(5)))
+    back = codec.joint_command_from_msg(codec.joint_command_msg(command, NAMES), NAMES)
+    for name in ("stamp_s", "q", "qd", "tau_ff", "kp", "kd"):
+        np.testing.assert_array_equal(getattr(back, name), getattr(command, name))
+    command.q[5] = np.nan
+    refused(ErrorCode.COMMAND_NOT_FINITE, CommandError, codec.joint_command_msg, command, NAMES)
+    msg = codec.joint_command_msg(JointCommand(NOW_S, *(np.ones(ROBOT.joint_count) for _ in range(5))), NAMES)
+    msg.name = list(NAMES[::-1])
+    refused(ErrorCode.COMMAND_SHAPE, CommandError, codec.joint_command_from_msg, msg, NAMES)
+
+
+def test_latent_codes_outside_of_the_codebook_are_refused():
+    msg = codec.latent_msg(LatentAction((0, 15, 3, 1), (4, 4, 4, 4), 16), NOW_S, "abc")
+    assert (list(msg.manipulation), list(msg.locomotion), msg.codebook_size, msg.checkpoint) == ([0, 15, 3, 1], [4, 4, 4, 4], 16, "abc")
+    refused(ErrorCode.COMMAND_SHAPE, CommandError, codec.latent_msg, LatentAction((16,), (0,), 16), NOW_S, "")
+
+
+def test_images_come_back_as_rgb_from_rgb8_bgr8_mono8_and_padded_rows():
+    image = np.random.default_rng(5).integers(0, 255, (4, 6, 3), dtype=np.uint8)
+    msg = codec.image_msg(image, NOW_S, "camera")
+    assert (msg.width, msg.height, msg.step, msg.encoding, len(msg.data)) == (6, 4, 18, "rgb8", 72)
+    np.testing.assert_array_equal(codec.image_from_msg(msg, width=6, height=4), image)
+    bgr = codec.image_msg(image[..., ::-1], NOW_S, "camera")
+    bgr.encoding = "bgr8"
+    np.testing.assert_array_equal(codec.image_from_msg(bgr), image)
+    padded = np.zeros((4, 20), np.uint8)
+    padded[:, :18] = image.reshape(4, 18)
+    np.testing.assert_array_equal(codec.image_from_msg(Image(width=6, height=4, step=20, encoding="rgb8", data=padded.tobytes())), image)
+    mono = Image(width=6, height=4, step=6, encoding="mono8", data=image[..., 0].tobytes())
+    np.testing.assert_array_equal(codec.image_from_msg(mono), np.repeat(image[..., :1], 3, axis=2))
+
+
+def test_an_image_of_another_size_encoding_or_length_is_refused():
+    msg = codec.image_msg(np.zeros((4, 6, 3), np.uint8), NOW_S, "camera")
+    text = refused(ErrorCode.IMAGE_SIZE, ImageError, lambda: codec.image_from_msg(msg, width=8, height=4))
+    assert "8x4" in text and "6x4" in text
+    for change in ({"data": bytes(71)}, {"step": 17}, {"height": 5}, {"width": 0}):
+        spoilt = codec.image_msg(np.zeros((4, 6, 3), np.uint8), NOW_S, "camera")
+        for name, value in change.items():
+            setattr(spoilt, name, value)
+        refused(ErrorCode.IMAGE_SIZE, ImageError, codec.image_from_msg, spoilt)
+    msg.encoding = "16UC1"
+    refused(ErrorCode.IMAGE_ENCODING, ImageError, codec.image_from_msg, msg)
+
+
+def test_camera_info_has_the_focal_length_of_the_field_of_view():
+    info = codec.camera_info_msg(320, 240, np.pi / 2, NOW_S, "camera")  # 90 degrees: f = height / 2
+    np.testing.assert_allclose(info.k, (120, 0, 159.5, 0, 120, 119.5, 0, 0, 1))
