@@ -20,7 +20,7 @@ from wbvla_sim.instructions import Task
 from wbvla_sim.scene import Scene, to_mjcf
 from wbvla_sim.video import Mp4Writer
 
-FPS = 20
+FPS = 15
 FOR_PEOPLE = 0.5  # headlight of the onlooker's camera: some rooms are dark
 HOLD_S = 1.5  # the last picture stays, with the verdict on it
 
@@ -92,7 +92,7 @@ def render_video(
     samples = [*samples.tolist(), len(trace.time_s) - 1]
     keep = {int(i) for i in np.linspace(0, len(samples) - 1, stills)} if stills else set()
     pictures: list[tuple[str, np.ndarray]] = []
-    camera_size = (hud.CAMERA_BOX[2] - hud.CAMERA_BOX[0], hud.CAMERA_BOX[3] - hud.CAMERA_BOX[1])
+    camera_size = (robot.camera.width, robot.camera.height)  # as the robot's own images are
     outside_size = (hud.OUTSIDE_BOX[2] - hud.OUTSIDE_BOX[0], hud.OUTSIDE_BOX[3] - hud.OUTSIDE_BOX[1])
     note = "success" if verdict.success else verdict.failure.value.replace("_", " ")
     as_robot_sees = model.vis.headlight.diffuse.copy()

@@ -244,7 +244,7 @@ def compose(panels: Panels, moment: Moment, camera: np.ndarray, outside: np.ndar
     for picture, (left, top, right, bottom), text in ((camera, CAMERA_BOX, "head camera"), (outside, OUTSIDE_BOX, "outside")):
         view = Image.fromarray(picture)
         if view.size != (right - left, bottom - top):
-            view = view.resize((right - left, bottom - top), Image.Resampling.BILINEAR)
+            view = view.resize((right - left, bottom - top), Image.Resampling.BICUBIC)
         image.paste(view, (left, top))
         _caption(image, left, top, text)
     return np.asarray(image)

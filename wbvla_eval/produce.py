@@ -12,7 +12,7 @@ from wbvla_core.robot import RobotSpec
 from wbvla_core.safety import SafetyRung
 from wbvla_eval.bag import decode
 from wbvla_eval.episode_log import STANCE_TARGET_M
-from wbvla_eval.episode_video import render_video
+from wbvla_eval.episode_video import FPS, render_video
 from wbvla_eval.provenance import cruise_of, lineage, versions
 from wbvla_eval.recording import Recording
 from wbvla_eval.report import Provenance, write_report
@@ -66,6 +66,7 @@ def produce(
     facts: EpisodeFacts,
     *,
     video: bool = True,
+    fps: int = FPS,
     progress: Callable[[float], None] | None = None,
 ) -> tuple[dict[str, Any], Verdict]:
     """Write ``video.mp4``, ``report.html`` and ``summary.json`` into ``directory``; returns the summary and the verdict.
@@ -76,7 +77,7 @@ def produce(
     recording, scene = decode(messages, robot, facts.instruction, goal_ns=facts.goal_ns, end_ns=facts.end_ns)
     criteria = Criteria()
     verdict = judge_recording(facts, recording)
-    frames = render_video(directory / VIDEO, robot, scene, recording, facts.task, verdict, criteria, progress=progress) if video else []
+    frames = render_video(directory / VIDEO, robot, scene, recording, facts.task, verdict, criteria, fps=fps, progress=progress) if video else []
     roots = [(role, path) for role, path in (("policy", facts.policy), ("lmo", facts.lmo)) if path is not None]
     checkpoints = lineage(roots, facts.store)
     fact_rows = [

@@ -26,6 +26,7 @@ class Failure(str, enum.Enum):
     WRONG_BOX = "wrong_box"  # stopped properly, but at another box
     FACING = "facing"  # in the right place, looking past the box
     STOP_EARLY = "stop_early"  # stood still too far away
+    RESTLESS = "restless"  # told to stand, in the right place, but the body does not come to rest
     LOST_UNSEEN = "lost_unseen"  # timed out without the target in the image
     OSCILLATION = "oscillation"  # timed out near the stand-off point without coming to rest
     TIMEOUT = "timeout"  # timed out farther away
@@ -85,11 +86,16 @@ class Verdict:
     measures: dict[str, float] = field(default_factory=dict)
 
 
+def is_stopped(trace: Trace, criteria: Criteria) -> bool:
+    """Whether the flags were zero over the last window."""
+    return trace.duration_s >= criteria.still_window_s and not np.any(trace.command[trace.tail(criteria.still_window_s), :3])
+
+
 def is_still(trace: Trace, criteria: Criteria) -> bool:
-    """Whether the pelvis rests at the end: little travel and turn, and flags zero, over the last window."""
-    tail = trace.tail(criteria.still_window_s)
-    if trace.duration_s < criteria.still_window_s or np.any(trace.command[tail, :3] != 0):
+    """Whether the robot was told to stand and the pelvis rests: little travel and turn over the last window."""
+    if not is_stopped(trace, criteria):
         return False
+    tail = trace.tail(criteria.still_window_s)
     travel = np.linalg.norm(trace.xyz[tail, :2] - trace.xyz[-1, :2], axis=1).max()
     turn = np.abs(trace.yaw[tail] - trace.yaw[-1]).max()
     return bool(travel <= criteria.still_travel_m and turn <= math.radians(criteria.still_turn_deg))
@@ -165,7 +171,7 @@ def _judge_walk(task: Task, trace: Trace, criteria: Criteria, measures: dict[str
     measures = measures | _walk_measures(task, trace)
     error_m = abs(measures["gap_m"] - criteria.stand_off_m)
     measures["stand_off_error_m"] = error_m
-    still = is_still(trace, criteria)
+    stopped, still = is_stopped(trace, criteria), is_still(trace, criteria)
     placed = error_m <= criteria.stand_off_tolerance_m
     facing = measures["facing_error_deg"] <= criteria.facing_tolerance_deg
     where = f"{measures['gap_m']:.2f} m before the {task.color} box, facing error {measures['facing_error_deg']:.0f} deg"
@@ -177,9 +183,9 @@ def _judge_walk(task: Task, trace: Trace, criteria: Criteria, measures: dict[str
         return Verdict(True, None, f"stands {where}", measures)
     if measures["gap_m"] < criteria.stand_off_m - criteria.stand_off_tolerance_m:
         return fail(Failure.COLLIDE, f"came too close: {where}")
-    if still:
+    if stopped:
         if placed:
-            return fail(Failure.FACING, f"stopped {where}")
+            return fail(Failure.RESTLESS, f"does not come to rest {where}") if facing else fail(Failure.FACING, f"stopped {where}")
         wrong = _box_stood_at(task, trace, criteria)
         if wrong:
             return fail(Failure.WRONG_BOX, f"stopped at the {wrong} box, {where}")

@@ -10,6 +10,7 @@ from wbvla_cli.main import main
 from wbvla_core.robot import load_robot
 from wbvla_eval import hud
 from wbvla_eval.chase import chase
+from wbvla_eval.episode_video import FPS, HOLD_S
 from wbvla_eval.protocol import DEVELOPMENT_SEEDS, SPLITS, TEST_SEEDS, TRAINING_SEEDS, instruction_trials, split_of, walk_to_trials
 from wbvla_sim.instructions import TASKS
 from wbvla_sim.scene import random_scene
@@ -57,7 +58,7 @@ def test_standing_still_fails_and_leaves_a_video_of_the_right_length(tmp_path):
         stream = video.streams.video[0]
         assert (stream.width, stream.height) == (hud.WIDTH, hud.HEIGHT)
         frames = sum(1 for _ in video.decode(video=0))
-    assert frames / 20 == pytest.approx(trial["measures"]["duration_s"] + 1.5, abs=0.15)
+    assert frames / FPS == pytest.approx(trial["measures"]["duration_s"] + HOLD_S, abs=0.15)
 
 
 def test_doing_nothing_succeeds_at_standing_up_only(tmp_path):

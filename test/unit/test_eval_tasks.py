@@ -93,6 +93,13 @@ def test_facing_error_over_15_deg_fails(degrees, success):
     assert verdict.failure is (None if success else Failure.FACING)
 
 
+def test_drifting_with_zero_flags_is_no_rest():
+    path = np.concatenate((straight_to(1.15), np.column_stack((np.linspace(1.15, 1.35, 20), np.zeros(20)))))  # 0.1 m/s for 2 s
+    trace = make_trace(path, rest_s=0.0)
+    trace.command[-20:, :3] = 0.0
+    assert judge(BLUE, trace).failure is Failure.RESTLESS
+
+
 def test_still_walking_at_the_end_is_no_success_even_in_the_right_place():
     verdict = judge(BLUE, make_trace(straight_to(1.25), rest_s=0.0))
     assert verdict.failure is Failure.OSCILLATION
