@@ -26,6 +26,8 @@ from wbvla_train.vla.config import PRESETS as VLA_PRESETS
 from wbvla_train.vla.config import CodesConfig, GroundingConfig, VlaTrainConfig
 from wbvla_vla.policy import WholeBodyPolicy
 
+torch.set_num_threads(1)  # small matrices: more threads only wait for each other
+
 
 def quiet(_: str) -> None:
     pass

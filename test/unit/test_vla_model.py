@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ from wbvla_vla.checkpoint import load_float, save_half
 from wbvla_vla.config import LanguageConfig, VlaConfig, debug, full
 from wbvla_vla.model import PrismaticVla, code_loss, parameter_count
 from wbvla_vla.tokens import InstructionTokenizer, build_tokenizer
+
+torch.set_num_threads(1)  # small matrices: more threads only wait for each other
 
 
 def make(config: VlaConfig | None = None, seed: int = 0) -> tuple[PrismaticVla, InstructionTokenizer]:
@@ -153,5 +156,5 @@ def test_the_full_preset_has_the_published_sizes() -> None:
 
 def test_configs_survive_json() -> None:
     for config in (debug(), full()):
-        assert VlaConfig.from_json(__import__("json").loads(__import__("json").dumps(config.to_json()))) == config
+        assert VlaConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
     assert isinstance(VlaConfig.from_json(debug().to_json()).language, LanguageConfig)

@@ -38,7 +38,7 @@ class StillsConfig:
 
     output: Path = Path("data/stills")
     robot: str = "x2"
-    scenes: int = 3000
+    scenes: int = 2400
     per_scene: int = 10
     scenes_per_shard: int = 50
     near_share: float = 0.8

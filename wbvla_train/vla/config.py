@@ -20,10 +20,10 @@ class GroundingConfig:
     """
 
     data: Path = Path("data/stills")
-    scenes: int = 3000
+    scenes: int = 2400
     batch: int = 32
     sentences: int = 2
-    loop: LoopConfig = field(default_factory=lambda: LoopConfig(steps=4000, lr=1e-3))
+    loop: LoopConfig = field(default_factory=lambda: LoopConfig(steps=2500, lr=1e-3))
 
 
 @dataclass(frozen=True)
