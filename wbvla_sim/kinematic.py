@@ -28,24 +28,25 @@ class KinematicCommand(JointCommand):
 
 @dataclass(frozen=True)
 class Walk:
-    """How the stand-in walks; all ours, sized after our first learned gait.
+    """How the stand-in walks; all ours, measured on our first learned gait.
 
     Attributes:
         cruise: speed at full flags (forward m/s, left m/s, yaw rad/s).
-        lag_s: time constant of speed; height_rate_m_s: of stance height; arm_lag_s: of the arms.
-        period_s: gait cycle; bob_m, sway_m, roll_rad, pitch_rad: amplitudes while moving.
+        lag_s: time constants of these speeds; height_rate_m_s: speed of the stance height; arm_lag_s: time constant of the arms.
+        period_s: gait cycle; bob_m, sway_m, roll_rad, pitch_rad, yaw_rad: amplitudes while moving.
         drift: standard deviation of speed noise as a part of cruise speed (correlated over 0.5 s).
     """
 
     cruise: tuple[float, float, float] = (0.3, 0.3, 0.4)
-    lag_s: float = 0.25
+    lag_s: tuple[float, float, float] = (0.6, 0.5, 0.15)
     height_rate_m_s: float = 0.2
     arm_lag_s: float = 0.06
     period_s: float = 0.72
-    bob_m: float = 0.006
-    sway_m: float = 0.012
-    roll_rad: float = 0.02
-    pitch_rad: float = 0.02
+    bob_m: float = 0.003
+    sway_m: float = 0.014
+    roll_rad: float = 0.035
+    pitch_rad: float = 0.01
+    yaw_rad: float = 0.018
     drift: float = 0.08
 
 
@@ -155,7 +156,7 @@ class KinematicWorld(World):
         # speed: first-order lag towards the flags, with a slow error while moving
         flags, cruise = loco.flags, np.array(walk.cruise)
         self._noise += -self._noise * dt / 0.5 + rng.normal(0.0, walk.drift * np.sqrt(2 * dt / 0.5), 3)
-        self._velocity += (flags * cruise - self._velocity) * dt / walk.lag_s
+        self._velocity += (flags * cruise - self._velocity) * dt / np.array(walk.lag_s)
         moving = float(np.max(np.abs(self._velocity) / cruise))
         speed = self._velocity + self._noise * cruise * moving
         self._yaw += speed[2] * dt
@@ -172,7 +173,7 @@ class KinematicWorld(World):
         bob = a * walk.bob_m * np.cos(2 * phase)
         sway = a * walk.sway_m * np.sin(phase)
         roll, pitch = a * walk.roll_rad * np.sin(phase + 0.4), a * walk.pitch_rad * np.cos(2 * phase + 0.8) + 0.01 * a * self._noise[0] / max(walk.drift, 1e-6)
-        half = np.array((roll, pitch, self._yaw)) / 2
+        half = np.array((roll, pitch, self._yaw + a * walk.yaw_rad * np.sin(phase + 1.0))) / 2
         (cr, cp, cy), (sr, sp, sy) = np.cos(half), np.sin(half)
         quat = (cr * cp * cy + sr * sp * sy, sr * cp * cy - cr * sp * sy, cr * sp * cy + sr * cp * sy, cr * cp * sy - sr * sp * cy)
         xyz = (self._xy[0] - s * sway, self._xy[1] + c * sway, self._height_m + bob)

@@ -185,7 +185,7 @@ def test_open_ended_task_ends_by_its_duration_and_turns_that_way():
     assert log.outcome == "duration"
     assert len(log.stamp_s) == 20 and len(log.tick_time_s) == 100
     np.testing.assert_allclose(np.diff(log.stamp_s), 0.1)
-    assert world.truth()["yaw_rad"] == pytest.approx(-0.4 * (2.0 - 0.25), abs=0.1)  # cruise 0.4 rad/s, lag 0.25 s
+    assert world.truth()["yaw_rad"] == pytest.approx(-0.4 * (2.0 - 0.15), abs=0.1)  # cruise 0.4 rad/s, lag 0.15 s
 
 
 def test_task_without_end_times_out():
@@ -265,7 +265,7 @@ def test_kinematic_walker_keeps_its_feet_near_the_floor_and_its_speed():
         world.refresh()
         lowest.append(min(world.data.site(f).xpos[2] for f in ("left_foot", "right_foot")))
     assert np.abs(lowest).max() < 0.02
-    assert world.truth()["pelvis_xyz"][0] == pytest.approx(0.3 * (4.0 - 0.25), rel=0.15)
+    assert world.truth()["pelvis_xyz"][0] == pytest.approx(0.3 * (4.0 - 0.6), rel=0.15)  # cruise 0.3 m/s, lag 0.6 s
 
 
 def test_task_names_its_canonical_sentence():
