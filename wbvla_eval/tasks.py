@@ -48,9 +48,9 @@ class Criteria:
     facing_tolerance_deg: float = 15.0  # issue
     near_m: float = 0.60  # ours: within this of the stand-off tolerance a time-out is called oscillation
     # standing still
-    still_window_s: float = 1.0  # ours: two steps of the gait
-    still_travel_m: float = 0.06  # ours: stepping in place sways the pelvis by about 0.03 m
-    still_turn_deg: float = 6.0  # ours: likewise
+    still_window_s: float = 1.4  # ours: two cycles of the gait, so that each half is one
+    still_travel_m: float = 0.05  # ours: 0.07 m/s; what is left of a walk at 0.3 m/s after it was told to stop must be gone
+    still_turn_deg: float = 5.0  # ours: likewise 7 deg/s
     # upright
     max_tilt_rad: float = 0.8  # the safety ladder's own limit
     min_pelvis_height_m: float = 0.35  # ours: 0.11 m under the lowest stance
@@ -91,14 +91,18 @@ def is_stopped(trace: Trace, criteria: Criteria) -> bool:
     return trace.duration_s >= criteria.still_window_s and not np.any(trace.command[trace.tail(criteria.still_window_s), :3])
 
 
+def unrest(trace: Trace, criteria: Criteria) -> tuple[float, float]:
+    """(travel m, turn rad) between the mean poses of the two halves of the last window: stepping in place sways, but does not get anywhere."""
+    tail = trace.tail(criteria.still_window_s)
+    early, late = np.array_split(np.arange(tail.start, tail.stop), 2)
+    travel = np.linalg.norm(trace.xyz[late, :2].mean(axis=0) - trace.xyz[early, :2].mean(axis=0))
+    return float(travel), float(abs(trace.yaw[late].mean() - trace.yaw[early].mean()))
+
+
 def is_still(trace: Trace, criteria: Criteria) -> bool:
     """Whether the robot was told to stand and the pelvis rests: little travel and turn over the last window."""
-    if not is_stopped(trace, criteria):
-        return False
-    tail = trace.tail(criteria.still_window_s)
-    travel = np.linalg.norm(trace.xyz[tail, :2] - trace.xyz[-1, :2], axis=1).max()
-    turn = np.abs(trace.yaw[tail] - trace.yaw[-1]).max()
-    return bool(travel <= criteria.still_travel_m and turn <= math.radians(criteria.still_turn_deg))
+    travel, turn = unrest(trace, criteria)
+    return is_stopped(trace, criteria) and travel <= criteria.still_travel_m and turn <= math.radians(criteria.still_turn_deg)
 
 
 def fall_time_s(trace: Trace, criteria: Criteria) -> float | None:
@@ -170,7 +174,8 @@ def _walk_measures(task: Task, trace: Trace) -> dict[str, float]:
 def _judge_walk(task: Task, trace: Trace, criteria: Criteria, measures: dict[str, float]) -> Verdict:
     measures = measures | _walk_measures(task, trace)
     error_m = abs(measures["gap_m"] - criteria.stand_off_m)
-    measures["stand_off_error_m"] = error_m
+    travel, turn = unrest(trace, criteria)
+    measures |= {"stand_off_error_m": error_m, "unrest_m": travel, "unrest_deg": math.degrees(turn)}
     stopped, still = is_stopped(trace, criteria), is_still(trace, criteria)
     placed = error_m <= criteria.stand_off_tolerance_m
     facing = measures["facing_error_deg"] <= criteria.facing_tolerance_deg
@@ -185,7 +190,11 @@ def _judge_walk(task: Task, trace: Trace, criteria: Criteria, measures: dict[str
         return fail(Failure.COLLIDE, f"came too close: {where}")
     if stopped:
         if placed:
-            return fail(Failure.RESTLESS, f"does not come to rest {where}") if facing else fail(Failure.FACING, f"stopped {where}")
+            return (
+                fail(Failure.RESTLESS, f"moves {travel:.2f} m and {math.degrees(turn):.0f} deg in the last second {where}")
+                if facing
+                else fail(Failure.FACING, f"stopped {where}")
+            )
         wrong = _box_stood_at(task, trace, criteria)
         if wrong:
             return fail(Failure.WRONG_BOX, f"stopped at the {wrong} box, {where}")

@@ -93,6 +93,12 @@ def test_facing_error_over_15_deg_fails(degrees, success):
     assert verdict.failure is (None if success else Failure.FACING)
 
 
+def test_stepping_in_place_sways_but_rests():
+    trace = make_trace(straight_to(1.25))
+    trace.xyz[:, 1] += 0.03 * np.sin(2 * np.pi * trace.time_s / 0.7)  # 6 cm from side to side, one gait cycle of 0.7 s
+    assert judge(BLUE, trace).success
+
+
 def test_drifting_with_zero_flags_is_no_rest():
     path = np.concatenate((straight_to(1.15), np.column_stack((np.linspace(1.15, 1.35, 20), np.zeros(20)))))  # 0.1 m/s for 2 s
     trace = make_trace(path, rest_s=0.0)
