@@ -68,13 +68,14 @@ class TrainLoop:
         module: its trainable parameters are trained; its state dict is saved.
         step: draws a batch from the generator that it is given and returns the loss.
         run_dir: resumable state and log.
-        settings: what the run is; a state of other settings is not continued.
+        settings: what the run is; a state of other settings (or of another ``config``, but for how it is run) is not continued.
     """
 
     def __init__(self, config: LoopConfig, module: nn.Module, step: StepFn, run_dir: Path, settings: dict[str, Any], log=print) -> None:
         torch.set_num_threads(config.threads)
         self.config, self.module, self.run_dir, self.log = config, module, Path(run_dir), log
-        self._step_fn, self._settings = step, json.loads(json.dumps(settings, default=str))
+        loop = {key: value for key, value in asdict(config).items() if key not in ("threads", "save_every", "log_every")}
+        self._step_fn, self._settings = step, json.dumps({**settings, "loop": loop}, default=str, sort_keys=True)
         self._parameters = [p for p in module.parameters() if p.requires_grad]
         self._trained = [name for name, p in module.named_parameters() if p.requires_grad]
         decay = [p for p in self._parameters if p.ndim >= 2]
@@ -96,7 +97,7 @@ class TrainLoop:
             "seconds": self.seconds,
             "weights": weights,
             "optimizer": self.optimizer.state_dict(),
-            "settings": json.dumps(self._settings, sort_keys=True),
+            "settings": self._settings,
         }
         temporary = self.run_dir / f".{STATE_FILE}.{os.getpid()}"
         torch.save(state, temporary)
@@ -112,7 +113,7 @@ class TrainLoop:
         if not path.exists():
             return False
         state = torch.load(path, weights_only=True)
-        if state["settings"] != json.dumps(self._settings, sort_keys=True):
+        if state["settings"] != self._settings:
             raise ValueError(f"{path} is the state of a run with other settings; give another --run-dir, or delete it to start anew")
         _, unknown = self.module.load_state_dict(state["weights"], strict=False)
         if unknown:

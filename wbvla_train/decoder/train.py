@@ -100,7 +100,6 @@ def build(config: DecoderTrainConfig, log=print) -> tuple[TrainLoop, FineTuneSte
         "vla": vla.manifest.hash,
         "demos": [str(path) for path in config.demos],
         "batch": [config.batch, config.sentences],
-        "loop": config.loop,
     }
     return TrainLoop(config.loop, student, step, config.run_dir, settings, log), step, student, vla
 

@@ -157,7 +157,7 @@ def train_codes(config: VlaTrainConfig, model: PrismaticVla, tokenizer: Instruct
     step = CodesStep(model, spec, data, train_index, c.batch, grounding, c.grounding_weight)
     check = CodesStep(model, spec, data, check_index, c.batch, None, 0.0)
     log(f"stage 1: {len(train_index)} labelled frames ({len(data.images)} in all), {c.loop.steps} steps of {c.batch}")
-    loop = TrainLoop(c.loop, module, step, config.run_dir / "codes", {"stage": "codes", "size": config.size, "batch": c.batch, "loop": c.loop}, log)
+    loop = TrainLoop(c.loop, module, step, config.run_dir / "codes", {"stage": "codes", "size": config.size, "batch": c.batch}, log)
     if config.resume:
         loop.resume()
     loop.run(check.evaluate, evaluate_every=max(1, c.loop.steps // 8))

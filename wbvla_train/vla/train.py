@@ -56,7 +56,7 @@ def train_grounding(config: VlaTrainConfig, model: PrismaticVla, tokenizer: Inst
     step = GroundingStep(grounding, tokenizer, spec, train["images"], train["labels"], g.batch, g.sentences)
     check = GroundingStep(grounding, tokenizer, spec, held_out["images"], held_out["labels"], 64, 4)
     log(f"stage 0: {len(train['images'])} pictures, {g.loop.steps} steps of {g.batch} x {g.sentences}, {parameter_count(model) / 1e6:.2f} M parameters")
-    loop = TrainLoop(g.loop, grounding, step, config.run_dir / "grounding", {"stage": "grounding", "size": config.size, "batch": g.batch, "loop": g.loop}, log)
+    loop = TrainLoop(g.loop, grounding, step, config.run_dir / "grounding", {"stage": "grounding", "size": config.size, "batch": g.batch}, log)
     if config.resume:
         loop.resume()
     loop.run(check.evaluate, evaluate_every=max(1, g.loop.steps // 10))
