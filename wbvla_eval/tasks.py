@@ -189,12 +189,10 @@ def _judge_walk(task: Task, trace: Trace, criteria: Criteria, measures: dict[str
     if measures["gap_m"] < criteria.stand_off_m - criteria.stand_off_tolerance_m:
         return fail(Failure.COLLIDE, f"came too close: {where}")
     if stopped:
+        if placed and facing:
+            return fail(Failure.RESTLESS, f"drifts by {travel:.2f} m and {math.degrees(turn):.0f} deg within {criteria.still_window_s / 2:g} s: {where}")
         if placed:
-            return (
-                fail(Failure.RESTLESS, f"moves {travel:.2f} m and {math.degrees(turn):.0f} deg in the last second {where}")
-                if facing
-                else fail(Failure.FACING, f"stopped {where}")
-            )
+            return fail(Failure.FACING, f"stopped {where}")
         wrong = _box_stood_at(task, trace, criteria)
         if wrong:
             return fail(Failure.WRONG_BOX, f"stopped at the {wrong} box, {where}")
