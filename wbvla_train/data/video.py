@@ -66,7 +66,7 @@ class VideoConfig:
     train_rooms: int = 400
     dev_rooms: int = 30
     test_rooms: int = 30
-    x2_rooms: int = 150
+    x2_rooms: int = 100
     clips_per_room: int = 8
     frames: int = 20
     rate_hz: float = 10.0
