@@ -77,6 +77,8 @@ def read_arrays(bag: Path, topics: Sequence[str] | None = None) -> dict[str, dic
 
 def _numbers(message: Any, prefix: str) -> Iterator[tuple[str, Any]]:
     for name, value in vars(message).items():
+        if name.isupper():  # a constant of the message
+            continue
         if isinstance(value, (bool, int, float)) or (isinstance(value, np.ndarray) and value.dtype.kind in "biuf"):
             yield prefix + name, value
         elif hasattr(value, "__msgtype__") and name != "header":

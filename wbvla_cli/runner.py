@@ -6,6 +6,7 @@ Starts the processes, brings their lifecycle nodes up (LMO first), prefixes thei
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
@@ -28,8 +29,8 @@ from wbvla_core.task import TaskResult
 if TYPE_CHECKING:
     from wbvla_core.ros.client import StackClient
 
-STOP_BUDGET_S = 2.5  # everything is gone within 3 s: what still runs by then is killed
-STOP_GRACE_S = 0.6  # how long one node may keep the next one waiting
+STOP_BUDGET_S = 2.3  # everything is gone within 3 s: what still runs by then is killed
+STOP_GRACE_S = 0.6  # how long the nodes of one order may keep the next ones waiting
 PARENT_VARIABLE = "WBVLA_PARENT_PID"  # wbvla_core.ros.lifecycle: nodes leave when the process of this id is no longer their parent
 
 
@@ -230,11 +231,13 @@ class Stack:
         if self._client is not None:
             self._client.close()
             self._client = None
-        for row in reversed(self.rows):
-            process = self.processes.get(row.name)
-            if process is not None and process.running:
+        for _, rows in itertools.groupby(reversed(self.rows), key=lambda row: row.order):
+            leaving = [self.processes[row.name] for row in rows if row.name in self.processes]
+            for process in leaving:
                 process.signal(signal.SIGTERM)
-                process.wait(min(STOP_GRACE_S, deadline_s - time.monotonic()))
+            grace_s = min(deadline_s, time.monotonic() + STOP_GRACE_S)
+            for process in leaving:
+                process.wait(grace_s - time.monotonic())
         for process in self.processes.values():
             if not process.wait(deadline_s - time.monotonic()):
                 self._say(f"[runner] {process.row.name} did not leave in time and is killed")

@@ -108,7 +108,7 @@ def test_the_node_goes_through_its_states_and_leaves_the_motors_damping(graph):
         assert bench.slot().stiffness[0] == ROBOT.kp[0]
         sent = len(bench.commands)
         assert lmo.trigger_deactivate() is TransitionCallbackReturn.SUCCESS
-        until(lambda: len(bench.commands) > sent, 2.0, "the safe command")
+        until(lambda sent=sent: len(bench.commands) > sent, 2.0, "the safe command")
         last = bench.commands[-1]
         assert not np.any(last.stiffness) and np.array_equal(last.damping, damping_gains(ROBOT))
         assert lmo.trigger_cleanup() is TransitionCallbackReturn.SUCCESS
@@ -208,7 +208,7 @@ def test_a_malformed_command_is_dropped_counted_and_refreshes_no_age(strict_benc
     assert strict_bench.take("vla").success
     decide(strict_bench, "vla", WALK)
     assert strict_bench.followed() == WALK
-    bad = [dict(forward=44), dict(forward=1, stance_height_m=0.9), dict(stance_height_m=float("nan"))]
+    bad = [{"forward": 44}, {"forward": 1, "stance_height_m": 0.9}, {"stance_height_m": float("nan")}]
     end_s = time.monotonic() + 0.35
     count = 0
     while time.monotonic() < end_s:  # a stream of malformed commands is silence
