@@ -234,6 +234,7 @@ class Setup:
         requirements = [self.requirements_file(name) for name in self.flavour.requirements]
         rooms = sorted(path.parent.name for path in ROOT.glob("wbvla_*/__init__.py"))  # an editable install lists packages by name
         steps = (
+            ("installer", digest(self.requirements_file("setup"), self.pin("pip"), self.pin("setuptools")), self.install_installer),
             ("torch", digest(self.pin("torch")), self.install_torch),
             ("requirements", digest(self.all_pins, *requirements), self.install_requirements),
             ("messages", digest(ROOT / "wbvla_msgs", ROOT / "scripts" / "fix_wheel_paths.cmake", self.key), self.build_messages),
@@ -257,7 +258,7 @@ class Setup:
         return env
 
     def pip(self, title: str, *arguments: str) -> None:
-        step(title, [str(self.python), "-m", "pip", "--disable-pip-version-check", "install", *arguments])
+        step(title, [str(self.python), "-m", "pip", "--disable-pip-version-check", "install", "--progress-bar", "off", *arguments])
 
     def make_venv(self) -> None:
         if VENV.exists() and self.state.key is None and any(VENV.iterdir()):
@@ -272,6 +273,9 @@ class Setup:
         options = ["--system-site-packages"] if self.flavour.sourced else []
         step("virtual environment", [getattr(sys, "_base_executable", sys.executable), "-m", "venv", *options, str(VENV)])
         self.state.begin(self.key)
+
+    def install_installer(self) -> None:
+        self.pip("pip and setuptools", "-c", str(self.pins), "-r", str(self.requirements_file("setup")))
 
     def install_torch(self) -> None:
         """torch on its own and first: it is the largest, and a CPU build may come from an index of its own."""
@@ -310,7 +314,6 @@ class Setup:
         step("wbvla_msgs: install into .venv", ["cmake", "--install", str(build)], env=env)
 
     def install_package(self) -> None:
-        self.pip("setuptools", "-c", str(self.pins), "setuptools", "wheel")
         self.pip("wbvla (editable)", "--no-deps", "--no-build-isolation", "-e", str(ROOT))
 
     def verify(self) -> None:
