@@ -60,9 +60,9 @@ class ExpertConfig:
 class ArmScript:
     """Arm targets as a feedback law of the measured arm state; no memory."""
 
-    SPEED_RAD_S = 1.2  # of free motions
-    WAVE_HZ = 0.8
-    WAVE_AMPLITUDE_RAD = 0.45
+    SPEED_RAD_S = 0.7  # of free motions: an arm of 4 kg that is thrown up makes the robot step
+    WAVE_HZ = 0.7
+    WAVE_AMPLITUDE_RAD = 0.4
     LEAD_S = 0.1  # the arm follows its targets by about kd / kp and its inertia: aim ahead by as much
     RAISED = {"shoulder_pitch": 0.0, "shoulder_roll": 1.25, "shoulder_yaw": 1.45, "elbow": -1.5}  # left arm; upper arm out, forearm up
     READY_RAD = 0.5  # nearer than this to the raised pose (without the waving joint) the wave starts
