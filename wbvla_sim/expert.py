@@ -12,11 +12,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import mujoco
 import numpy as np
 
 from wbvla_core.robot import RobotSpec
 from wbvla_core.types import ArmChunk, Decision, LocoCommand, PolicyInput, RobotState
 from wbvla_sim.instructions import INSTRUCTIONS, Task, parse_instruction
+from wbvla_sim.model.build import joint_map, robot_mjcf
 from wbvla_sim.scene import STAND_OFF_M, Box
 from wbvla_sim.world import World
 
@@ -64,6 +66,7 @@ class ArmScript:
     WAVE_HZ = 0.7
     WAVE_AMPLITUDE_RAD = 0.4
     LEAD_S = 0.1  # the arm follows its targets by about kd / kp and its inertia: aim ahead by as much
+    GRAVITY_M_S2 = 9.81
     RAISED = {"shoulder_pitch": 0.0, "shoulder_roll": 1.25, "shoulder_yaw": 1.45, "elbow": -1.5}  # left arm; upper arm out, forearm up
     READY_RAD = 0.5  # nearer than this to the raised pose (without the waving joint) the wave starts
     WAVING = "elbow"
@@ -73,6 +76,18 @@ class ArmScript:
         self.names = robot.names("upper_body")
         self.indices = robot.indices("upper_body")
         self.rest = robot.default_q[self.indices]
+        self._model = mujoco.MjModel.from_xml_string(robot_mjcf(robot, floor=False, visuals=False, sensors=False))
+        self._data = mujoco.MjData(self._model)
+        self._joints = joint_map(self._model, robot)
+
+    def sag(self, state: RobotState) -> np.ndarray:
+        """How far [A] the drives must aim beyond a pose to hold it against gravity: static torque / kp, rad."""
+        self._model.opt.gravity[:] = self.GRAVITY_M_S2 * state.gravity  # the model's pelvis stays level, gravity tilts
+        self._data.qpos[self._joints.qpos] = state.q[self._joints.canonical]
+        mujoco.mj_forward(self._model, self._data)
+        torque = np.zeros(self.robot.joint_count)
+        torque[self._joints.canonical] = self._data.qfrc_bias[self._joints.dof]
+        return (torque / self.robot.kp)[self.indices]
 
     def chunk(self, state: RobotState, wave: str = "") -> ArmChunk:
         """Targets [K, A] from the measured state; ``wave`` = "left" or "right" waves that arm, the rest goes to or stays in the default pose."""
@@ -96,6 +111,8 @@ class ArmScript:
                 omega = 2 * np.pi * self.WAVE_HZ
                 phase = np.arctan2(-state.qd[self.indices[swing]] / omega, q[swing] - goal[swing])
                 rows[:, swing] = goal[swing] + self.WAVE_AMPLITUDE_RAD * np.cos(phase + omega * (times + self.LEAD_S))
+            arm = [self.names.index(name) for name in self.robot.names(f"{wave}_arm")]
+            rows[:, arm] += self.sag(state)[arm]
         return ArmChunk(self.names, np.clip(rows, self.robot.lower[self.indices], self.robot.upper[self.indices]), self.config.chunk_dt_s)
 
     def _at(self, side: str, name: str) -> int:
