@@ -29,8 +29,8 @@ from wbvla_core.task import TaskResult
 if TYPE_CHECKING:
     from wbvla_core.ros.client import StackClient
 
-STOP_BUDGET_S = 2.3  # everything is gone within 3 s: what still runs by then is killed
-STOP_GRACE_S = 0.6  # how long the nodes of one order may keep the next ones waiting
+STOP_BUDGET_S = 2.0  # everything is gone within 3 s: what still runs by then is killed
+STOP_GRACE_S = 0.5  # how long the nodes of one order may keep the next ones waiting
 PARENT_VARIABLE = "WBVLA_PARENT_PID"  # wbvla_core.ros.lifecycle: nodes leave when the process of this id is no longer their parent
 
 

@@ -28,6 +28,7 @@ import rclpy
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 from rclpy.exceptions import ParameterException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.signals import SignalHandlerOptions
 
@@ -35,6 +36,7 @@ from wbvla_core.errors import WbvlaError
 from wbvla_core.ros import codec
 from wbvla_core.ros.qos import interface_class, qos, service, topic
 
+RCLError = rclpy_implementation.RCLError
 T = TypeVar("T")
 PARENT_VARIABLE = "WBVLA_PARENT_PID"  # set by the runner: a node whose starter is gone must not outlive it
 POLL_S = 0.1  # how long an idle node takes to notice a signal: rcl_wait is C code, Python handlers run when it returns
@@ -99,12 +101,30 @@ class ManagedNode(LifecycleNode):
         super().__init__(self.NAME, **node_options)
         for name, parameter in self.PARAMETERS.items():
             self.declare_parameter(name, parameter.default, parameter.descriptor())
+        self._guard_transitions()
         self.edges = EdgeLog(self.get_logger())
         self.active = False
         self.dropped = 0  # malformed messages refused since configure
         self.failure = ""  # set by fail(): why this process must end
         self.settings: dict[str, Any] = {}
         self._owned: list[tuple[Callable[[Any], Any], Any]] = []
+
+    def _guard_transitions(self) -> None:
+        """A request for a transition that the present state does not have is answered with failure; rclpy (7.1) lets it end the process."""
+        service = getattr(self, "_service_change_state", None)
+        if service is None:
+            return
+        change_state = service.callback
+
+        def guarded(request: Any, response: Any) -> Any:
+            try:
+                return change_state(request, response)
+            except RCLError as error:
+                self.get_logger().error(f"transition {request.transition.id} {request.transition.label} refused: {str(error).splitlines()[0]}")
+                response.success = False
+                return response
+
+        service.callback = guarded
 
     # -- hooks -----------------------------------------------------------------------------------------------------------
     def load(self) -> None: ...

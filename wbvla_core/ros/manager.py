@@ -74,6 +74,8 @@ class LifecycleManager:
             if time.monotonic() > deadline_s:
                 raise BringUpError(f"{name} did not offer {client.srv_name} in time; does it run, and in this ROS domain?")
             time.sleep(0.02)
+        if self._node.get_node_names().count(name) > 1:
+            raise BringUpError(f"there are two nodes named {name}: another stack runs in this ROS domain; stop it, or set another ROS_DOMAIN_ID")
         done = threading.Event()
         future = client.call_async(request)
         future.add_done_callback(lambda _: done.set())
