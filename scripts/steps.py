@@ -60,11 +60,11 @@ class _Progress:
     def update(self, log: Path) -> None:
         now = time.monotonic()
         if self.live:
-            text = f"  {self.title} ... {now - self.start:.0f} s  {_last_line(log)}"
+            text = f"  {self.title} ... {now - self.start:.0f} s  {last_line(log)}"
             print(f"\r\033[K{text[: shutil.get_terminal_size().columns - 1]}", end="", flush=True)
         elif now - self.last >= HEARTBEAT_S:
             self.last = now
-            print(f"    {now - self.start:.0f} s  {_last_line(log)[:140]}", flush=True)
+            print(f"    {now - self.start:.0f} s  {last_line(log)[:140]}", flush=True)
 
     def end(self, word: str) -> float:
         wall_s = time.monotonic() - self.start
@@ -72,7 +72,7 @@ class _Progress:
         return wall_s
 
 
-def _last_line(path: Path) -> str:
+def last_line(path: Path) -> str:
     """The last line with anything on it; pip and ninja rewrite lines with carriage returns."""
     with path.open("rb") as handle:
         handle.seek(max(0, path.stat().st_size - 400))
