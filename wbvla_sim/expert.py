@@ -18,7 +18,7 @@ import numpy as np
 from wbvla_core.robot import RobotSpec
 from wbvla_core.types import ArmChunk, Decision, LocoCommand, PolicyInput, RobotState
 from wbvla_sim.instructions import INSTRUCTIONS, Task, parse_instruction
-from wbvla_sim.model.build import joint_map, robot_mjcf
+from wbvla_sim.model.build import JointMap, joint_map, robot_mjcf
 from wbvla_sim.scene import STAND_OFF_M, Box
 from wbvla_sim.world import World
 
@@ -59,6 +59,17 @@ class ExpertConfig:
     chunk_dt_s: float = 0.1
 
 
+_STATICS: dict[str, tuple[mujoco.MjModel, mujoco.MjData, JointMap]] = {}
+
+
+def _statics(robot: RobotSpec) -> tuple[mujoco.MjModel, mujoco.MjData, JointMap]:
+    """The robot alone, for static torques; one per robot and process, because a data collector has many teleoperators."""
+    if robot.fingerprint not in _STATICS:
+        model = mujoco.MjModel.from_xml_string(robot_mjcf(robot, floor=False, visuals=False, sensors=False))
+        _STATICS[robot.fingerprint] = model, mujoco.MjData(model), joint_map(model, robot)
+    return _STATICS[robot.fingerprint]
+
+
 class ArmScript:
     """Arm targets as a feedback law of the measured arm state; no memory."""
 
@@ -76,17 +87,16 @@ class ArmScript:
         self.names = robot.names("upper_body")
         self.indices = robot.indices("upper_body")
         self.rest = robot.default_q[self.indices]
-        self._model = mujoco.MjModel.from_xml_string(robot_mjcf(robot, floor=False, visuals=False, sensors=False))
-        self._data = mujoco.MjData(self._model)
-        self._joints = joint_map(self._model, robot)
+        self._statics = _statics(robot)
 
     def sag(self, state: RobotState) -> np.ndarray:
         """How far [A] the drives must aim beyond a pose to hold it against gravity: static torque / kp, rad."""
-        self._model.opt.gravity[:] = self.GRAVITY_M_S2 * state.gravity  # the model's pelvis stays level, gravity tilts
-        self._data.qpos[self._joints.qpos] = state.q[self._joints.canonical]
-        mujoco.mj_forward(self._model, self._data)
+        model, data, joints = self._statics
+        model.opt.gravity[:] = self.GRAVITY_M_S2 * state.gravity  # the model's pelvis stays level, gravity tilts
+        data.qpos[joints.qpos] = state.q[joints.canonical]
+        mujoco.mj_forward(model, data)
         torque = np.zeros(self.robot.joint_count)
-        torque[self._joints.canonical] = self._data.qfrc_bias[self._joints.dof]
+        torque[joints.canonical] = data.qfrc_bias[joints.dof]
         return (torque / self.robot.kp)[self.indices]
 
     def chunk(self, state: RobotState, wave: str = "") -> ArmChunk:
