@@ -25,7 +25,9 @@ class GaitConfig:
         sway_m: lateral pelvis sway towards the stance foot (a linear inverted pendulum of this width and period sways 0.027).
         start_intent, stop_intent: parts of cruise speed at which the clock starts and may stop.
         capture_m: distance of the capture point from its standing value at which standing turns into stepping
-            (forward, backward, sideways); only tilt and gyro go into it.
+            (forward, backward, sideways): most of the soles' reach around the centre of mass.
+        capture_filter: gain per tick of its low-pass (landing feet shake the gyro).
+        settle_s: after a stop the thresholds start doubled and come down to capture_m in this time: the last step still rocks.
         max_reach: greatest height of the pelvis while stepping as part of the range's upper end (bent knees to step with).
         ankle_margin_rad: distance that the squat table keeps from the ankle pitch limits.
         max_lean_rad: greatest forward lean in deep squats.
@@ -38,11 +40,16 @@ class GaitConfig:
     sway_m: float = 0.02
     start_intent: float = 0.15
     stop_intent: float = 0.15
-    capture_m: tuple[float, float, float] = (0.09, 0.07, 0.08)
+    capture_m: tuple[float, float, float] = (0.075, 0.075, 0.12)
+    capture_filter: float = 0.4
+    settle_s: float = 0.5
     max_reach: float = 0.985
     ankle_margin_rad: float = 0.08
     max_lean_rad: float = 0.6
     load_compensation: float = 1.0
+
+
+_TINY = 1e-4  # s: step of the numerical derivative along the joint speeds
 
 
 class StanceTable:
@@ -57,6 +64,7 @@ class StanceTable:
         self.heights = np.linspace(*robot.stance_height_range_m, points)
         self._robot, self._inverse = robot, inverse
         self._legs = [robot.indices(g) for g in LEGS]
+        self.com_above_m = float(centre_of_mass(robot, robot.default_q)[2])  # over the root link's origin, standing
         ankle_low = inverse.lower[0, 4] + config.ankle_margin_rad
         self.ankle_x, self.lean = np.zeros((2, points))
         self.sag = np.zeros((points, 3, len(LEGS), len(self._legs[0])))  # (both feet down, only this foot, foot in the air), rad
@@ -144,32 +152,57 @@ class ReferenceGait:
     def __init__(self, robot: RobotSpec, config: GaitConfig, count: int) -> None:
         self.config = config
         self.inverse = LegInverse(robot)
-        self.stance = _stance_table(robot, self.inverse, config)
+        self.stance = StanceTable(robot, self.inverse, config)
         self.order = _leg_order(robot)
         self.max_walk_height_m = config.max_reach * robot.stance_height_range_m[1]
         self.phase = np.zeros(count)  # [N] in [0, 1): left foot swings in the first half, right in the second
         self.stepping = np.zeros(count, dtype=bool)
         self.hold = np.zeros(count, dtype=int)  # half cycles still to do after a capture step was triggered
+        self.standing_s = np.full(count, np.inf)  # since the clock froze
+        self.capture = np.zeros((count, 2))  # filtered
         self.last_lean = np.full(count, np.nan)
 
     def reset(self, ids: np.ndarray | slice = slice(None), phase: float | np.ndarray = 0.0) -> None:
         self.phase[ids] = phase
         self.stepping[ids] = False
         self.hold[ids] = 0
+        self.standing_s[ids] = np.inf
+        self.capture[ids] = 0.0
         self.last_lean[ids] = np.nan
 
-    def capture_point(self, gravity: np.ndarray, gyro: np.ndarray, height_m: np.ndarray, dt_s: float) -> np.ndarray:
-        """Deviation of the capture point (forward, left) from standing [N, 2], m: h (tilt - lean + rate / omega).
+    def capture_point(self, gravity: np.ndarray, gyro: np.ndarray, q: np.ndarray, qd: np.ndarray, height_m: np.ndarray, dt_s: float) -> np.ndarray:
+        """Deviation of the capture point (forward, left) from its place in standing [N, 2], m.
 
-        The body is taken as a rigid inverted pendulum about its feet; the pelvis IMU is the only input.
+        Position and speed of the body over its feet come from joint angles, tilt and gyro, taking both feet as flat on the
+        floor; nothing else is measured on the robot. Tilt and gyro alone are not enough: a robot that sinks backward
+        with a level pelvis goes unseen until it is too late (tried).
+
+        Args:
+            gravity, gyro: [N, 3] root link frame; q, qd: leg angles and speeds [N, A], ``lmo_action`` order.
         """
-        _, lean = self.stance(height_m)
+        ankle_x, lean = self.stance(height_m)
         lean_rate = np.where(np.isnan(self.last_lean), 0.0, (lean - self.last_lean) / dt_s)
         self.last_lean = lean
-        omega = np.sqrt(GRAVITY_M_S2 / height_m)
-        forward = np.arctan2(gravity[:, 0], -gravity[:, 2]) - lean + (gyro[:, 1] - lean_rate) / omega
-        left = np.arctan2(gravity[:, 1], -gravity[:, 2]) - gyro[:, 0] / omega
-        return height_m[:, None] * np.stack((forward, left), axis=-1)
+        angles = np.empty((len(q), q.shape[1]))
+        rates = np.empty_like(angles)
+        angles[:, self.order], rates[:, self.order] = q, qd
+        angles, rates = (v.reshape(len(q), len(LEGS), -1) for v in (angles, rates))
+        foot = self.inverse.soles(angles)
+        moving = (self.inverse.soles(angles + _TINY * rates) - foot) / _TINY
+        middle = foot.mean(axis=1)  # [N, 3] of both soles in the root link's frame
+        drift = moving.mean(axis=1) + np.cross(gyro, middle)
+        up = -gravity / np.linalg.norm(gravity, axis=1, keepdims=True)
+        ahead = np.array((1.0, 0.0, 0.0)) - up[:, :1] * up
+        ahead /= np.linalg.norm(ahead, axis=1, keepdims=True)
+        left = np.cross(up, ahead)
+        pitch, roll = np.arctan2(gravity[:, 0], -gravity[:, 2]), np.arctan2(gravity[:, 1], -gravity[:, 2])
+        above = self.stance.com_above_m
+        omega = np.sqrt(GRAVITY_M_S2 / (height_m + above))
+        forward = ankle_x - np.sum(middle * ahead, axis=1) + above * (pitch - lean)
+        forward_speed = -np.sum(drift * ahead, axis=1) + above * (gyro[:, 1] - lean_rate)
+        sideways = -np.sum(middle * left, axis=1) + above * roll
+        sideways_speed = -np.sum(drift * left, axis=1) - above * gyro[:, 0]
+        return np.stack((forward + forward_speed / omega, sideways + sideways_speed / omega), axis=-1)
 
     def advance(self, velocity: np.ndarray, cruise: np.ndarray, capture: np.ndarray, dt_s: float) -> None:
         """One tick of the clock.
@@ -180,17 +213,22 @@ class ReferenceGait:
         """
         c = self.config
         intent = np.max(np.abs(velocity) / np.maximum(cruise, 1e-6), axis=-1)
-        caught = (capture[:, 0] > c.capture_m[0]) | (capture[:, 0] < -c.capture_m[1]) | (np.abs(capture[:, 1]) > c.capture_m[2])
-        self.hold = np.where(caught, np.maximum(self.hold, 2), self.hold)
+        self.capture += c.capture_filter * (capture - self.capture)
+        self.standing_s = np.where(self.stepping, 0.0, self.standing_s + dt_s)
+        ahead, left = (self.capture / (1.0 + np.clip(1.0 - self.standing_s / c.settle_s, 0.0, 1.0))[:, None]).T
+        caught = ~self.stepping & ((ahead > c.capture_m[0]) | (ahead < -c.capture_m[1]) | (np.abs(left) > c.capture_m[2]))
+        self.hold = np.where(caught, 2, self.hold)
         start = ~self.stepping & ((intent > c.start_intent) | caught)
         # Which foot first: the one on the side that it goes to; against a push, the one that the push unloads.
         intent_left = velocity[:, 1] + velocity[:, 2] * 0.1
-        left_first = np.where(np.abs(intent_left) > 0.02, intent_left > 0, np.where(caught, capture[:, 1] < 0, self.phase < 0.25))
+        left_first = np.where(np.abs(intent_left) > 0.02, intent_left > 0, np.where(caught, left < 0, self.phase < 0.25))
         self.phase = np.where(start, np.where(left_first, 0.0, 0.5), self.phase)
         self.stepping |= start
         before = self.phase >= 0.5
         moved = self.phase + self.stepping * (dt_s / c.period_s)
-        boundary = self.stepping & ((moved >= 0.5) != before)
+        landing = np.where(before, 1.0, 0.5)
+        boundary = self.stepping & (moved >= landing - 1e-9)
+        moved = np.where(boundary, np.maximum(moved, landing), moved)  # rounding must not land a foot twice
         self.hold = np.maximum(self.hold - boundary, 0)
         stop = boundary & (intent < c.stop_intent) & (self.hold == 0)
         self.stepping &= ~stop
@@ -227,22 +265,6 @@ class ReferenceGait:
         legs = self.inverse.solve(sole, turn, lean) + c.load_compensation * self.stance.sag_at(height, unloaded)
         q = legs.reshape(len(height), -1)[:, self.order]
         return GaitReference(q, np.where(airborne, swing, 0.0), lift, lean)
-
-
-_TABLES: dict[tuple, StanceTable] = {}
-
-
-def _stance_table(robot: RobotSpec, inverse: LegInverse, config: GaitConfig) -> StanceTable:
-    key = (robot, config)
-    try:
-        return _TABLES[key]
-    except (KeyError, TypeError):
-        table = StanceTable(robot, inverse, config)
-    try:
-        _TABLES[key] = table
-    except TypeError:  # a spec with unhashable parts: build it again next time
-        pass
-    return table
 
 
 def _leg_order(robot: RobotSpec) -> np.ndarray:

@@ -39,6 +39,7 @@ class LegInverse:
         self.sole_z = robot.sole.z
         self.lower = np.stack([robot.lower[robot.indices(g)] for g in LEGS])  # [2, 6]
         self.upper = np.stack([robot.upper[robot.indices(g)] for g in LEGS])
+        self._origins = o
         upper_leg = self.knee + np.stack((0 * self.yaw_z, 0 * self.yaw_z, self.yaw_z), axis=-1)
         self._a, self._b = upper_leg, self.ankle
         self._const = np.sum(self._a**2 + self._b**2, axis=-1) + 2 * self._a[:, 1] * self._b[:, 1]
@@ -50,6 +51,23 @@ class LegInverse:
     def half_width_m(self) -> float:
         """Lateral distance of the ankle from the middle plane with the hip roll at zero, m."""
         return float(self.hip[0, 1] + self.roll_y[0])
+
+    def soles(self, q: np.ndarray) -> np.ndarray:
+        """Forward kinematics: leg angles [N, 2, 6] -> sole points under the ankle roll axes [N, 2, 3], root link's frame, m."""
+        cos, sin = np.cos(q), np.sin(q)
+        x = np.zeros(q.shape[:2])
+        y, z = -sin[..., 5] * self.sole_z, cos[..., 5] * self.sole_z
+        for joint in (4, 3, 2, 1, 0):  # from the ankle inwards: step to the joint's parent origin, turn by its angle
+            ox, oy, oz = self._origins[:, joint + 1].T
+            x, y, z = x + ox, y + oy, z + oz
+            c, s = cos[..., joint], sin[..., joint]
+            if LEG_AXES[joint, 0]:
+                y, z = c * y - s * z, s * y + c * z
+            elif LEG_AXES[joint, 1]:
+                x, z = c * x + s * z, c * z - s * x
+            else:
+                x, y = c * x - s * y, s * x + c * y
+        return np.stack((x, y, z), axis=-1) + self.hip
 
     def solve(self, sole: np.ndarray, foot_yaw: np.ndarray, lean: np.ndarray) -> np.ndarray:
         """Leg angles that put the soles flat at ``sole``, heading ``foot_yaw``.

@@ -81,7 +81,7 @@ class LegPipeline:
             gyro, gravity: [N, 3], pelvis frame; q, qd: [N, J], robot order.
         """
         self.velocity, self.height_m = self.gate.step(flags, height_m, self.dt_s, self.cruise)
-        capture = self.gait.capture_point(gravity, gyro, self.height_m, self.dt_s)
+        capture = self.gait.capture_point(gravity, gyro, q[:, self.legs], qd[:, self.legs], self.height_m, self.dt_s)
         self.gait.advance(self.velocity, self.cruise, capture, self.dt_s)
         self.reference = self.gait.reference(self.velocity, self.height_m)
         full_scale = np.asarray(self.config.gating.cruise)

@@ -36,7 +36,7 @@ class LmoPolicy:
             made, here = np.asarray(manifest.normalisation[name]), getattr(robot, name)[robot.indices("lmo_action")]
             if made.shape != here.shape or np.any(np.abs(made - here) > GAIN_TOLERANCE):
                 raise CheckpointError(
-                    f"{manifest.label} was trained with leg {name} {made.tolist()}, robot spec {robot.name} has {here.tolist()}; train again or restore the gains"
+                    f"{manifest.label} was trained with leg {name} {made.tolist()}, {robot.name} has {here.tolist()}; restore the gains or train again"
                 )
         config = PipelineConfig.from_json(manifest.extra["pipeline"])
         options = onnxruntime.SessionOptions()

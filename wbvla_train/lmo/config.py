@@ -27,7 +27,7 @@ class CommandConfig:
     """Random command streams: held for a while, then switched, also mid-stride."""
 
     hold_s: tuple[float, float] = (0.8, 5.0)  # [ours; paper switches on start/stop/turn episodes]
-    p_stand: float = 0.22  # flags zero, at any height [OpenHomie: a third of the robots squat]
+    p_stand: float = 0.3  # flags zero, at any height [OpenHomie: a third of the robots squat]
     p_combined: float = 0.2  # of the moving commands: more than one flag
     p_height: float = 0.35  # a switch also draws a new height, else back to the default
     cruise_factor: tuple[float, float] = (0.4, 1.15)  # stage I draws v_goal, stage II is fixed at 1 [paper U(0, v_max)]
@@ -64,7 +64,7 @@ class RewardConfig:
     forward: float = 1.5  # paper I
     lateral: float = 1.2  # paper II
     yaw: float = 2.0  # paper
-    drift: float = 0.6  # same three errors, filtered over drift_s: straightness and turn accuracy; ours
+    drift: float = 1.5  # same three errors, filtered over drift_s: straightness and turn accuracy; ours
     height: float = 1.0  # paper 2.0 with a wider kernel
     upright: float = 1.0  # kernel form of paper's -1.5 |g_xy|^2, about the reference lean
     contact: float = 1.0  # feet on the ground when the clock says so; in place of no-fly, air time; ours
@@ -119,7 +119,7 @@ class PPOConfig:
     gamma: float = 0.99
     gae_lambda: float = 0.95
     clip: float = 0.2
-    entropy: float = 0.003  # ours; OpenHomie 0.01
+    entropy: float = 0.001  # ours; OpenHomie 0.01
     learning_rate: float = 1e-3  # start; then by KL
     learning_rate_range: tuple[float, float] = (5e-5, 1e-3)
     desired_kl: float = 0.01

@@ -69,7 +69,7 @@ def actor_network(policy: dict[str, torch.Tensor], layers: list[int]) -> torch.n
 
 @dataclass
 class Log:
-    """What was recorded, 50 Hz: position [T, N, 3], yaw [T, N] (unwrapped), height [T, N], action [T, N, A], q, qd [T, N, J], stepping, sole [T, N, 2], alive [T, N]."""
+    """What was recorded at 50 Hz, T ticks of N robots; joint arrays are the legs'."""
 
     position: np.ndarray
     yaw: np.ndarray

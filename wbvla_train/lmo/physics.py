@@ -48,6 +48,7 @@ class BatchPhysics:
         self._gain, self._bias = b.expand("actuator_gainprm"), b.expand("actuator_biasprm")
         self._friction = b.expand("geom_friction")
         self._mass, self._inertia = b.expand("body_mass"), b.expand("body_inertia")
+        self._time = b.bind("time").reshape(count)
         self._site_xpos, self._site_xmat = b.bind("site_xpos"), b.bind("site_xmat")
         self._feet = np.array([self.model.site(n).id for n in FEET])
         self._torso = self.model.body("torso_link").id if "torso_link" in [self.model.body(i).name for i in range(self.model.nbody)] else 1
@@ -86,6 +87,7 @@ class BatchPhysics:
         self.qpos[ids, :3], self.qpos[ids, 3:7] = position, quaternion
         self.qpos[ids, 7:] = q[:, self.joints]
         self.qvel[ids] = 0.0
+        self._time[ids] = 1.0  # MuJoCo silently resets a diverged simulation, and its time with it: see broken
         self.batch.bind("qacc_warmstart")[ids] = 0.0
         self.ctrl[ids] = q[:, self.joints]
         self._commands[ids] = q[:, None, self.joints]
@@ -134,8 +136,8 @@ class BatchPhysics:
 
     @property
     def broken(self) -> np.ndarray:
-        """[N] robots whose state is not finite or absurd."""
-        return ~np.isfinite(self.qpos).all(axis=1) | (np.abs(self.qvel).max(axis=1) > 200.0) | ~np.isfinite(self.qvel).all(axis=1)
+        """[N] robots whose simulation diverged: not finite, absurd, or reset by MuJoCo itself."""
+        return (self._time < 1.0) | ~np.isfinite(self.qpos).all(axis=1) | (np.abs(self.qvel).max(axis=1) > 200.0) | ~np.isfinite(self.qvel).all(axis=1)
 
     @property
     def slot_s(self) -> float:

@@ -195,7 +195,7 @@ class _Watch(BaseCallback):
             "between_falls_s": round(t.env.curriculum.between_falls_s, 2),
             "reward": round(sum(terms.values()), 3),
             "error": [round(float(e), 3) for e in error],
-            "std": round(float(torch.exp(t.model.policy.log_std).mean()), 3),
+            "std": round(float(t.model.policy.log_std.detach().exp().mean()), 3),
             "kl": round(float(kl), 4),
             "rate": t.rate,
             "value_loss": round(float(values.get("train/value_loss", 0.0)), 4),
