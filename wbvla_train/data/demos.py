@@ -18,6 +18,7 @@ One row per decision (10 Hz); T rows in a file, 13 tasks, A upper-body joints, K
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -79,6 +80,22 @@ class DemosConfig:
         return kept | paths | {"kind": "demos", "image": image_spec(load_robot(self.robot)).to_json()}
 
 
+class Snapshot:
+    """The world as the teleoperators see it at one instant: looked at once, asked once per task."""
+
+    def __init__(self, world: World) -> None:
+        self.world, self.robot, self.scene = world, world.robot, world.scene
+
+    def look(self) -> None:
+        self._truth, self._camera = self.world.truth(), self.world.camera_pose()
+
+    def truth(self) -> dict:
+        return self._truth
+
+    def camera_pose(self) -> tuple[np.ndarray, np.ndarray]:
+        return self._camera
+
+
 class Recorder:
     """Policy wrapper for :func:`run_episode`: lets ``driver`` drive and writes down the teleoperator's answer for every task."""
 
@@ -86,7 +103,8 @@ class Recorder:
         self.world, self.driver, self.task = world, driver, task
         colors = {box.color for box in world.scene.boxes}
         self.valid = np.array([not t.color or t.color in colors for t in TASKS])
-        self._teleoperators = [ScriptedTeleoperator(world) for _ in TASKS]  # one per task: each has its own hysteresis
+        self._snapshot = Snapshot(world)
+        self._teleoperators = [ScriptedTeleoperator(self._snapshot) for _ in TASKS]  # one per task: each has its own hysteresis
         self._tangent = camera_tangents(world.robot)
         self._boxes = {box.color: box for box in world.scene.boxes}
         self.reset()
@@ -102,6 +120,7 @@ class Recorder:
         count = len(TASKS)
         flags, height = np.zeros((count, 3), np.int8), np.full(count, self.world.robot.default_stance_height_m, np.float32)
         arms: dict[str, np.ndarray] = {}
+        self._snapshot.look()
         for i, (task, teleoperator) in enumerate(zip(TASKS, self._teleoperators, strict=True)):
             if not self.valid[i]:
                 continue
@@ -110,7 +129,7 @@ class Recorder:
             arms.setdefault(task.side if task.kind == "wave" else "", answer.arms.positions)
             if task == self.task:
                 self.label = answer
-        robot, truth = self.world.robot, self.world.truth()
+        robot, truth = self.world.robot, self._snapshot.truth()
         scaling = ArmScaling.of(robot)
         self.rows.append(
             {
@@ -118,7 +137,7 @@ class Recorder:
                 "stamp_s": np.float64(inputs.stamp_s),
                 "posture": posture(inputs.state, robot),
                 "arm_state": arm_state(inputs.state, robot),
-                "boxes": box_labels(self._boxes, truth["pelvis_xyz"][:2], truth["yaw_rad"], self.world.camera_pose(), self._tangent),
+                "boxes": box_labels(self._boxes, truth["pelvis_xyz"][:2], truth["yaw_rad"], self._snapshot.camera_pose(), self._tangent),
                 "flags": flags,
                 "height_m": height,
                 "valid": self.valid,
@@ -135,10 +154,17 @@ def build_world(config: DemosConfig, robot: RobotSpec, scene_seed: int, kind: st
     scene = random_scene(scene_seed, kind=kind, robot=robot)
     if config.world == "kinematic":
         return KinematicWorld(robot, scene), KinematicController(robot)
+    return World(robot, scene, options=WorldOptions(noise=SensorNoise.typical())), _controller(config.robot, config.lmo)
+
+
+@lru_cache(maxsize=1)
+def _controller(robot_name: str, lmo: Path) -> object:
+    """One controller per process (its gait tables take seconds to make); episodes reset it."""
     from wbvla_lmo.controller import LmoController
     from wbvla_lmo.policy import LmoPolicy
 
-    return World(robot, scene, options=WorldOptions(noise=SensorNoise.typical())), LmoController(robot, LmoPolicy.load(config.lmo, robot))
+    robot = load_robot(robot_name)
+    return LmoController(robot, LmoPolicy.load(lmo, robot))
 
 
 def draw_task(config: DemosConfig, colors: list[str], rng: np.random.Generator) -> Task:
