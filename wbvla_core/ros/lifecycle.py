@@ -39,7 +39,9 @@ from wbvla_core.ros.qos import interface_class, qos, service, topic
 RCLError = rclpy_implementation.RCLError
 T = TypeVar("T")
 PARENT_VARIABLE = "WBVLA_PARENT_PID"  # set by the runner: a node whose starter is gone must not outlive it
+MANAGED_VARIABLE = "WBVLA_MANAGED"  # set by the launch files: SIGINT reaches all processes at once, and the manager takes the nodes down in order
 POLL_S = 0.1  # how long an idle node takes to notice a signal: rcl_wait is C code, Python handlers run when it returns
+FAREWELL_S = 0.05  # from the shutdown transition to the end: for its answer to leave
 SWITCH_INTERVAL_S = 1e-3  # Python's default of 5 ms would let a worker thread delay the executor by a quarter of a 50 Hz tick
 
 
@@ -106,6 +108,7 @@ class ManagedNode(LifecycleNode):
         self.active = False
         self.dropped = 0  # malformed messages refused since configure
         self.failure = ""  # set by fail(): why this process must end
+        self.finished = False  # set by the shutdown transition: the process ends
         self.settings: dict[str, Any] = {}
         self._owned: list[tuple[Callable[[Any], Any], Any]] = []
 
@@ -246,6 +249,7 @@ class ManagedNode(LifecycleNode):
         if self.active:
             self.on_deactivate(state)
         self._free()
+        self.finished = True
         return super().on_shutdown(state)
 
     def fail(self, what: str, error: Exception) -> None:
@@ -297,13 +301,17 @@ def go_realtime() -> str:
         return "no right to real-time scheduling: set an rtprio limit for this user, or timing depends on what else runs"
 
 
-class _StopSignal:
-    """SIGINT and SIGTERM as a flag. Further ones change nothing: a terminal's Ctrl-C reaches a node twice under ros2 launch."""
+class StopSignal:
+    """SIGINT and SIGTERM as a flag. Further ones change nothing: a terminal's Ctrl-C reaches a node twice under ros2 launch.
 
-    def __init__(self) -> None:
+    Args:
+        managed: leave SIGINT to the lifecycle manager.
+    """
+
+    def __init__(self, *, managed: bool = False) -> None:
         self.event = threading.Event()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._handle)
+        signal.signal(signal.SIGTERM, self._handle)
+        signal.signal(signal.SIGINT, signal.SIG_IGN if managed else self._handle)
 
     def _handle(self, _number: int, _frame: object) -> None:
         self.event.set()
@@ -319,7 +327,7 @@ def run_node(make: Callable[[], ManagedNode], argv: list[str] | None = None) -> 
     It leaves without Python's own teardown: with torch or MuJoCo loaded that takes longer than the node may take to be gone, and by then the node, its
     threads and its files are closed.
     """
-    stop = _StopSignal()
+    stop = StopSignal(managed=os.environ.get(MANAGED_VARIABLE) == "1")
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     rclpy.init(args=argv, signal_handler_options=SignalHandlerOptions.NO)
     status, node = 0, None
@@ -330,8 +338,10 @@ def run_node(make: Callable[[], ManagedNode], argv: list[str] | None = None) -> 
             node.say(scheduling)
         executor = SingleThreadedExecutor()
         executor.add_node(node)
-        while not (stop.requested() or node.failure) and rclpy.ok():
+        while not (stop.requested() or node.failure or node.finished) and rclpy.ok():
             executor.spin_once(timeout_sec=POLL_S)
+        if node.finished:
+            time.sleep(FAREWELL_S)
         status = 1 if node.failure else 0
     except ExternalShutdownException:
         pass
@@ -345,8 +355,13 @@ def run_node(make: Callable[[], ManagedNode], argv: list[str] | None = None) -> 
         if node is not None:
             _close(node)
         rclpy.try_shutdown()
-        sys.stdout.flush()
-        sys.stderr.flush()
+    leave(status)
+
+
+def leave(status: int) -> NoReturn:
+    """End the process now: late signals find nobody, and no library's teardown is waited for."""
+    sys.stdout.flush()
+    sys.stderr.flush()
     os._exit(status)
 
 

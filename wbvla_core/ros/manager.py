@@ -58,11 +58,11 @@ class LifecycleManager:
         except BringUpError:
             return State.PRIMARY_STATE_UNKNOWN
 
-    def take_down(self, timeout_s: float = 1.0) -> None:
-        """Deactivate in reverse order; a node that is gone or does not answer is passed over."""
+    def take_down(self, timeout_s: float = 0.5) -> None:
+        """Shut down in reverse order; a node that is gone or does not answer in time is passed over."""
         for name in reversed(self.names):
             try:
-                request = ChangeState.Request(transition=Transition(id=Transition.TRANSITION_DEACTIVATE))
+                request = ChangeState.Request(transition=Transition(label="shutdown"))  # the label fits every state, an id only one
                 self._call(self._change[name], request, name, time.monotonic() + timeout_s, lambda _: True)
             except BringUpError as error:
                 self._say(str(error))
@@ -87,14 +87,14 @@ class LifecycleManager:
         return future.result()
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Process for the launch files: parameters ``launches`` (groups of the node table) and ``timeout_s``. Stays until it is signalled, then takes down."""
+def main(argv: list[str] | None = None) -> None:
+    """Process for the launch files: parameters ``launches`` (groups of the node table) and ``timeout_s``. Stays until it is signalled, then takes all down."""
     from rclpy.signals import SignalHandlerOptions
 
-    from wbvla_core.ros.lifecycle import POLL_S, _StopSignal
+    from wbvla_core.ros.lifecycle import POLL_S, StopSignal, leave
     from wbvla_core.ros.tables import node_table
 
-    stop = _StopSignal()
+    stop = StopSignal()
     rclpy.init(args=argv, signal_handler_options=SignalHandlerOptions.NO)
     node = Node("lifecycle_manager")
     groups = node.declare_parameter("launches", ["sim"]).value
@@ -114,11 +114,12 @@ def main(argv: list[str] | None = None) -> int:
             node.get_logger().error(str(error))
             status = 1
     finally:
+        manager.take_down()
         finished.set()
         spinner.join(2.0)
         node.destroy_node()
         rclpy.try_shutdown()
-    return status
+    leave(status)
 
 
 def _spin(executor: SingleThreadedExecutor, finished: threading.Event) -> None:
@@ -127,4 +128,4 @@ def _spin(executor: SingleThreadedExecutor, finished: threading.Event) -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    main()
