@@ -63,6 +63,8 @@ class LamTrainConfig:
         extra_share: share of each batch that comes from the robot's camera and ``extra_data`` (O).
         gap_s: time between the two frames, s (E; LAPA 0.6 s, U 12 frames).
         steps, batch: (P: 30 000 steps of 256 pairs on 8 GPUs).
+        continuous_steps: first steps without quantiser; then all codes are put onto encoder outputs (O: while every pair gets the same
+            code, a decoder cannot learn what codes are for).
         lr, warmup_steps, final_lr: AdamW, cosine to ``final_lr`` of the peak; weight_decay, clip_norm (E).
         zoom, gain, offset: augmentation, alike for both frames: crop to [1 - zoom, 1], brightness factor 1 +- gain, colour
             shift +- offset in standardised units; flips and time reversal are always on (E; a reversed walk is a walk).
@@ -84,8 +86,9 @@ class LamTrainConfig:
     extra_data: tuple[Path, ...] = ()
     extra_share: float = 0.35
     gap_s: float = 0.5
-    steps: int = 6000
+    steps: int = 4000
     batch: int = 32
+    continuous_steps: int = 300
     lr: float = 2e-3
     warmup_steps: int = 100
     final_lr: float = 0.025
@@ -124,7 +127,7 @@ def preset(size: Size, name: Name) -> LamTrainConfig:
     rigid = name == "loco"
     if size == "debug":
         model = ModelConfig(image_size=32, stem_width=16, width=16, heads=2, decoder_width=8, rigid=rigid)
-        return LamTrainConfig(name, model, steps=20, batch=8, warmup_steps=5, health_every=10, save_every=10)
+        return LamTrainConfig(name, model, steps=20, batch=8, continuous_steps=4, warmup_steps=5, health_every=10, save_every=10)
     if size == "tiny":
         return LamTrainConfig(name, ModelConfig(rigid=rigid))
     model = ModelConfig(image_size=96, stem_width=192, width=384, heads=6, blocks=6, decoder_width=128, rigid=rigid)

@@ -181,10 +181,10 @@ class LatentActionModel(nn.Module):
         self.quantiser = TokenQuantiser(config.tokens, config.codes, config.code_dim, config.commitment, config.reset_below)
         self.decoder = Decoder(config)
 
-    def forward(self, first: torch.Tensor, later: torch.Tensor, lens: torch.Tensor) -> LamOutput:
-        """first, later [B, 3, S, S] in the feature space; lens [B, 5]."""
+    def forward(self, first: torch.Tensor, later: torch.Tensor, lens: torch.Tensor, continuous: bool = False) -> LamOutput:
+        """first, later [B, 3, S, S] in the feature space; lens [B, 5]; ``continuous``: bypass the quantiser."""
         z = self.encoder(first, later, lens)
-        quantised = self.quantiser(z)
+        quantised = self.quantiser(z, continuous)
         return LamOutput(quantised.codes, z, self.decoder(first, quantised.values, lens), quantised.loss)
 
     @torch.no_grad()

@@ -47,8 +47,11 @@ class TokenQuantiser(nn.Module):
         tokens = torch.arange(self.codebook.shape[0], device=codes.device)
         return self.codebook[tokens, codes]
 
-    def forward(self, z: torch.Tensor) -> Quantised:
+    def forward(self, z: torch.Tensor, continuous: bool = False) -> Quantised:
+        """Quantise z [B, T, D]; ``continuous`` passes z itself on (the first steps of training)."""
         codes = self.distances(z.detach()).argmin(-1)
+        if continuous:
+            return Quantised(codes, z, z.new_zeros(()))
         values = self.lookup(codes)
         loss = (values - z.detach()).square().mean() + self.commitment * (z - values.detach()).square().mean()
         return Quantised(codes, z + (values - z).detach(), loss)
@@ -58,6 +61,12 @@ class TokenQuantiser(nn.Module):
         """Update the running usage with the codes [B, T] of one training batch."""
         share = nn.functional.one_hot(codes, self.usage.shape[1]).float().mean(0)  # [T, K]
         self.usage.mul_(self.usage_decay).add_(share, alpha=1.0 - self.usage_decay)
+
+    @torch.no_grad()
+    def start_from(self, z: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """Put all codes onto outputs of this batch: the end of the continuous start. Returns what :meth:`reset_unused` does."""
+        self.usage.zero_()
+        return self.reset_unused(z, generator)
 
     @torch.no_grad()
     def reset_unused(self, z: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

@@ -127,7 +127,7 @@ class LamTrainer:
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(c, self.step)
         batch = self.sampler.batch(self.step)
-        out: LamOutput = self.model(batch.first, batch.later, batch.lens)
+        out: LamOutput = self.model(batch.first, batch.later, batch.lens, continuous=self.step < c.continuous_steps)
         reconstruction = reconstruction_loss(out.prediction.frame, batch, c.loss_power)
         loss = reconstruction + out.quantiser_loss
         if not torch.isfinite(loss):
@@ -145,10 +145,15 @@ class LamTrainer:
 
     def _care_for_codes(self, out: LamOutput) -> None:
         """Usage and resets; a code that was moved forgets its optimiser moments."""
-        quantiser = self.model.quantiser
-        quantiser.note_usage(out.codes)
+        quantiser, z = self.model.quantiser, out.z.detach()
         generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + self.step)
-        moved = quantiser.reset_unused(out.z.detach(), generator)
+        if self.step + 1 < self.config.continuous_steps:
+            return
+        if self.step + 1 == self.config.continuous_steps:
+            quantiser.start_from(z, generator)
+            return
+        quantiser.note_usage(out.codes)
+        moved = quantiser.reset_unused(z, generator)
         if bool(moved.any()):
             self.resets += int(moved.sum())
             state = self.optimiser.state[quantiser.codebook]
