@@ -6,13 +6,15 @@ and trusts only the bag: success is judged from the recorded truth, the video is
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import shutil
+import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -159,9 +161,8 @@ def run_stack(options: DemoOptions, directory: Path, task: Task, display: Displa
     Raises:
         WbvlaError: a node refused or died, the goal was refused, or Ctrl-C.
     """
-    from wbvla_cli.runner import Stack, StopSignal
+    from wbvla_cli.runner import Stack, StackError
 
-    stop = StopSignal()
     vla, policy = vla_parameters(options.policy)
     lmo = resolve(options.lmo)
     parameters = {
@@ -189,23 +190,30 @@ def run_stack(options: DemoOptions, directory: Path, task: Task, display: Displa
     bag = directory / "bag"
     domain = options.domain if options.domain is not None else 20 + os.getpid() % 80
     began_s = time.monotonic()
-    with Stack(("sim",), parameters=parameters, record=bag, log_dir=directory / "logs", domain_id=domain, say=say, cancelled=stop.is_set) as stack:
-        display.step(2, f"starting {', '.join(row.name for row in stack.rows)} over ROS 2, domain {domain}")
-        stack.wait_active()
-        display.line(f"all active after {time.monotonic() - began_s:.1f} s")
-        _sleep(SETTLE_S, stop.is_set)
-        display.step(3, f'acting: "{options.instruction}"')
-        goal_ns = time.time_ns()
-        result = stack.send_goal(options.instruction, options.timeout_s, DURATION_S.get(task.kind, 0.0), on_feedback=on_feedback)
-        display.line(f"the robot says: {result.outcome.name.lower()} after {result.elapsed_s:.1f} s ({result.message})")
-        if result.outcome.name == "REFUSED":
-            raise WbvlaError(f"the goal was refused: {result.message}", result.code)
-        _sleep(AFTER_S, stop.is_set)
-        end_ns = time.time_ns()
-        leaving = True
-    if stop.is_set():
-        raise KeyboardInterrupt
-    _adopt_bag(bag, directory / BAG)
+    with interrupts() as stopped:
+        try:
+            with Stack(("sim",), parameters=parameters, record=bag, log_dir=directory / "logs", domain_id=domain, say=say, cancelled=stopped) as stack:
+                display.step(2, f"starting {', '.join(row.name for row in stack.rows)} over ROS 2, domain {domain}")
+                stack.wait_active()
+                display.line(f"all active after {time.monotonic() - began_s:.1f} s")
+                _sleep(SETTLE_S, stopped)
+                display.step(3, f'acting: "{options.instruction}"')
+                goal_ns = time.time_ns()
+                result = stack.send_goal(options.instruction, options.timeout_s, DURATION_S.get(task.kind, 0.0), on_feedback=on_feedback)
+                display.line(f"the robot says: {result.outcome.name.lower()} after {result.elapsed_s:.1f} s ({result.message})")
+                if result.outcome.name == "REFUSED":
+                    raise WbvlaError(f"the goal was refused: {result.message}", result.code)
+                _sleep(AFTER_S, stopped)
+                end_ns = time.time_ns()
+                leaving = True
+        except StackError as error:
+            if not stopped():
+                raise
+            raise KeyboardInterrupt from error
+        finally:
+            _adopt_bag(bag, directory / BAG)
+        if stopped():
+            raise KeyboardInterrupt
     return EpisodeFacts(
         instruction=options.instruction,
         task=task,
@@ -228,19 +236,31 @@ def _image_size(policy: Path) -> int:
     return int(load_manifest(policy, verify_files=False).inputs["image"]["shape"][0])
 
 
-def _sleep(seconds: float, stopped: Any) -> None:
+@contextlib.contextmanager
+def interrupts() -> Iterator[Callable[[], bool]]:
+    """SIGINT and SIGTERM as a flag while the stack is up, so that it comes down in order; afterwards they end the program again."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    from wbvla_cli.runner import StopSignal
+
+    try:
+        yield StopSignal().is_set
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _sleep(seconds: float, stopped: Callable[[], bool]) -> None:
     deadline_s = time.monotonic() + seconds
     while time.monotonic() < deadline_s and not stopped():
         time.sleep(0.05)
 
 
 def _adopt_bag(folder: Path, target: Path) -> None:
-    """The one MCAP file of the recorder's folder, under the episode's name."""
+    """The one MCAP file of the recorder's folder, under the episode's name; nothing where the recorder never opened one."""
     files = sorted(folder.glob("*.mcap"))
-    if len(files) != 1:
-        raise WbvlaError(f"the recorder left {len(files)} MCAP files in {folder}, expected one; its log is in {folder.parent / 'logs' / 'record.log'}")
-    files[0].replace(target)
-    shutil.rmtree(folder)
+    if len(files) == 1:
+        files[0].replace(target)
+        shutil.rmtree(folder)
 
 
 def _commands(options: DemoOptions) -> tuple[str, ...]:
@@ -271,6 +291,8 @@ def finish(directory: Path, facts: EpisodeFacts, robot: RobotSpec, display: Disp
     """Judge, draw and report from the bag; returns the exit status."""
     from wbvla_cli.record import read_messages
 
+    if not (directory / BAG).is_file():
+        raise WbvlaError(f"{directory / BAG} is not there: the recorder left no bag; its log is {directory / 'logs' / 'record.log'}")
     display.step(4, "judging, drawing and reporting from the bag")
     began_s = time.monotonic()
     summary, verdict = produce(

@@ -1,5 +1,6 @@
 """`wbvla demo` without starting anything: what it refuses and how it says so, and making the results again from a folder."""
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -70,15 +71,25 @@ def test_facts_survive_the_disk(tmp_path, monkeypatch):
     assert demo.load_facts(tmp_path) == facts
 
 
-def test_the_recorders_one_file_becomes_the_episode_and_anything_else_is_an_error(tmp_path):
+def test_the_recorders_one_file_becomes_the_episode(tmp_path):
     bag = tmp_path / "bag"
     bag.mkdir()
-    with pytest.raises(WbvlaError, match="0 MCAP files"):
-        demo._adopt_bag(bag, tmp_path / "episode.mcap")
+    demo._adopt_bag(bag, tmp_path / "episode.mcap")
+    assert not (tmp_path / "episode.mcap").exists()
     (bag / "bag.mcap").write_bytes(b"x")
     (bag / "metadata.yaml").write_text("")
     demo._adopt_bag(bag, tmp_path / "episode.mcap")
     assert (tmp_path / "episode.mcap").read_bytes() == b"x" and not bag.exists()
+
+
+def test_interrupts_are_a_flag_while_the_stack_is_up_and_end_the_program_afterwards():
+    before = signal.getsignal(signal.SIGINT)
+    with demo.interrupts() as stopped:
+        assert not stopped()
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        assert stopped()
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_policies_that_are_no_checkpoints_become_parameters_of_the_vla_node(tmp_path, monkeypatch):
