@@ -15,6 +15,7 @@ from wbvla_core.errors import ErrorCode, StateError
 from wbvla_core.robot import load_robot
 from wbvla_core.ros import codec
 from wbvla_core.ros.lifecycle import ManagedNode, Parameter, run_node
+from wbvla_core.ros.qos import topic
 from wbvla_core.timeline import TickFollower
 from wbvla_msgs.msg import SimState
 from wbvla_sim.scene import random_scene
@@ -61,7 +62,7 @@ class RenderNode(ManagedNode):
             self._scene_key = (kind, seed)
         if qpos.shape != (self._world.model.nq,):
             error = StateError(f"simulator state must have {self._world.model.nq} positions, got {len(qpos)}; same robot on both sides?", ErrorCode.STATE_SHAPE)
-            self.refuse("/wbvla/sim/state", error)
+            self.refuse(topic("sim_state").name, error)
             return
         start = time.perf_counter()
         self._world.data.qpos[:] = qpos

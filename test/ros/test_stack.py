@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -16,13 +18,12 @@ import yaml
 pytest.importorskip("rclpy", reason="needs ROS 2: run `make setup`")
 pytest.importorskip("mujoco", reason="needs the simulator: run `make setup`")
 
-from wbvla_msgs.msg import SafetyState  # noqa: E402
-from wbvla_msgs.srv import TakeControl  # noqa: E402
-
 from wbvla_cli.record import read_arrays  # noqa: E402
 from wbvla_cli.runner import Stack  # noqa: E402
 from wbvla_core.errors import ErrorCode  # noqa: E402
 from wbvla_core.task import TaskOutcome  # noqa: E402
+from wbvla_msgs.msg import SafetyState  # noqa: E402
+from wbvla_msgs.srv import TakeControl  # noqa: E402
 
 from .conftest import LEGS, ROOT, until  # noqa: E402
 
@@ -115,8 +116,6 @@ def test_a_task_with_a_duration_moves_the_robot_and_leaves_it_standing(stack, wa
 
 
 def test_the_vla_killed_in_mid_walk_leaves_a_standing_robot(stack, watch):
-    import threading
-
     goal = threading.Thread(target=lambda: _ignore(lambda: stack.send_goal("walk ahead", 60.0)), daemon=True)
     goal.start()
     until(lambda: watch.last("safety_state").state == SafetyState.FOLLOW, 5.0, "LMO to follow")
@@ -132,10 +131,8 @@ def test_the_vla_killed_in_mid_walk_leaves_a_standing_robot(stack, watch):
 
 
 def _ignore(function) -> None:
-    try:
+    with contextlib.suppress(Exception):  # the goal's server is killed on purpose
         function()
-    except Exception:  # the goal's server was killed on purpose
-        pass
 
 
 def test_lmo_killed_makes_the_driver_damp_within_a_tenth_of_a_second_and_say_so(stack, watch):
