@@ -25,6 +25,7 @@ from steps import last_line
 ROOT = Path(__file__).resolve().parents[1]
 HEARTBEAT_S = 60.0
 POLL_S = 1.0
+MODULE = ("-m", "wbvla_cli")
 SHIPPED = ("lmo/x2", "lam/mani", "lam/loco", "vla/tiny", "policy/tiny")
 
 
@@ -124,7 +125,7 @@ class Runner:
         return 0
 
     def start(self, stage: Stage) -> None:
-        words = [sys.executable, "-m", "wbvla_cli", *stage.command]
+        words = [sys.executable, *MODULE, *stage.command]
         print(f"  {stage.name}: wbvla {shlex.join(stage.command)}", flush=True)
         with self.log(stage).open("ab") as log:
             process = subprocess.Popen(words, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
