@@ -25,6 +25,8 @@ IMAGE_AGE = Target("image to command, p99", 150.0, "ms")
 TICK = Target("LMO tick to tick, p99", 23.0, "ms")
 TICK_IN_NODE = Target("LMO tick to tick, own clock, p99", 23.0, "ms")
 COMPUTE = Target("LMO compute, p99", 2.0, "ms")
+INFERENCE = Target("VLA inference, p99", 100.0, "ms")  # 10 Hz
+LMO_MEMORY = Target("LMO memory", 200.0, "MB")
 RESPONSE = Target("state to joint command, p99", 20.0, "ms")  # ours: one tick; holds LMO's compute and the transport both ways
 REAL_TIME = Target("real-time factor, mean", 0.98, "", at_most=False)
 FRAMES_LOST = Target("camera frames lost", 1.0, "%")
@@ -33,7 +35,7 @@ FRAMES_LOST = Target("camera frames lost", 1.0, "%")
 def timing_rows(recording: Recording) -> list[dict[str, Any]]:
     """Measured times against their limits: {name, p50, p99, max, judged, unit, limit, at_most, ok, where}; only what was measured.
 
-    Streams are measured in the recorder, over the episode; what LMO knows of itself comes from its diagnostics (the last half minute).
+    Streams are measured in the recorder, over the episode; what a node knows of itself comes from its diagnostics (its last half minute).
     """
     rows: list[dict[str, Any]] = []
 
@@ -46,11 +48,13 @@ def timing_rows(recording: Recording) -> list[dict[str, Any]]:
         points = percentiles(stream.values * 1e3)
         if points:
             add(target, points["p99"], points, "recorder")
-    own = recording.diagnostics.get("lmo", {})
-    for target, key in ((TICK_IN_NODE, "tick_interval"), (COMPUTE, "compute")):
+    for target, node, key in ((TICK_IN_NODE, "lmo", "tick_interval"), (COMPUTE, "lmo", "compute"), (INFERENCE, "vla", "inference")):
+        own = recording.diagnostics.get(node, {})
         if f"{key}_p99_ms" in own:
             points = {name: float(own[f"{key}_{name}_ms"]) for name in ("p50", "p99", "max")}
-            add(target, points["p99"], points, "LMO itself")
+            add(target, points["p99"], points, node)
+    if "rss_mb" in recording.diagnostics.get("lmo", {}):
+        add(LMO_MEMORY, float(recording.diagnostics["lmo"]["rss_mb"]), {}, "lmo")
     factor = recording.real_time_factor
     acting = factor.values[factor.time_s >= 0.0]
     if len(acting):

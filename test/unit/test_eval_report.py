@@ -73,7 +73,7 @@ def invented_recording(seconds: float = 8.0, *, stop_x: float = 1.25, late_tick_
         response_s=Stream(t, np.full(n, 0.004)),
         real_time_factor=Stream(t, np.full(n, 0.99)),
         frames=Frames(k, k - 1, k - 1),
-        diagnostics={"lmo": {"compute_p50_ms": "0.5", "compute_p99_ms": "2.9", "compute_max_ms": "4", "ticks": "400"}},
+        diagnostics={"lmo": {"compute_p50_ms": "0.5", "compute_p99_ms": "2.9", "compute_max_ms": "4", "rss_mb": "153"}},
     )
 
 
@@ -156,7 +156,8 @@ def test_timing_rows_judge_p99_against_the_limit():
     tick = rows["LMO tick to tick, p99"]
     assert tick["ok"] and tick["max"] == pytest.approx(20.0)
     compute = rows["LMO compute, p99"]
-    assert compute["judged"] == 2.9 and not compute["ok"] and compute["where"] == "LMO itself"
+    assert compute["judged"] == 2.9 and not compute["ok"] and compute["where"] == "lmo"
+    assert rows["LMO memory"]["ok"] and rows["LMO memory"]["judged"] == 153.0
     lost = rows["camera frames lost"]
     assert lost["judged"] == pytest.approx(100.0 / 80.0) and not lost["ok"]  # one of 80 is more than 1 %
 
