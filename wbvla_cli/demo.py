@@ -28,6 +28,7 @@ from wbvla_core.ros.tables import share_dir
 from wbvla_core.task import check_goal
 from wbvla_eval.produce import BAG, REPORT, SUMMARY, VIDEO, EpisodeFacts, produce
 from wbvla_eval.protocol import DURATION_S
+from wbvla_eval.provenance import find_checkpoint
 from wbvla_sim.instructions import Task, parse_instruction
 from wbvla_sim.scene import random_scene
 
@@ -122,14 +123,8 @@ def vla_parameters(policy: str) -> tuple[dict[str, Any], Path | None]:
         return {"policy": "zero"}, None
     if policy.startswith("replay:"):
         return {"policy": "replay", "replay": str(Path(policy.removeprefix("replay:")).absolute())}, None
-    directory = resolve(policy)
+    directory = find_checkpoint(policy).absolute()
     return {"policy": "checkpoint", "checkpoint": str(directory)}, directory
-
-
-def resolve(path: str) -> Path:
-    """A checkpoint directory: as given from here if it exists, else below the share folder."""
-    here = Path(path)
-    return here.absolute() if here.exists() else share_dir() / path
 
 
 def understand(instruction: str, seed: int, robot: RobotSpec, timeout_s: float) -> Task:
@@ -164,7 +159,7 @@ def run_stack(options: DemoOptions, directory: Path, task: Task, display: Displa
     from wbvla_cli.runner import Stack, StackError
 
     vla, policy = vla_parameters(options.policy)
-    lmo = resolve(options.lmo)
+    lmo = find_checkpoint(options.lmo).absolute()
     parameters = {
         "sim": {"seed": options.seed, "scene": "walk_to", "robot": options.robot},
         "render": {"robot": options.robot},
@@ -324,7 +319,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     directory = options.out or default_directory(options.instruction, options.seed)
     display.step(1, f'"{options.instruction}", seed {options.seed} -> {directory}')
     _, policy = vla_parameters(options.policy)
-    for path, kind in ((policy, "policy"), (resolve(options.lmo), "lmo")):
+    for path, kind in ((policy, "policy"), (find_checkpoint(options.lmo), "lmo")):
         if path is not None:
             manifest = load_manifest(path, kind=kind, robot=robot)
             display.line(f"{manifest.label}, manifest {manifest.hash[:12]}")

@@ -18,6 +18,7 @@ import numpy as np
 
 from wbvla_core.checkpoint import git_commit, load_manifest, write_json
 from wbvla_eval.protocol import KINEMATIC, Runner, Setup, TrialSpec, split_of
+from wbvla_eval.provenance import find_checkpoint
 from wbvla_eval.stats import poisson_upper_bound, rate_text, spread, wilson_interval
 from wbvla_eval.tasks import Criteria, Failure
 
@@ -78,7 +79,7 @@ def checkpoint_rows(setup: Setup) -> list[dict[str, str]]:
         if path in ("expert", "zero", KINEMATIC):
             rows.append({"role": role, "path": path, "hash": "", "commit": "", "parents": ""})
             continue
-        manifest = load_manifest(path)
+        manifest = load_manifest(find_checkpoint(path))
         parents = ", ".join(f"{k} {v[:12]}" for k, v in manifest.parents.items())
         rows.append({"role": role, "path": path, "kind": manifest.kind, "hash": manifest.hash[:12], "commit": manifest.git_commit[:12], "parents": parents})
     return rows

@@ -23,6 +23,7 @@ import numpy as np
 from wbvla_core.robot import RobotSpec, load_robot
 from wbvla_core.types import LocoCommand
 from wbvla_eval.episode_log import STANCE_TARGET_M, judge_log, recording_of, trace_of
+from wbvla_eval.provenance import find_checkpoint
 from wbvla_eval.tasks import Criteria
 from wbvla_sim.episode import Controller, Policy, run_episode
 from wbvla_sim.instructions import TASKS, Task, sample_instruction
@@ -205,7 +206,7 @@ def load_policy(name: str, robot: RobotSpec) -> tuple[Callable[[World], Policy],
         return lambda world: zero, lambda image: policy_image(image, plain)
     from wbvla_vla.policy import WholeBodyPolicy
 
-    policy = WholeBodyPolicy.load(name, robot, threads=1)
+    policy = WholeBodyPolicy.load(find_checkpoint(name), robot, threads=1)
     return lambda world: policy, lambda image: policy_image(image, policy.image_spec)
 
 
@@ -218,4 +219,4 @@ def load_body(name: str, robot: RobotSpec) -> tuple[type[World], Controller]:
     from wbvla_lmo.controller import LmoController
     from wbvla_lmo.policy import LmoPolicy
 
-    return World, LmoController(robot, LmoPolicy.load(name, robot))
+    return World, LmoController(robot, LmoPolicy.load(find_checkpoint(name), robot))
