@@ -139,6 +139,29 @@ def test_without_rights_to_install_the_set_up_says_exactly_what_to_install(monke
         setup_env.install_system_packages({"a C++ compiler": ("g++",), "cmake": ("cmake",)})
 
 
+def test_as_root_the_set_up_updates_the_package_lists_and_then_installs(monkeypatch, tmp_path):
+    calls = tmp_path / "calls"
+    apt = tmp_path / "apt-get"
+    apt.write_text(f'#!/bin/sh\necho "$DEBIAN_FRONTEND $@" >> {calls}\n')
+    apt.chmod(0o755)
+    monkeypatch.setattr(setup_env.shutil, "which", lambda name: str(apt) if name == "apt-get" else None)
+    monkeypatch.setattr(setup_env.os, "geteuid", lambda: 0)
+    monkeypatch.setattr(setup_env, "LOG", tmp_path / "log")
+    setup_env.install_system_packages({"a C++ compiler": ("g++",), "EGL": ("libegl1", "libegl-mesa0")})
+    assert calls.read_text().splitlines() == ["noninteractive update", "noninteractive install -y --no-install-recommends g++ libegl-mesa0 libegl1"]
+
+
+def test_a_failed_installation_of_system_packages_names_the_command_to_run_by_hand(monkeypatch, tmp_path):
+    apt = tmp_path / "apt-get"
+    apt.write_text("#!/bin/sh\necho 'Temporary failure resolving'\nexit 100\n")
+    apt.chmod(0o755)
+    monkeypatch.setattr(setup_env.shutil, "which", lambda name: str(apt) if name == "apt-get" else None)
+    monkeypatch.setattr(setup_env.os, "geteuid", lambda: 0)
+    monkeypatch.setattr(setup_env, "LOG", tmp_path / "log")
+    with pytest.raises(setup_env.SetupError, match=r"(?s)Temporary failure resolving.*sudo apt-get install -y g\+\+"):
+        setup_env.install_system_packages({"a C++ compiler": ("g++",)})
+
+
 def test_a_failed_step_shows_the_end_of_its_log(tmp_path):
     with pytest.raises(StepError, match="exit status 3\n.*the reason"):
         run_step("a step", ["sh", "-c", "echo the reason; exit 3"], tmp_path / "log", cwd=tmp_path)
