@@ -14,7 +14,8 @@ import math
 import time
 from typing import Any
 
-import numpy as np
+from rclpy.serialization import deserialize_message
+from sensor_msgs.msg import Imu, JointState
 from std_srvs.srv import Trigger
 
 from wbvla_core.damping import damping_command
@@ -74,8 +75,8 @@ class LmoNode(ManagedNode):
         self._safety_out = self.publisher("safety_state")
         height, arms = self.robot.stance_height_range_m, self.robot.names("upper_body")
         # IMU before joint states: the executor runs ready subscriptions in this order, so that a joint state finds its partner
-        self.listen("imu", codec.imu_from_msg, self._on_imu)
-        self.listen("joint_states", lambda msg: codec.joint_state_from_msg(msg, self.robot.joint_names), self._on_joints)
+        self.listen_raw("imu", self._on_imu)
+        self.listen_raw("joint_states", self._on_joints)
         for source in SOURCES:
             self.listen(f"{source}_loco", lambda m: codec.loco_from_msg(m, height), lambda v, s=source: self._on_half(s, self._pairers[s].add_first(*v), v[0]))
             self.listen(f"{source}_arms", lambda m: codec.arms_from_msg(m, arms), lambda v, s=source: self._on_half(s, self._pairers[s].add_second(*v), v[0]))
@@ -91,9 +92,9 @@ class LmoNode(ManagedNode):
         self.ladder = SafetyLadder(self._limits, sources=SOURCES)
         self._follower = TickFollower(1.0 / self.settings["rate_hz"])
         self._pairers: dict[str, StampPairer[LocoCommand, ArmChunk]] = {source: StampPairer() for source in SOURCES}
-        self._joints: tuple[float, np.ndarray, np.ndarray] | None = None
-        self._imu: tuple[float, np.ndarray, np.ndarray] | None = None
-        self._waiting: tuple[float, np.ndarray, np.ndarray] | None = None  # a due joint state whose IMU sample has not come yet
+        self._imu: tuple[float, bytes] | None = None  # newest sample: stamp, serialized
+        self._waiting: tuple[float, bytes] | None = None  # a due joint state whose IMU sample has not come yet
+        self._owed = False  # a due tick has not been answered yet
         self._state: RobotState | None = None
         self._answer: JointCommandMsg | None = None  # what the newest state was answered with
         self._loco = LocoCommand(stance_height_m=self.robot.default_stance_height_m)
@@ -112,35 +113,51 @@ class LmoNode(ManagedNode):
             self._command_out.publish(codec.joint_command_msg(damping_command(self.robot, self._state.stamp_s, self._state.q), self.robot.joint_names))
 
     # -- state in ----------------------------------------------------------------------------------------------------------------
-    def _on_imu(self, sample: tuple[float, np.ndarray, np.ndarray]) -> None:
-        self._imu = sample
-        self.ladder.note_imu(time.monotonic())
+    # Samples stay serialized until a tick wants them: of 400 a second 100 are looked at, and decoding all would cost more than the leg policy.
+    def _on_imu(self, data: bytes) -> None:
+        self._imu = (codec.raw_stamp_s(data), data)
         if self._waiting is not None:
-            joints, self._waiting = self._waiting, None
-            self._tick(joints)
+            waiting, self._waiting = self._waiting, None
+            self._tick(*waiting)
 
-    def _on_joints(self, joints: tuple[float, np.ndarray, np.ndarray]) -> None:
-        self.ladder.note_state(time.monotonic())
+    def _on_joints(self, data: bytes) -> None:
+        stamp_s = codec.raw_stamp_s(data)
         if self._waiting is not None:  # its IMU sample never came; the ladder watches for silence
             waiting, self._waiting = self._waiting, None
-            self._tick(waiting)
-        if self._answer is not None and joints[0] == self._state.stamp_s:
+            self._tick(*waiting)
+        if self._answer is not None and stamp_s == self._state.stamp_s:
+            self.ladder.note_state(time.monotonic())
             self._command_out.publish(self._answer)  # the sender repeats a state when the answer did not reach it
             return
-        if not self._follower.due(joints[0]):
+        self._owed = self._owed or self._follower.due(stamp_s)
+        if not self._owed:
             return
-        if self._imu is None or self._imu[0] < joints[0] - IMU_PAIR_S:
-            self._waiting = joints
+        if self._imu is None or self._imu[0] < stamp_s - IMU_PAIR_S:
+            self._waiting = (stamp_s, data)
         else:
-            self._tick(joints)
+            self._tick(stamp_s, data)
 
-    def _tick(self, joints: tuple[float, np.ndarray, np.ndarray]) -> None:
+    def _sense(self, stamp_s: float, data: bytes, now_s: float) -> RobotState | None:
+        """Decode and check one joint state and the newest IMU sample; None where there is none to build on."""
+        joints = self.accept("joint_states", lambda raw: codec.joint_state_from_msg(deserialize_message(raw, JointState), self.robot.joint_names), data)
+        if joints is not None:
+            self.ladder.note_state(now_s)
+        if self._imu is None or abs(self._imu[0] - stamp_s) > IMU_FRESH_S:
+            return None
+        imu = self.accept("imu", lambda raw: codec.imu_from_msg(deserialize_message(raw, Imu)), self._imu[1])
+        if imu is not None:
+            self.ladder.note_imu(now_s)
+        return codec.robot_state(joints, imu) if joints is not None and imu is not None else None
+
+    def _tick(self, stamp_s: float, data: bytes) -> None:
         """Answer one joint state with one JointCommand."""
         start_s = time.monotonic()
-        if self._imu is None or abs(self._imu[0] - joints[0]) > IMU_FRESH_S:
-            return
+        state = self._sense(stamp_s, data, start_s)
+        if state is None:
+            return  # the tick stays owed to the next sample
+        self._owed = False
         first = self._state is None
-        state = self._state = codec.robot_state(joints, self._imu)
+        self._state = state
         if first:
             self.controller.reset(state)
         status = self.ladder.evaluate(start_s, state.tilt_rad)

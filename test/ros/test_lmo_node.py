@@ -150,12 +150,12 @@ def test_a_malformed_robot_state_is_dropped_and_counted_and_nothing_reaches_the_
     capfd.readouterr()
     for count in (1, 2, 3):
         at_s = round(bench.at_s + 0.02 * count, 6)
-        if spoil == "imu":
-            bench.probe.send("imu", codec.imu_msg("pelvis", at_s, np.zeros(4), np.zeros(3)))
-        else:
-            msg = codec.joint_state_msg(ROBOT.joint_names, at_s, ROBOT.default_q, np.zeros(ROBOT.joint_count))
-            msg.position = [float("nan")] * ROBOT.joint_count if spoil == "nan" else [0.0]
-            bench.probe.send("joint_states", msg)
+        imu = codec.imu_msg("pelvis", at_s, np.zeros(4) if spoil == "imu" else np.array((1.0, 0.0, 0.0, 0.0)), np.zeros(3))
+        joints = codec.joint_state_msg(ROBOT.joint_names, at_s, ROBOT.default_q, np.zeros(ROBOT.joint_count))
+        if spoil != "imu":
+            joints.position = [float("nan")] * ROBOT.joint_count if spoil == "nan" else [0.0]
+        bench.probe.send("imu", imu)
+        bench.probe.send("joint_states", joints)
         until(lambda count=count: bench.lmo.dropped >= count, 2.0, "the drop to be counted")
     assert capfd.readouterr().err.count("message dropped") == 1  # on the edge, not three times
     bench.at_s = round(bench.at_s + 0.06, 6)

@@ -107,7 +107,7 @@ def test_refusals_come_back_with_code_and_sentence(stack, watch):
 
 def test_a_task_with_a_duration_moves_the_robot_and_leaves_it_standing(stack, watch):
     start = watch.pelvis
-    result = stack.send_goal("walk ahead", 20.0, 2.5)
+    result = stack.send_goal("walk ahead", 20.0, 3.5)
     assert result.outcome is TaskOutcome.DURATION, result
     assert np.linalg.norm(watch.pelvis[:2] - start[:2]) > 0.15
     until(lambda: watch.last("safety_state").state == SafetyState.STAND, 1.0)

@@ -153,17 +153,20 @@ class ManagedNode(LifecycleNode):
         """Subscribe to topic ``key``. Every message passes ``decode``; one that it refuses is dropped, counted and logged on the edge."""
 
         def receive(msg: Any) -> None:
-            if not self.active:
-                return
-            try:
-                value = decode(msg)
-            except ValueError as error:  # WbvlaError is one
-                self.refuse(topic(key).name, error)
-                return
-            self.edges.good(topic(key).name)
-            handle(value)
+            if self.active and (value := self.accept(key, decode, msg)) is not None:
+                handle(value)
 
         return self._subscribe(key, receive, raw=False)
+
+    def accept(self, key: str, decode: Callable[[Any], T], msg: Any) -> T | None:
+        """What a message of topic ``key`` says, or None where ``decode`` refuses it."""
+        try:
+            value = decode(msg)
+        except ValueError as error:  # WbvlaError is one
+            self.refuse(topic(key).name, error)
+            return None
+        self.edges.good(topic(key).name)
+        return value
 
     def listen_raw(self, key: str, handle: Callable[[bytes], None]) -> Any:
         """Subscribe to topic ``key`` without decoding: for topics of which only few messages are looked at."""
