@@ -18,19 +18,22 @@ class LoraSettings:
 
     Attributes:
         rank, alpha: prior work (UniVLA, OpenVLA): 32 and 16 on all linear layers, dropout 0, Gaussian initialisation.
+        towers: adapt the vision towers too (prior work: yes).
     """
 
     rank: int = 32
     alpha: int = 16
     dropout: float = 0.0
+    towers: bool = True
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
 
-def linear_layers(model: PrismaticVla) -> list[str]:
-    """Names of all linear layers but the output head ("all-linear" in peft's sense, which peft offers for its own model classes only)."""
-    return [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and not name.endswith("lm_head")]
+def linear_layers(model: PrismaticVla, towers: bool = True) -> list[str]:
+    """Names of all linear layers but the output head ("all-linear" in peft's sense, which peft offers for transformers' classes only)."""
+    names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and not name.endswith("lm_head")]
+    return [name for name in names if towers or not name.startswith("vision.")]
 
 
 def attach(model: PrismaticVla, settings: LoraSettings) -> PeftModel:
@@ -40,7 +43,7 @@ def attach(model: PrismaticVla, settings: LoraSettings) -> PeftModel:
         lora_alpha=settings.alpha,
         lora_dropout=settings.dropout,
         init_lora_weights="gaussian",
-        target_modules=linear_layers(model),
+        target_modules=linear_layers(model, settings.towers),
         bias="none",
     )
     return get_peft_model(model, config)

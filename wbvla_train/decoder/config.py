@@ -17,6 +17,7 @@ class DecoderTrainConfig:
 
     Attributes:
         vla: base checkpoint; stays as it is, the policy bundle names it as its parent.
+        lora: (ours: the tiny towers stay as stage 0 left them, which saves their backward pass, a quarter of a step).
         demos: one or more recordings (teleoperator, later rounds with the policy at the wheel).
         batch, sentences: frames per step; sentences per frame, the recorded one first, then counterfactual ones (ours).
         walk_share: share of walk-to tasks among the counterfactual ones (ours: they are the ones that need the picture).
@@ -31,7 +32,7 @@ class DecoderTrainConfig:
     vla: Path = Path("checkpoints/vla/tiny")
     demos: tuple[Path, ...] = (Path("data/demos"),)
     robot: str = "x2"
-    lora: LoraSettings = field(default_factory=LoraSettings)
+    lora: LoraSettings = field(default_factory=lambda: LoraSettings(towers=False))
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     filter: FilterConfig = field(default_factory=FilterConfig)
     batch: int = 32
@@ -68,6 +69,7 @@ def _debug() -> DecoderTrainConfig:
 def _full() -> DecoderTrainConfig:
     return DecoderTrainConfig(
         vla=Path("checkpoints/vla/full"),
+        lora=LoraSettings(),
         decoder=DecoderConfig(hidden_size=512, heads=8),
         batch=64,
         sentences=1,
