@@ -75,6 +75,6 @@ class _Progress:
 def last_line(path: Path) -> str:
     """The last line with anything on it; pip and ninja rewrite lines with carriage returns."""
     with path.open("rb") as handle:
-        handle.seek(max(0, path.stat().st_size - 400))
+        handle.seek(max(0, path.stat().st_size - 8192))
         lines = handle.read().decode(errors="replace").replace("\r", "\n").split("\n")
     return next((line.strip() for line in reversed(lines) if line.strip()), "")
