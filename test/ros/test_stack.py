@@ -18,10 +18,16 @@ import yaml
 pytest.importorskip("rclpy", reason="needs ROS 2: run `make setup`")
 pytest.importorskip("mujoco", reason="needs the simulator: run `make setup`")
 
-from wbvla_cli.record import read_arrays  # noqa: E402
+from wbvla_cli.record import read_arrays, read_messages  # noqa: E402
 from wbvla_cli.runner import Stack  # noqa: E402
 from wbvla_core.errors import ErrorCode  # noqa: E402
+from wbvla_core.robot import load_robot  # noqa: E402
+from wbvla_core.ros import codec  # noqa: E402
+from wbvla_core.ros.tables import share_dir, topic_table  # noqa: E402
 from wbvla_core.task import TaskOutcome  # noqa: E402
+from wbvla_core.types import LocoCommand  # noqa: E402
+from wbvla_lmo.controller import LmoController  # noqa: E402
+from wbvla_lmo.policy import LmoPolicy  # noqa: E402
 from wbvla_msgs.msg import SafetyState  # noqa: E402
 from wbvla_msgs.srv import TakeControl  # noqa: E402
 
@@ -163,6 +169,35 @@ def test_everything_is_gone_within_three_seconds_and_the_bag_is_readable(stack, 
     assert np.mean(steps_ms == 5.0) > 0.8  # 200 Hz in simulated time, but on the gantry and where a slot waited
     # the answer to a state is in the bag under the state's stamp
     assert np.isin(arrays["/wbvla/lmo/joint_command"]["stamp_ns"], arrays["/wbvla/robot/joint_states"]["stamp_ns"]).mean() > 0.98
+
+
+def test_the_recorded_commands_are_bit_for_bit_what_the_controller_gives_in_lock_step(folder):
+    """The node's observation is training's and evaluation's: the same class, fed from the bag, gives the same motor commands."""
+    robot = load_robot("x2")
+    controller = LmoController(robot, LmoPolicy.load(share_dir() / LEGS, robot))
+    joints, imus, commands, followed_ns = {}, {}, {}, None
+    names = {topic_table().topics[key].name: key for key in ("joint_states", "imu", "joint_command", "safety_state")}
+    for name, at_ns, message in read_messages(folder / "bag", list(names)):
+        key, stamp = names[name], codec.stamp_ns(message.header.stamp)
+        if key == "safety_state" and message.state == SafetyState.FOLLOW:
+            followed_ns = followed_ns or at_ns
+        elif key == "joint_states":
+            joints.setdefault(stamp, codec.joint_state_from_msg(message, robot.joint_names))
+        elif key == "imu":
+            imus.setdefault(stamp, codec.imu_from_msg(message))
+        elif key == "joint_command" and followed_ns is None:
+            commands.setdefault(stamp, np.array(message.position))
+    compared = 0
+    for stamp, target in commands.items():
+        if stamp not in joints or stamp not in imus:  # lost by the recorder: the controller has a memory, and the comparison ends here
+            break
+        state = codec.robot_state(joints[stamp], imus[stamp])
+        if compared == 0:
+            controller.reset(state)
+        command = controller.tick(state, LocoCommand(stance_height_m=robot.default_stance_height_m), state.stamp_s)
+        np.testing.assert_array_equal(command.q, target, err_msg=f"tick {compared}")
+        compared += 1
+    assert compared > 50
 
 
 def test_a_runner_hit_twice_by_ctrl_c_leaves_nothing_behind(folder):
