@@ -7,11 +7,11 @@ free in simulation, and the same picture with several sentences and several answ
 Bursts of random commands disturb the execution, the labels stay clean (prior work: our prototype). A learned policy can be
 put in the driver's seat instead (``--policy``): then the teleoperator corrects what that policy gets itself into (prior work: DAgger).
 
-One row per decision (10 Hz); T rows in a file, 13 tasks, A upper-body joints, K rows of an arm chunk:
+One row per decision (10 Hz); T rows in a file, 12 tasks, A upper-body joints, K rows of an arm chunk:
 
     image [T, S, S, 3] uint8 · stamp_s [T] · episode [T] · task [T] (index into TASKS) · clean [T] (executed = label)
     posture [T, 3] · arm_state [T, 2 A] · boxes [T, 4, 4] (:func:`wbvla_train.data.stills.box_labels`)
-    flags [T, 13, 3] int8 · height_m [T, 13] · valid [T, 13] (that box is in the room)
+    flags [T, 12, 3] int8 · height_m [T, 12] · valid [T, 12] (that box is in the room)
     arms [T, 3, K, A] (no wave, left, right) · executed [T, 4] · sentence [T] str · outcome [T] str
 """
 
@@ -24,6 +24,7 @@ from typing import Literal
 
 import numpy as np
 
+from wbvla_core.checkpoint import load_manifest
 from wbvla_core.robot import RobotSpec, load_robot
 from wbvla_core.types import Decision, LocoCommand, PolicyInput
 from wbvla_decoder.policy import ArmScaling, arm_state, posture
@@ -51,7 +52,8 @@ class DemosConfig:
         walk_share: share of walk-to tasks; the others share the rest (ours).
         turned_share: share of the episodes that begin after a second or more of random walking, so that boxes are out of sight or far aside.
         timeout_s: of a walk; duration_s: range of open-ended tasks.
-        perturb: random bursts (:class:`wbvla_sim.expert.Perturbation`).
+        burst_rate: probability per step that a burst of random commands begins (ours: at the prototype's 0.035 walks hardly ever
+            come to the two seconds of rest that end them); 0 = undisturbed.
         delay_ticks: most 20 ms ticks between image and effect, drawn per episode.
         policy: a policy bundle that drives instead of the teleoperator (DAgger round).
         seed: shifts scenes and everything else.
@@ -67,7 +69,7 @@ class DemosConfig:
     turned_share: float = 0.35
     timeout_s: float = 40.0
     duration_s: tuple[float, float] = (3.0, 6.0)
-    perturb: bool = True
+    burst_rate: float = 0.02
     delay_ticks: int = 4
     policy: Path | None = None
     seed: int = 0
@@ -76,8 +78,11 @@ class DemosConfig:
     def settings(self) -> dict:
         """What the content of a shard depends on."""
         kept = {key: value for key, value in asdict(self).items() if key not in ("output", "workers", "episodes")}
-        paths = {"lmo": str(self.lmo) if self.world == "physics" else None, "policy": str(self.policy) if self.policy else None}
-        return kept | paths | {"kind": "demos", "image": image_spec(load_robot(self.robot)).to_json()}
+        parents = {
+            "lmo": load_manifest(self.lmo, kind="lmo").hash if self.world == "physics" else None,
+            "policy": load_manifest(self.policy, kind="policy").hash if self.policy else None,
+        }
+        return kept | parents | {"kind": "demos", "image": image_spec(load_robot(self.robot)).to_json()}
 
 
 class Snapshot:
@@ -182,7 +187,7 @@ def record_episode(config: DemosConfig, robot: RobotSpec, number: int, learned: 
     task = draw_task(config, [box.color for box in world.scene.boxes], rng)
     teleoperator = ScriptedTeleoperator(world)
     seed = int(rng.integers(2**31))
-    driver = learned or (Perturbed(teleoperator, Perturbation(), seed=seed) if config.perturb else teleoperator)
+    driver = learned or Perturbed(teleoperator, Perturbation(rate_per_step=config.burst_rate), seed=seed)
     recorder = Recorder(world, driver, task)
     start, settle_s = None, 1.0
     if task.kind == "stand":
