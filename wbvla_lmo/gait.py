@@ -170,39 +170,46 @@ class ReferenceGait:
         self.capture[ids] = 0.0
         self.last_lean[ids] = np.nan
 
-    def capture_point(self, gravity: np.ndarray, gyro: np.ndarray, q: np.ndarray, qd: np.ndarray, height_m: np.ndarray, dt_s: float) -> np.ndarray:
-        """Deviation of the capture point (forward, left) from its place in standing [N, 2], m.
-
-        Position and speed of the body over its feet come from joint angles, tilt and gyro, taking both feet as flat on the
-        floor; nothing else is measured on the robot. Tilt and gyro alone are not enough: a robot that sinks backward
-        with a level pelvis goes unseen until it is too late (tried).
+    def sense_feet(self, gravity: np.ndarray, gyro: np.ndarray, q: np.ndarray, qd: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Where the soles are and how they move, seen from the root link's origin: joint angles, tilt and gyro only.
 
         Args:
             gravity, gyro: [N, 3] root link frame; q, qd: leg angles and speeds [N, A], ``lmo_action`` order.
+
+        Returns:
+            positions and velocities [N, 2 feet, 2] (forward, left) along the level heading axes, m and m/s.
         """
-        ankle_x, lean = self.stance(height_m)
-        lean_rate = np.where(np.isnan(self.last_lean), 0.0, (lean - self.last_lean) / dt_s)
-        self.last_lean = lean
         angles = np.empty((len(q), q.shape[1]))
         rates = np.empty_like(angles)
         angles[:, self.order], rates[:, self.order] = q, qd
         angles, rates = (v.reshape(len(q), len(LEGS), -1) for v in (angles, rates))
-        foot = self.inverse.soles(angles)
-        moving = (self.inverse.soles(angles + _TINY * rates) - foot) / _TINY
-        middle = foot.mean(axis=1)  # [N, 3] of both soles in the root link's frame
-        drift = moving.mean(axis=1) + np.cross(gyro, middle)
+        foot = self.inverse.soles(angles)  # [N, 2, 3]
+        moving = (self.inverse.soles(angles + _TINY * rates) - foot) / _TINY + np.cross(gyro[:, None], foot)
         up = -gravity / np.linalg.norm(gravity, axis=1, keepdims=True)
         ahead = np.array((1.0, 0.0, 0.0)) - up[:, :1] * up
         ahead /= np.linalg.norm(ahead, axis=1, keepdims=True)
-        left = np.cross(up, ahead)
+        axes = np.stack((ahead, np.cross(up, ahead)), axis=-1)  # [N, 3, 2]
+        return foot @ axes, moving @ axes
+
+    def capture_point(
+        self, gravity: np.ndarray, gyro: np.ndarray, feet: np.ndarray, feet_velocity: np.ndarray, height_m: np.ndarray, dt_s: float
+    ) -> np.ndarray:
+        """Deviation of the capture point (forward, left) from its place in standing [N, 2], m.
+
+        Position and speed of the body over its feet come from :meth:`sense_feet`, taking both feet as flat on the floor.
+        Tilt and gyro alone are not enough: a robot that sinks backward with a level pelvis goes unseen until it is too
+        late (tried).
+        """
+        ankle_x, lean = self.stance(height_m)
+        lean_rate = np.where(np.isnan(self.last_lean), 0.0, (lean - self.last_lean) / dt_s)
+        self.last_lean = lean
         pitch, roll = np.arctan2(gravity[:, 0], -gravity[:, 2]), np.arctan2(gravity[:, 1], -gravity[:, 2])
         above = self.stance.com_above_m
         omega = np.sqrt(GRAVITY_M_S2 / (height_m + above))
-        forward = ankle_x - np.sum(middle * ahead, axis=1) + above * (pitch - lean)
-        forward_speed = -np.sum(drift * ahead, axis=1) + above * (gyro[:, 1] - lean_rate)
-        sideways = -np.sum(middle * left, axis=1) + above * roll
-        sideways_speed = -np.sum(drift * left, axis=1) - above * gyro[:, 0]
-        return np.stack((forward + forward_speed / omega, sideways + sideways_speed / omega), axis=-1)
+        middle, drift = feet.mean(axis=1), feet_velocity.mean(axis=1)  # [N, 2] of both soles
+        position = np.stack((ankle_x - middle[:, 0] + above * (pitch - lean), above * roll - middle[:, 1]), axis=-1)
+        speed = np.stack((above * (gyro[:, 1] - lean_rate) - drift[:, 0], -above * gyro[:, 0] - drift[:, 1]), axis=-1)
+        return position + speed / omega[:, None]
 
     def advance(self, velocity: np.ndarray, cruise: np.ndarray, capture: np.ndarray, dt_s: float) -> None:
         """One tick of the clock.

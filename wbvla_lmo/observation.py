@@ -23,6 +23,9 @@ class ObservationConfig:
         gyro_scale: 1/(rad/s) (prior work: OpenHomie 0.5).
         velocity_scale: joint velocity, 1/(rad/s) (prior work: OpenHomie and the vendor's example 0.05).
         height_scale, height_offset_m: stance height to about unit range (ours).
+        odometry: also observe the stride-filtered error between velocity measured over the standing foot and its
+            reference (ours: without it the policy keeps a constant bias of 0.05 to 0.1 m/s).
+        odometry_filter_s, odometry_scale: its time constant, s, and scales, 1/(m/s), 1/(m/s), 1/(rad/s) (ours).
         posture_min_mass_kg: waist and arm joints are observed if they move at least this mass (ours: the wrists move
             under 1.1 kg each, their angle is noise to the legs, and training may weld them).
     """
@@ -33,6 +36,9 @@ class ObservationConfig:
     height_scale: float = 5.0
     height_offset_m: float = 0.6
     posture_min_mass_kg: float = 1.2
+    odometry: bool = False
+    odometry_filter_s: float = 0.3
+    odometry_scale: tuple[float, float, float] = (5.0, 5.0, 3.0)
 
 
 def moved_mass_kg(robot: RobotSpec, joint_name: str) -> float:
@@ -111,6 +117,8 @@ class ObservationBuilder:
         leg = self.action_mirror
         frame = [_Fixed((1, -1, -1, 1)), _Fixed((-1, 1, -1)), _Fixed((1, -1, 1)), leg, leg, leg]
         once = [_Fixed((1, 1, 1)), leg, posture_mirror]
+        if config.odometry:
+            once.append(_Fixed((1, -1, -1)))
         self.frame_size = sum(len(b.sign) for b in frame)
         self._mirror_index, self._mirror_sign = joint_block(frame * config.history + once)
         self.size = len(self._mirror_sign)
@@ -133,6 +141,7 @@ class ObservationBuilder:
         phase: np.ndarray,
         stepping: np.ndarray,
         reference_q: np.ndarray,
+        velocity_error: np.ndarray,
     ) -> np.ndarray:
         """Push one frame and return the observation [N, size] float32.
 
@@ -140,7 +149,7 @@ class ObservationBuilder:
             intent: gated velocity as part of cruise speed [N, 3], in [-1, 1].
             height_m: height reference [N]; gyro, gravity: [N, 3] pelvis frame; q, qd: all joints [N, J], robot order.
             last_action: [N, A] as the policy gave it, unmirrored; phase, stepping: gait clock [N].
-            reference_q: reference leg angles [N, A].
+            reference_q: reference leg angles [N, A]; velocity_error: filtered, measured - reference [N, 3], m/s, m/s, rad/s.
         """
         c = self.config
         height = (height_m - c.height_offset_m) * c.height_scale
@@ -157,7 +166,10 @@ class ObservationBuilder:
         once = (np.sin(angle), np.cos(angle), on)
         reference = reference_q - self.default_q[self.legs]
         posture = q[:, self.posture] - self.default_q[self.posture]
-        flat = np.concatenate((self.frames.reshape(len(q), -1), np.stack(once, axis=1), reference, posture), axis=1)
+        parts = [self.frames.reshape(len(q), -1), np.stack(once, axis=1), reference, posture]
+        if c.odometry:
+            parts.append(velocity_error * np.asarray(c.odometry_scale))
+        flat = np.concatenate(parts, axis=1)
         mirrored = phase >= 0.5
         flat[mirrored] = (flat[mirrored][:, self._mirror_index]) * self._mirror_sign
         return flat.astype(np.float32)

@@ -61,6 +61,7 @@ class LegPipeline:
         self.cruise = np.tile(np.asarray(config.gating.cruise), (count, 1))  # [N, 3], training stage I draws it
         self.last_action = np.zeros((count, len(self.legs)))
         self.velocity = np.zeros((count, 3))
+        self.velocity_error = np.zeros((count, 3))  # measured - reference, stride-filtered
         self.height_m = self.gate.height_m.copy()
         self.reference = self.gait.reference(self.velocity, self.height_m)
 
@@ -71,6 +72,7 @@ class LegPipeline:
         self.observation.reset(ids)
         self.last_action[ids] = 0.0
         self.velocity[ids] = 0.0
+        self.velocity_error[ids] = 0.0
         self.height_m[ids] = self.gate.height_m[ids]
 
     def observe(self, flags: np.ndarray, height_m: np.ndarray, gyro: np.ndarray, gravity: np.ndarray, q: np.ndarray, qd: np.ndarray) -> np.ndarray:
@@ -81,13 +83,33 @@ class LegPipeline:
             gyro, gravity: [N, 3], pelvis frame; q, qd: [N, J], robot order.
         """
         self.velocity, self.height_m = self.gate.step(flags, height_m, self.dt_s, self.cruise)
-        capture = self.gait.capture_point(gravity, gyro, q[:, self.legs], qd[:, self.legs], self.height_m, self.dt_s)
+        feet, feet_velocity = self.gait.sense_feet(gravity, gyro, q[:, self.legs], qd[:, self.legs])
+        capture = self.gait.capture_point(gravity, gyro, feet, feet_velocity, self.height_m, self.dt_s)
         self.gait.advance(self.velocity, self.cruise, capture, self.dt_s)
         self.reference = self.gait.reference(self.velocity, self.height_m)
+        self._odometry(feet_velocity, gravity, gyro)
         full_scale = np.asarray(self.config.gating.cruise)
         return self.observation.build(
-            self.velocity / full_scale, self.height_m, gyro, gravity, q, qd, self.last_action, self.gait.phase, self.gait.stepping, self.reference.q
+            self.velocity / full_scale,
+            self.height_m,
+            gyro,
+            gravity,
+            q,
+            qd,
+            self.last_action,
+            self.gait.phase,
+            self.gait.stepping,
+            self.reference.q,
+            self.velocity_error,
         )
+
+    def _odometry(self, feet_velocity: np.ndarray, gravity: np.ndarray, gyro: np.ndarray) -> None:
+        """Velocity over the feet that the clock has on the ground, against the reference, filtered over a stride."""
+        stands = (self.reference.swing == 0.0)[..., None]  # [N, 2, 1]; never both in the air
+        body = -np.sum(feet_velocity * stands, axis=1) / np.sum(stands, axis=1)
+        yaw_rate = -np.sum(gravity * gyro, axis=1, keepdims=True)
+        error = np.concatenate((body, yaw_rate), axis=1) - self.velocity
+        self.velocity_error += (self.dt_s / self.config.observation.odometry_filter_s) * (error - self.velocity_error)
 
     def act(self, action: np.ndarray) -> np.ndarray:
         """Network output [N, A] (mirrored as its observation was) -> leg targets [N, A], rad, inside the limits."""

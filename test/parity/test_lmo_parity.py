@@ -8,7 +8,6 @@ import torch
 from wbvla_core.robot import load_robot
 from wbvla_core.types import LocoCommand, RobotState
 from wbvla_lmo.controller import LmoController
-from wbvla_lmo.pipeline import PipelineConfig
 from wbvla_train.lmo.config import DisturbanceConfig, PPOConfig, TrainConfig
 from wbvla_train.lmo.env import LmoVecEnv
 from wbvla_train.lmo.export import actor_onnx
@@ -21,7 +20,7 @@ class Recorded:
     """Stands in for the policy: keeps what the controller shows it, answers with given actions."""
 
     def __init__(self, actions: list[np.ndarray]) -> None:
-        self.config, self.actions, self.seen = PipelineConfig(), actions, []
+        self.config, self.actions, self.seen = TrainConfig().pipeline, actions, []
 
     def __call__(self, observation: np.ndarray) -> np.ndarray:
         self.seen.append(observation.copy())

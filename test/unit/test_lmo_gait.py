@@ -112,16 +112,21 @@ def test_right_after_a_stop_it_takes_twice_as_much_to_step_again(gait):
     assert gait.stepping[0]
 
 
+def capture(gait: ReferenceGait, gravity, gyro, q, qd) -> np.ndarray:
+    feet, velocity = gait.sense_feet(gravity, gyro, q, qd)
+    return gait.capture_point(gravity, gyro, feet, velocity, np.array([0.64]), DT_S)
+
+
 def test_capture_point_of_a_robot_standing_still_is_zero_and_of_a_rigid_fall_what_a_pendulum_says(gait):
-    height, dt = np.array([0.64]), DT_S
+    height = np.array([0.64])
     q = gait.reference(np.zeros((1, 3)), height).q - gait.stance.sag_at(height, np.zeros((1, 2))).reshape(1, -1)[:, gait.order]
     still = np.zeros_like(q)
-    point = gait.capture_point(np.array([[0, 0, -1.0]]), np.zeros((1, 3)), q, still, height, dt)
+    point = capture(gait, np.array([[0, 0, -1.0]]), np.zeros((1, 3)), q, still)
     np.testing.assert_allclose(point, 0.0, atol=2e-3)
     # the whole body, stiff, turns forward about the soles: pelvis and centre of mass move by angle x height
     angle, rate = 0.05, 0.2
     gravity = np.array([[np.sin(angle), 0, -np.cos(angle)]])
-    ahead = gait.capture_point(gravity, np.array([[0, rate, 0]]), q, still, height, dt)[0]
+    ahead = capture(gait, gravity, np.array([[0, rate, 0]]), q, still)[0]
     length = 0.64 + gait.stance.com_above_m
     expected = length * (angle + rate / np.sqrt(9.81 / length))
     assert ahead[0] == pytest.approx(expected, abs=3e-3) and abs(ahead[1]) < 1e-3
@@ -129,7 +134,7 @@ def test_capture_point_of_a_robot_standing_still_is_zero_and_of_a_rigid_fall_wha
     qd = still.copy()
     for i, name in enumerate(ROBOT.names("lmo_action")):
         qd[0, i] = {"hip_pitch": -0.3, "ankle_pitch": 0.3}.get(name.split("_", 1)[1].removesuffix("_joint"), 0.0)
-    back = gait.capture_point(np.array([[0, 0, -1.0]]), np.zeros((1, 3)), q, qd, height, dt)[0]
+    back = capture(gait, np.array([[0, 0, -1.0]]), np.zeros((1, 3)), q, qd)[0]
     assert back[0] < -0.03
 
 

@@ -206,7 +206,7 @@ def random_switching(robot: RobotSpec, config: PipelineConfig, actor: Actor, *, 
             t += hold
     log = simulate(robot, config, actor, flags, height, seed=seed, **kwargs)
     falls = int((~log.alive[-1]).sum())
-    return {"robots": robots, "seconds": seconds, "falls": falls, "falls_per_hour": round(falls / (log.alive.sum() / config.rate_hz / 3600.0), 2)}
+    return {"robots": robots, "seconds": seconds, "falls": falls, "falls_per_hour": round(float(falls / (log.alive.sum() / config.rate_hz / 3600.0)), 2)}
 
 
 def stopping(robot: RobotSpec, config: PipelineConfig, actor: Actor, *, each: int = 16, **kwargs) -> list[dict]:
@@ -246,8 +246,7 @@ def stopping(robot: RobotSpec, config: PipelineConfig, actor: Actor, *, each: in
 class Arguments:
     """Quick look at a training state."""
 
-    state: Path
-    robot: str = "x2"
+    state: tyro.conf.Positional[Path]
     each: int = 16
     difficulty: float = 0.5
     randomise: float = 0.0
@@ -256,20 +255,36 @@ class Arguments:
     no_push: bool = False
 
 
+def development_report(
+    state_path: Path, *, each: int = 16, difficulty: float = 0.5, randomise: float = 0.0, threads: int = 2, push: bool = True, seed: int = 10_000
+) -> dict:
+    """Tracking and falls per command, stopping, random switching: {"commands": {name: row}, "stopping": {...}, "switching": {...}}."""
+    actor, state = load_actor(state_path)
+    stored = json.loads(state["config"])
+    config, robot = PipelineConfig.from_json(stored["pipeline"]), load_robot(stored["robot"])
+    common = {"difficulty": difficulty, "randomise": randomise, "physics": dataclasses.replace(PhysicsConfig(), threads=threads)}
+    return {
+        "commands": {row.pop("command"): row for row in constant_commands(robot, config, actor, each=each, seed=seed, push=push, **common)},
+        "stopping": {row.pop("command"): row for row in stopping(robot, config, actor, each=each, seed=seed + 1, **common)},
+        "switching": random_switching(robot, config, actor, seed=seed + 2, **common),
+        "robots_per_command": each,
+        "difficulty": difficulty,
+        "seed": seed,
+    }
+
+
 def main(argv: list[str] | None = None) -> int:
-    args = tyro.cli(Arguments, args=argv)
+    args = tyro.cli(Arguments, args=argv, prog="python -m wbvla_train.lmo.evaluate")
     torch.set_num_threads(1)
-    actor, state = load_actor(args.state)
-    config = PipelineConfig.from_json(json.loads(state["config"])["pipeline"])
-    robot = load_robot(args.robot)
-    physics = dataclasses.replace(PhysicsConfig(), threads=args.threads)
-    common = {"difficulty": args.difficulty, "randomise": args.randomise, "physics": physics}
+    _, state = load_actor(args.state)
     print(f"{args.state}: {state['steps'] / 1e6:.2f} M steps, {state['wall_s']:.0f} s, curriculum {state['curriculum']}")
-    for row in constant_commands(robot, config, actor, each=args.each, seed=args.seed, push=not args.no_push, **common):
-        print("  ".join(f"{k} {v}" for k, v in row.items()))
-    for row in stopping(robot, config, actor, each=args.each, seed=args.seed + 1, **common):
-        print("  ".join(f"{k} {v}" for k, v in row.items()))
-    print(random_switching(robot, config, actor, seed=args.seed + 2, **common))
+    report = development_report(
+        args.state, each=args.each, difficulty=args.difficulty, randomise=args.randomise, threads=args.threads, push=not args.no_push, seed=args.seed
+    )
+    for part in ("commands", "stopping"):
+        for name, row in report[part].items():
+            print(f"{name:22s} " + "  ".join(f"{k} {v}" for k, v in row.items()))
+    print("switching", report["switching"])
     return 0
 
 

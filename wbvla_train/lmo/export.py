@@ -19,7 +19,7 @@ from wbvla_core import checkpoint
 from wbvla_core.robot import load_robot
 from wbvla_lmo.pipeline import LegPipeline, PipelineConfig
 from wbvla_lmo.policy import MODEL_FILE, OBSERVATION_CLIP
-from wbvla_train.lmo.evaluate import actor_network
+from wbvla_train.lmo.evaluate import actor_network, development_report
 from wbvla_train.lmo.train import STATE_FILE, machine
 
 
@@ -57,8 +57,15 @@ def actor_onnx(actor: torch.nn.Sequential) -> onnx.ModelProto:
     return model
 
 
-def export_checkpoint(run: Path, target: Path, *, state_file: str = STATE_FILE, notes: str = "", evaluation: dict | None = None) -> checkpoint.Manifest:
-    """Write ``target/{policy.onnx, manifest.json, metrics.json}`` from a training run."""
+def export_checkpoint(
+    run: Path, target: Path, *, state_file: str = STATE_FILE, notes: str = "", development: dict | None = None, evaluation: dict | None = None
+) -> checkpoint.Manifest:
+    """Write ``target/{policy.onnx, manifest.json, metrics.json}`` from a training run.
+
+    Args:
+        notes: how the weights came about, if not by one run of the command.
+        development, evaluation: reports to keep in metrics.json.
+    """
     state = torch.load(run / state_file, weights_only=True, map_location="cpu")
     config = json.loads(state["config"])
     pipeline_config = PipelineConfig.from_json(config["pipeline"])
@@ -76,7 +83,8 @@ def export_checkpoint(run: Path, target: Path, *, state_file: str = STATE_FILE, 
         "machine": machine(),
         "threads": config["physics"]["threads"],
         "curriculum": state["curriculum"],
-        "evaluation": evaluation or {},
+        "development": development or {},  # wbvla_train.lmo.evaluate
+        "evaluation": evaluation or {},  # wbvla eval lmo: held-out seeds, whole controller
     }
     checkpoint.write_json(target / checkpoint.METRICS_FILE, metrics)
     size, actions = pipeline.observation.size, len(legs)
@@ -119,12 +127,16 @@ class Arguments:
     run: tyro.conf.Positional[Path]
     target: tyro.conf.Positional[Path] = Path("checkpoints/lmo/x2")
     state_file: str = STATE_FILE
-    notes: str = ""
+    notes: str = ""  # how the weights came about, if not by one run of the training command
+    evaluation: Path | None = None  # report of `wbvla eval lmo --out`, its rows go into metrics.json
+    development: bool = True  # run the development evaluation (a minute or two)
 
 
 def main(argv: list[str] | None = None) -> int:
     args = tyro.cli(Arguments, args=argv, prog="python -m wbvla_train.lmo.export")
-    manifest = export_checkpoint(args.run, args.target, state_file=args.state_file, notes=args.notes)
+    evaluation = None if args.evaluation is None else {row.pop("case"): row for row in json.loads(args.evaluation.read_text())["rows"]}
+    development = development_report(args.run / args.state_file) if args.development else None
+    manifest = export_checkpoint(args.run, args.target, state_file=args.state_file, notes=args.notes, development=development, evaluation=evaluation)
     print(f"wrote {args.target}: {manifest.hash}")
     return 0
 

@@ -10,6 +10,7 @@ import dataclasses
 import json
 import os
 import platform
+import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,6 +140,7 @@ class Trainer:
             print(f"nothing to do: {self.steps_before} of {self.config.total_steps} steps are done")
             return
         watch = _Watch(self, wall_limit_s)
+        signal.signal(signal.SIGTERM, lambda *_: setattr(watch, "stopped", True))  # a polite kill saves first
         self.model.learn(left, callback=watch, log_interval=10**9)
         self.save(time.monotonic() - watch.began)
 
@@ -154,8 +156,11 @@ class _Watch(BaseCallback):
         self.saved_at = trainer.steps_before
         self.iteration = 0
         self.log_path = trainer.out / "log.jsonl"
+        self.stopped = False
 
     def _on_step(self) -> bool:
+        if self.stopped:
+            return False
         return self.wall_limit_s is None or time.monotonic() - self.began < self.wall_limit_s
 
     def _on_rollout_start(self) -> None:
@@ -230,10 +235,12 @@ def main(argv: list[str] | None = None) -> int:
     if args.difficulty is not None:
         trainer.env.curriculum.difficulty = args.difficulty
     trainer.run(args.wall_s)
-    if args.export is not None:
+    if args.export is not None and trainer.steps >= config.total_steps:
+        from wbvla_train.lmo.evaluate import development_report
         from wbvla_train.lmo.export import export_checkpoint
 
-        export_checkpoint(args.out, args.export)
+        development = None if args.preset == "debug" else development_report(newest, threads=args.threads)
+        export_checkpoint(args.out, args.export, development=development)
     return 0
 
 

@@ -1,0 +1,113 @@
+"""LMO training throughput: one batched VecEnv against stable-baselines3's SubprocVecEnv, same environment code, same run.
+
+    python benchmarks/lmo_env.py [--seconds 20] [--workers 2 8 16]
+
+Environment steps/s (zero actions) and end-to-end PPO steps/s (rollout + update, same network and epochs). A worker of
+SubprocVecEnv holds the same ``LmoVecEnv`` with one robot. All rows use two threads or the stated processes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import time
+
+import gymnasium
+import numpy as np
+import torch
+from stable_baselines3 import PPO
+from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv
+
+from wbvla_train.lmo.config import PhysicsConfig, TrainConfig
+from wbvla_train.lmo.env import LmoVecEnv
+from wbvla_train.lmo.network import AsymmetricPolicy
+
+
+class OneRobot(gymnasium.Env):
+    """The batched environment with one robot, behind the single-environment interface."""
+
+    def __init__(self, config: TrainConfig, seed: int) -> None:
+        self.inner = LmoVecEnv(dataclasses.replace(config, physics=PhysicsConfig(threads=1)), 1, seed=seed)
+        self.observation_space, self.action_space = self.inner.observation_space, self.inner.action_space
+
+    def reset(self, *, seed=None, options=None):
+        return self.inner.reset()[0], {}
+
+    def step(self, action):
+        self.inner.step_async(action[None])
+        observation, reward, done, infos = self.inner.step_wait()
+        truncated = bool(infos[0].get("TimeLimit.truncated", False))
+        last = infos[0].get("terminal_observation", observation[0])
+        return last if done[0] else observation[0], float(reward[0]), bool(done[0]) and not truncated, truncated, {}
+
+
+def one_robot(config: TrainConfig, seed: int):
+    def make() -> OneRobot:
+        torch.set_num_threads(1)
+        return OneRobot(config, seed)
+
+    return make
+
+
+def environment_rate(env: VecEnv, seconds: float) -> float:
+    env.reset()
+    actions = np.zeros((env.num_envs, *env.action_space.shape), dtype=np.float32)
+    for _ in range(3):
+        env.step(actions)
+    steps, began = 0, time.perf_counter()
+    while time.perf_counter() - began < seconds:
+        env.step(actions)
+        steps += env.num_envs
+    return steps / (time.perf_counter() - began)
+
+
+def learning_rate_of(env: VecEnv, config: TrainConfig, seconds: float, per_update: int) -> float:
+    """PPO steps/s over whole iterations, the first one not counted."""
+    p = config.ppo
+    steps = max(1, per_update // env.num_envs)
+    policy = {"actor_size": config_actor_size(config), "layers": p.layers}
+    model = PPO(AsymmetricPolicy, env, n_steps=steps, batch_size=steps * env.num_envs // p.minibatches, n_epochs=p.epochs, device="cpu", policy_kwargs=policy)
+    size = steps * env.num_envs
+    model.learn(size)
+    done, began = 0, time.perf_counter()
+    while time.perf_counter() - began < seconds:
+        model.learn(size, reset_num_timesteps=False)
+        done += size
+    return done / (time.perf_counter() - began)
+
+
+def config_actor_size(config: TrainConfig) -> int:
+    from wbvla_core.robot import load_robot
+    from wbvla_lmo.pipeline import LegPipeline
+
+    return LegPipeline(load_robot(config.robot), config.pipeline, 1).observation.size
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=20.0, help="per measurement")
+    parser.add_argument("--workers", type=int, nargs="+", default=[2, 8, 16])
+    parser.add_argument("--envs", type=int, default=1024)
+    parser.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    config = TrainConfig(physics=PhysicsConfig(threads=args.threads))
+    rows = []
+    env = LmoVecEnv(config, args.envs)
+    per_update = args.envs * config.ppo.steps
+    rows.append(
+        (f"one batch of {args.envs}, {args.threads} threads", environment_rate(env, args.seconds), learning_rate_of(env, config, args.seconds, per_update))
+    )
+    for workers in args.workers:
+        env = SubprocVecEnv([one_robot(config, i) for i in range(workers)], start_method="spawn")
+        # A smaller update would cost SubprocVecEnv more per step, a larger one minutes: 2048 samples per update.
+        rows.append((f"SubprocVecEnv, {workers} workers", environment_rate(env, args.seconds), learning_rate_of(env, config, args.seconds, 2048)))
+        env.close()
+    best = max(r[2] for r in rows[1:]) if len(rows) > 1 else float("nan")
+    print(f"{'':38s} {'env steps/s':>12s} {'PPO steps/s':>12s} {'ratio':>7s}")
+    for name, rate, total in rows:
+        print(f"{name:38s} {rate:12.0f} {total:12.0f} {total / best:7.2f}")
+
+
+if __name__ == "__main__":
+    main()
