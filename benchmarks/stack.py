@@ -21,7 +21,8 @@ import numpy as np
 import tyro
 
 from wbvla_cli.record import read_messages
-from wbvla_cli.runner import Stack, StopSignal
+from wbvla_cli.runner import Stack
+from wbvla_core.ros.process import StopSignal
 from wbvla_core.ros.tables import topic_table
 
 SETTLE_S = 3.0  # of the task, before the window opens: first inference, first images

@@ -99,7 +99,8 @@ class RecordOptions:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """``wbvla record``."""
-    from wbvla_cli.runner import Stack, StopSignal
+    from wbvla_cli.runner import Stack
+    from wbvla_core.ros.process import StopSignal
 
     options = tyro.cli(RecordOptions, args=argv, prog="wbvla record")
     stop = StopSignal()

@@ -23,6 +23,7 @@ import tyro
 import yaml
 
 from wbvla_core.errors import WbvlaError
+from wbvla_core.ros.process import PARENT_VARIABLE, StopSignal
 from wbvla_core.ros.tables import NodeEntry, node_table, share_dir
 from wbvla_core.task import TaskResult
 
@@ -31,23 +32,10 @@ if TYPE_CHECKING:
 
 STOP_BUDGET_S = 2.0  # everything is gone within 3 s: what still runs by then is killed
 STOP_GRACE_S = 0.5  # how long the nodes of one order may keep the next ones waiting
-PARENT_VARIABLE = "WBVLA_PARENT_PID"  # wbvla_core.ros.lifecycle: nodes leave when the process of this id is no longer their parent
 
 
 class StackError(WbvlaError):
     """The stack did not come up, or lost a process that it cannot do without."""
-
-
-class StopSignal:
-    """SIGINT and SIGTERM as a flag; further ones change nothing, so that leaving in order cannot be interrupted."""
-
-    def __init__(self) -> None:
-        self._event = threading.Event()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: self._event.set())
-
-    def is_set(self) -> bool:
-        return self._event.is_set()
 
 
 def ros_environment(domain_id: int | None = None) -> dict[str, str]:

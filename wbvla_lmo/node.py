@@ -211,7 +211,7 @@ class LmoNode(ManagedNode):
         response.success, response.code, response.message = True, 0, ""
         try:
             if not self.active:
-                raise CommandError("LMO is not active; activate it first", ErrorCode.CONTROL_WHILE_DAMPING)
+                raise CommandError("LMO is not active; activate it first", ErrorCode.CONTROL_SESSION_VOID)
             if request.take:
                 response.session = self.ladder.take_control(request.source, time.monotonic())
                 response.message = f"{request.source} is in control"

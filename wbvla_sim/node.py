@@ -84,6 +84,7 @@ class SimNode(ManagedNode):
         self._factor, self._lateness_s = 1.0, 0.0
         self._progress: deque[tuple[float, float]] = deque()  # (wall, simulated) time of the last second's slots
         self._driver_said: tuple[DriverState, float] | None = None
+        self._bidden = False  # whether LMO had commanded damping itself before it fell silent, as it does when it leaves
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="physics", daemon=True)
         self._thread.start()
@@ -138,19 +139,24 @@ class SimNode(ManagedNode):
         if self.world.driver.state is not DriverState.RUNNING:
             with self._arrived:  # waiting on the gantry, or damping: time goes on without LMO
                 command, self._command = self._command, None
-            return command
+            waiting = self.world.driver.state is DriverState.WAITING
+            # only a command that holds the joints lets the robot down from the gantry: LMO may still be damping from before it was hoisted
+            return None if command is None or (waiting and not np.any(command.kp)) else command
         oldest_s = self._stamp_s(self.world.state()) - ANSWER_SLACK_S - 1e-6
         give_up_s = time.monotonic() + WATCHDOG_S
 
         def answered() -> bool:
-            return self._stopping or (self._command is not None and self._command.stamp_s >= oldest_s)
+            return self._stopping or self._request is not None or (self._command is not None and self._command.stamp_s >= oldest_s)
 
         while True:
             with self._arrived:
                 if self._arrived.wait_for(answered, timeout=max(0.0, min(REPEAT_S, give_up_s - time.monotonic()))):
+                    if self._request is not None:
+                        return None  # somebody waits for it; one silent slot is no harm
                     command, self._command = self._command, None
                     return command
             if time.monotonic() >= give_up_s:
+                self._bidden = self._command is not None and not np.any(self._command.kp)
                 self.world.driver.damp(f"no JointCommand for {WATCHDOG_S:g} s")
                 self._say_driver_state()
                 return None
@@ -205,7 +211,9 @@ class SimNode(ManagedNode):
             return
         damping = driver.state is DriverState.DAMPING
         if said is None or said[0] is not driver.state:
-            self.say(f"driver: {driver.state.value}{f': {driver.reason}; call the rearm service to leave' if damping else ''}", error=damping)
+            self.say(
+                f"driver: {driver.state.value}{f': {driver.reason}; call the rearm service to leave' if damping else ''}", error=damping and not self._bidden
+            )
         self._driver_said = (driver.state, now_s)
         msg = SafetyState(
             state=RUNGS[driver.state],

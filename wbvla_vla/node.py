@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +109,7 @@ class VlaNode(ManagedNode):
         self._imu: deque[tuple[float, bytes]] = deque(maxlen=64)
         self._safety: SafetyState | None = None
         self._task: Task | None = None
+        self._last: Decision | None = None
         self._worker: threading.Thread | None = None
         self._skipped_images = self._decisions = 0
         self._inference, self._image_age = Timings(300), Timings(300)
@@ -141,7 +142,10 @@ class VlaNode(ManagedNode):
         with self._wake:
             self._stopping = True
             self._wake.notify_all()
+        busy = self._task is not None
         self._worker.join(2.0)
+        if busy and self._last is not None:  # the safe command: stand
+            self._send(replace(self._last, loco=self._last.loco.stopped(), latent=None))
 
     # -- executor thread: store what arrives -------------------------------------------------------------------------------------
     def _decode_image(self, msg: Image) -> tuple[float, np.ndarray]:
@@ -276,6 +280,7 @@ class VlaNode(ManagedNode):
         self._arms_out.publish(arms)
         self._loco_out.publish(loco)
         self._decisions += 1
+        self._last = decision
         if self._joints:
             self._image_age.add(self._joints[-1][0] - decision.stamp_s)
 

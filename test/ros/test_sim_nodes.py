@@ -77,6 +77,11 @@ def test_the_robot_hangs_until_the_first_command_then_runs_then_damps_when_comma
     assert probe.call("sim_reset").success
     until(lambda: abs(heard["sim_state"][-1].qpos[2] - ROBOT.default_stance_height_m) < 0.02, 2.0, "the gantry to lift the robot")
 
+    probe.send("joint_command", codec.joint_command_msg(damping_command(ROBOT, 0.0, ROBOT.default_q), ROBOT.joint_names))
+    count = len(heard["sim_state"])
+    until(lambda: len(heard["sim_state"]) > count + 3)
+    assert heard["driver_state"][-1].state == SafetyState.WAITING, "a command that only damps does not let the robot down"
+
     assert sim.trigger_deactivate() is TransitionCallbackReturn.SUCCESS
     assert heard["robot_description"][0].data.startswith("<") and "pelvis" in heard["robot_description"][0].data
     assert heard["clock"] and not sim._thread.is_alive()
@@ -139,7 +144,8 @@ def test_camera_and_policy_images_keep_the_stamp_of_the_state_that_they_show(gra
     states = {codec.stamp_ns(m.header.stamp) for m in heard["sim_state"]}
     cameras = {codec.stamp_ns(m.header.stamp): m for m in heard["camera_image"]}
     assert cameras.keys() <= states | {min(cameras)}
-    assert set(stamps_ms(heard["camera_image"])) <= {100.0, 200.0, 300.0}  # 10 Hz; a busy test machine may skip
+    steps_ms = stamps_ms(heard["camera_image"])
+    assert steps_ms.sum() >= 100.0 * len(steps_ms) - 20.0 and not np.any(steps_ms % 20.0)  # at most 10 Hz, on the stamps of states; a busy machine may skip
     spec = ImageSpec(source_width=ROBOT.camera.width, source_height=ROBOT.camera.height, fovy_deg=ROBOT.camera.fovy_deg)
     for msg in heard["policy_image"]:
         camera = codec.image_from_msg(cameras[codec.stamp_ns(msg.header.stamp)])

@@ -31,7 +31,7 @@ from wbvla_lmo.policy import LmoPolicy  # noqa: E402
 from wbvla_msgs.msg import SafetyState  # noqa: E402
 from wbvla_msgs.srv import TakeControl  # noqa: E402
 
-from .conftest import LEGS, ROOT, until  # noqa: E402
+from .conftest import LEGS, PROCESS_DOMAIN, ROOT, until  # noqa: E402
 
 WALK_FOREVER = [{"t_s": 0.0, "forward": 0}, {"t_s": 0.5, "forward": 1}, {"t_s": 600.0, "forward": 0}]
 
@@ -81,7 +81,7 @@ class Watch:
 
 @pytest.fixture(scope="module")
 def stack(folder):
-    with Stack(("sim",), parameters=parameters(folder), record=folder / "bag", log_dir=folder / "logs") as made:
+    with Stack(("sim",), parameters=parameters(folder), record=folder / "bag", log_dir=folder / "logs", domain_id=PROCESS_DOMAIN) as made:
         made.wait_active()
         yield made
 
@@ -200,56 +200,59 @@ def test_the_recorded_commands_are_bit_for_bit_what_the_controller_gives_in_lock
     assert compared > 50
 
 
+@contextlib.contextmanager
+def runner(*arguments: str):
+    """``wbvla run`` as a process of its own, with its output in a pipe."""
+    command = [sys.executable, "-m", "wbvla_cli", "run", *arguments, "--domain", str(PROCESS_DOMAIN)]
+    made = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+    try:
+        yield made
+    finally:
+        if made.poll() is None:  # the test failed: its nodes notice that the runner is gone
+            made.kill()
+        made.stdout.close()
+
+
 def test_a_runner_hit_twice_by_ctrl_c_leaves_nothing_behind(folder):
     bag = folder / "twice"
     overrides = [f"{node}.{name}={value}" for node, values in parameters(folder).items() for name, value in values.items()]
-    runner = subprocess.Popen(
-        [sys.executable, "-m", "wbvla_cli", "run", "sim", "--record", str(bag), "--set", *overrides],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    lines = []
-    for line in runner.stdout:
-        lines.append(line)
-        if "all nodes are active" in line:
-            break
-    assert runner.poll() is None, "".join(lines)
-    children = _children(runner.pid)
-    assert len(children) == 6
-    start_s = time.monotonic()
-    os.killpg(runner.pid, signal.SIGINT)
-    time.sleep(0.3)
-    os.killpg(runner.pid, signal.SIGINT)
-    rest, _ = runner.communicate(timeout=10)
-    assert time.monotonic() - start_s < 3.0
-    assert runner.returncode == 0
-    text = "".join(lines) + rest
-    assert "Traceback" not in text and "KeyboardInterrupt" not in text and "killed" not in text, text
-    assert not [pid for pid in children if Path(f"/proc/{pid}").exists()]
+    with runner("sim", "--record", str(bag), "--set", *overrides) as process:
+        lines = []
+        for line in process.stdout:
+            lines.append(line)
+            if "all nodes are active" in line:
+                break
+        assert process.poll() is None, "".join(lines)
+        children = _children(process.pid)
+        assert len(children) == 6
+        start_s = time.monotonic()
+        os.killpg(process.pid, signal.SIGINT)
+        time.sleep(0.3)
+        os.killpg(process.pid, signal.SIGINT)
+        lines += process.stdout.readlines()
+        process.wait(10)
+        assert time.monotonic() - start_s < 3.0
+    assert process.returncode == 0
+    text = "".join(lines)
+    assert "Traceback" not in text and "KeyboardInterrupt" not in text and "killed" not in text and "ERROR" not in text, text
+    assert not [pid for pid in children if _alive(pid)]
     assert "/wbvla/sim/state" in read_arrays(bag)
 
 
-def test_nodes_do_not_outlive_a_runner_that_was_killed_and_a_refusal_names_the_node(folder):
-    runner = subprocess.Popen(
-        [sys.executable, "-m", "wbvla_cli", "run", "sim", "--set", f"lmo.checkpoint={LEGS}", "vla.policy=nonsense"],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    text, _ = runner.communicate(timeout=60)
-    assert runner.returncode == 1
+def test_a_node_that_refuses_is_named_with_its_reason_and_the_rest_is_taken_down():
+    with runner("sim", "--set", f"lmo.checkpoint={LEGS}", "vla.policy=nonsense") as process:
+        text, _ = process.communicate(timeout=60)
+    assert process.returncode == 1
     assert "vla refused to configure" in text and "'nonsense'" in text and "Traceback" not in text, text
 
-    runner = subprocess.Popen([sys.executable, "-m", "wbvla_cli", "run", "workstation"], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    until(lambda: len(_children(runner.pid)) == 2, 30.0, "the nodes to start")
-    children = _children(runner.pid)
-    runner.kill()
-    runner.wait()
-    until(lambda: not [pid for pid in children if _alive(pid)], 20.0, "the nodes to notice")
+
+def test_nodes_do_not_outlive_a_runner_that_was_killed():
+    with runner("workstation") as process:
+        until(lambda: len(_children(process.pid)) == 2, 30.0, "the nodes to start")
+        children = _children(process.pid)
+        process.kill()
+        process.wait()
+        until(lambda: not [pid for pid in children if _alive(pid)], 20.0, "the nodes to notice")
 
 
 def _children(pid: int) -> list[int]:

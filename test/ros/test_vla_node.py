@@ -238,6 +238,15 @@ def test_losing_control_or_damping_ends_the_task_with_a_fault(bench):
     assert (result.outcome, result.code) == (Result.FAULT, ErrorCode.ESTOP)
 
 
+def test_deactivated_in_mid_task_it_sends_zero_flags_last(bench):
+    handle = bench.walking()
+    bench.vla.trigger_deactivate()
+    result = bench.result(handle)
+    assert (result.outcome, result.code) == (Result.FAULT, ErrorCode.TASK_FAULT) and "deactivated" in result.message
+    until(lambda: bench.probe.heard["vla_loco"][-1].forward == 0, 2.0, "the safe command")
+    assert [m.forward for m in bench.probe.heard["vla_loco"]].count(0) == 1
+
+
 def test_without_lmo_the_goal_is_answered_too(bench):
     bench.lmo.trigger_deactivate()
     bench.lmo.trigger_cleanup()

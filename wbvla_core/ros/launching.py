@@ -16,7 +16,7 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
 from launch import LaunchDescription
-from wbvla_core.ros.lifecycle import MANAGED_VARIABLE
+from wbvla_core.ros.process import MANAGED_VARIABLE
 from wbvla_core.ros.tables import PACKAGE, node_table, share_dir, topic_table
 
 RVIZ = DeclareLaunchArgument("rviz", default_value="false", description="start rviz2 with config/rviz/wbvla.rviz, and robot_state_publisher for it")

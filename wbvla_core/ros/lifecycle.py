@@ -15,9 +15,7 @@ from __future__ import annotations
 
 import gc
 import os
-import signal
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -34,12 +32,11 @@ from rclpy.signals import SignalHandlerOptions
 
 from wbvla_core.errors import WbvlaError
 from wbvla_core.ros import codec
+from wbvla_core.ros.process import MANAGED_VARIABLE, StopSignal, go_realtime, leave, resident_mb
 from wbvla_core.ros.qos import interface_class, qos, service, topic
 
 RCLError = rclpy_implementation.RCLError
 T = TypeVar("T")
-PARENT_VARIABLE = "WBVLA_PARENT_PID"  # set by the runner: a node whose starter is gone must not outlive it
-MANAGED_VARIABLE = "WBVLA_MANAGED"  # set by the launch files: SIGINT reaches all processes at once, and the manager takes the nodes down in order
 POLL_S = 0.1  # how long an idle node takes to notice a signal: rcl_wait is C code, Python handlers run when it returns
 FAREWELL_S = 0.05  # from the shutdown transition to the end: for its answer to leave
 SWITCH_INTERVAL_S = 1e-3  # Python's default of 5 ms would let a worker thread delay the executor by a quarter of a 50 Hz tick
@@ -282,48 +279,6 @@ class ManagedNode(LifecycleNode):
         self._diagnostics.publish(codec.diagnostics_msg(time.time(), self.NAME, values, warning=warning))
 
 
-def resident_mb() -> float:
-    """Resident memory of this process, MB (10^6 bytes); 0 where /proc does not tell."""
-    try:
-        with open("/proc/self/statm") as file:
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
-    except OSError:
-        return 0.0
-
-
-def go_realtime() -> str:
-    """Ask for real-time scheduling of this process; returns what it got, for the log.
-
-    On a machine at three times its load, a 50 Hz loop at nice -19 was up to 240 ms late, with SCHED_RR 4 ms (measured). An ordinary user needs an
-    ``rtprio`` limit (/etc/security/limits.conf) for it; without, everything runs and the timing is the machine's.
-    """
-    try:
-        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))  # 1: below every kernel thread and every driver
-        return "real-time scheduling"
-    except (OSError, AttributeError):
-        return "no right to real-time scheduling: set an rtprio limit for this user, or timing depends on what else runs"
-
-
-class StopSignal:
-    """SIGINT and SIGTERM as a flag. Further ones change nothing: a terminal's Ctrl-C reaches a node twice under ros2 launch.
-
-    Args:
-        managed: leave SIGINT to the lifecycle manager.
-    """
-
-    def __init__(self, *, managed: bool = False) -> None:
-        self.event = threading.Event()
-        signal.signal(signal.SIGTERM, self._handle)
-        signal.signal(signal.SIGINT, signal.SIG_IGN if managed else self._handle)
-
-    def _handle(self, _number: int, _frame: object) -> None:
-        self.event.set()
-
-    def requested(self) -> bool:
-        parent = os.environ.get(PARENT_VARIABLE)
-        return self.event.is_set() or (parent is not None and os.getppid() != int(parent))
-
-
 def run_node(make: Callable[[], ManagedNode], argv: list[str] | None = None) -> NoReturn:
     """Spin one node until SIGINT, SIGTERM or the end of the process that started it, then end the process with a status.
 
@@ -341,7 +296,7 @@ def run_node(make: Callable[[], ManagedNode], argv: list[str] | None = None) -> 
             node.say(scheduling)
         executor = SingleThreadedExecutor()
         executor.add_node(node)
-        while not (stop.requested() or node.failure or node.finished) and rclpy.ok():
+        while not (stop.is_set() or node.failure or node.finished) and rclpy.ok():
             executor.spin_once(timeout_sec=POLL_S)
         if node.finished:
             time.sleep(FAREWELL_S)
@@ -361,17 +316,10 @@ def run_node(make: Callable[[], ManagedNode], argv: list[str] | None = None) -> 
     leave(status)
 
 
-def leave(status: int) -> NoReturn:
-    """End the process now: late signals find nobody, and no library's teardown is waited for."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
-
-
 def _close(node: ManagedNode) -> None:
     """Leave in order, whatever state the node is in; errors on the way out are one line each."""
-    for leave in (lambda: node.on_deactivate(LifecycleState("active", 3)) if node.active else None, node._free, node.destroy_node):
+    for step in (lambda: node.on_deactivate(LifecycleState("active", 3)) if node.active else None, node._free, node.destroy_node):
         try:
-            leave()
+            step()
         except Exception as error:
             print(f"{node.NAME}: while leaving: {error}", file=sys.stderr)

@@ -91,7 +91,7 @@ def main(argv: list[str] | None = None) -> None:
     """Process for the launch files: parameters ``launches`` (groups of the node table) and ``timeout_s``. Stays until it is signalled, then takes all down."""
     from rclpy.signals import SignalHandlerOptions
 
-    from wbvla_core.ros.lifecycle import POLL_S, StopSignal, leave
+    from wbvla_core.ros.process import StopSignal, leave
     from wbvla_core.ros.tables import node_table
 
     stop = StopSignal()
@@ -106,11 +106,11 @@ def main(argv: list[str] | None = None) -> None:
     spinner.start()
     status = 0
     try:
-        manager.bring_up(timeout_s, alive=lambda _: not stop.requested())
-        while not stop.requested():
-            time.sleep(POLL_S)
+        manager.bring_up(timeout_s, alive=lambda _: not stop.is_set())
+        while not stop.is_set():
+            time.sleep(0.1)
     except BringUpError as error:
-        if not stop.requested():
+        if not stop.is_set():
             node.get_logger().error(str(error))
             status = 1
     finally:
