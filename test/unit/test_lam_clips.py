@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -9,6 +12,8 @@ from wbvla_core.robot import load_robot
 from wbvla_train.data.camera import CameraView, level_from_camera, robot_view
 from wbvla_train.data.clips import area_resize, pair_indices
 from wbvla_train.data.motion import HUMAN, PRIMITIVES, ROBOT, body_path, hand_path
+from wbvla_train.lam import train
+from wbvla_train.lam.config import preset
 
 
 def test_a_gap_in_seconds_gives_the_same_pair_times_at_10_and_30_fps():
@@ -70,6 +75,19 @@ def test_the_robots_view_is_58_deg_4_to_3_and_40_deg_down():
 def test_a_camera_view_in_radians_is_refused():
     with pytest.raises(ValueError, match="fovy_deg"):
         CameraView(fovy_deg=1.01)
+
+
+def test_the_robots_video_is_read_once_even_if_it_is_named_again():
+    config = preset("tiny", "mani")
+    again = replace(config, extra_data=(config.data / "train" / "x2_mani", Path("/elsewhere")))
+    assert again.extra_folders == [config.data / "train" / "x2_mani", Path("/elsewhere")]
+    assert replace(again, robot_video=False, extra_data=()).extra_folders == []
+
+
+@pytest.mark.parametrize("arguments", [[], ["shared"], ["loco", "--name", "mani"]])
+def test_a_training_must_name_its_model_once(arguments, capsys):
+    assert train.main(arguments) == 2
+    assert "wbvla train lam" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("wearer", [HUMAN, ROBOT])

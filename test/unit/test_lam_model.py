@@ -118,6 +118,18 @@ def test_a_reset_prefers_outputs_that_their_code_serves_badly():
     assert quantiser.codebook[0, 1, 0].item() == 30.0
 
 
+def test_the_continuous_start_ends_with_all_codes_on_encoder_outputs():
+    torch.manual_seed(0)
+    quantiser = TokenQuantiser(tokens=2, codes=8, dim=4)
+    z = torch.randn(32, 2, 4, requires_grad=True)
+    bypassed = quantiser(z, continuous=True)
+    assert torch.equal(bypassed.values, z) and bypassed.loss.item() == 0.0
+    assert quantiser.start_from(z.detach(), torch.Generator().manual_seed(0)).all()
+    for token in range(2):
+        assert (quantiser.codebook[token][:, None] == z[:, token]).all(-1).any(1).all()
+    assert len(torch.unique(quantiser(z).codes[:, 0])) == 8
+
+
 def test_usage_and_reset_leave_living_codes_alone():
     quantiser = TokenQuantiser(tokens=1, codes=4, dim=2)
     before = quantiser.codebook.detach().clone()

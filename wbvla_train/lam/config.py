@@ -110,8 +110,9 @@ class LamTrainConfig:
 
     @property
     def extra_folders(self) -> list[Path]:
-        """Everything beside the main corpus."""
-        return ([self.data / "train" / f"x2_{self.name}"] if self.robot_video else []) + list(self.extra_data)
+        """Everything beside the main corpus, each folder once."""
+        robot = (self.data / "train" / f"x2_{self.name}",) if self.robot_video else ()
+        return list(dict.fromkeys((*robot, *self.extra_data)))
 
     @property
     def checkpoint_dir(self) -> Path:

@@ -62,8 +62,8 @@ def reconstruction_sheet(lam: Lam, corpus: Corpus, pairs: Pairs, count: int = 12
 
 @torch.no_grad()
 def code_sheet(lam: Lam, corpus: Corpus, pairs: Pairs, seed: int = 3) -> Image.Image:
-    """One first frame; row per token, column per code: the frame predicted when that token of the usual "nothing moves" codes is
-    replaced by the code. The first column is the frame itself."""
+    """One first frame; two rows per token, column per code: the frame predicted when that token of the usual "nothing moves" codes
+    is replaced by the code, and under it what changed (|predicted - first| x 5). The first column is the frame itself."""
     index = moving_pairs(corpus, pairs, 1, seed)
     first, _, lens = batch_of(corpus, pairs, index)
     config = lam.model.config
@@ -72,8 +72,10 @@ def code_sheet(lam: Lam, corpus: Corpus, pairs: Pairs, seed: int = 3) -> Image.I
     for token in range(config.tokens):
         codes = static.repeat(config.codes, 1)
         codes[:, token] = torch.arange(config.codes)
-        frames = lam.model.predict(first.expand(config.codes, -1, -1, -1), codes, lens.expand(config.codes, -1)).frame
+        same = first.expand(config.codes, -1, -1, -1)
+        frames = lam.model.predict(same, codes, lens.expand(config.codes, -1)).frame
         rows.append([to_image(first)[0], *to_image(frames)])
+        rows.append([np.full_like(rows[-1][0], 255), *_difference(frames, same)])
     return _grid(rows, scale=1)
 
 
@@ -98,8 +100,10 @@ def main(argv: list[str] | None = None) -> int:
     pairs = corpus.pairs(lam.gap_s)
     config.output.mkdir(parents=True, exist_ok=True)
     stem = f"lam_{config.data.name}"
-    reconstruction_sheet(lam, corpus, pairs, seed=config.seed).quantize(128).save(config.output / f"{stem}_reconstruction.png", optimize=True)
-    code_sheet(lam, corpus, pairs, seed=config.seed + 3).quantize(128).save(config.output / f"{stem}_codes.png", optimize=True)
+    reconstruction_sheet(lam, corpus, pairs, seed=config.seed).quantize(256, dither=Image.Dither.NONE).save(
+        config.output / f"{stem}_reconstruction.png", optimize=True
+    )
+    code_sheet(lam, corpus, pairs, seed=config.seed + 3).quantize(256, dither=Image.Dither.NONE).save(config.output / f"{stem}_codes.png", optimize=True)
     return 0
 
 
