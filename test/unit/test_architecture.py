@@ -276,6 +276,7 @@ def test_the_tree_stays_small_enough_to_clone():
 def test_both_packages_are_visible_to_colcon_and_each_test_runs_once():
     assert (ROOT / "ros_ws" / "src" / "wbvla" / "package.xml").is_file()
     assert (ROOT / "ros_ws" / "src" / "wbvla_msgs" / "package.xml").is_file()
-    here = Path(__file__).name
-    listing = subprocess.run([sys.executable, "-m", "pytest", "--collect-only", "-q", "-k", "colcon_and_each"], cwd=ROOT, capture_output=True, text=True)
-    assert listing.stdout.count(f"{here}::test_both_packages") == 1, listing.stdout
+    # collects as `make test` does, but opens only the files whose names begin with "a": the others load torch
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", "--ignore-glob=*/test_[!a]*.py"]
+    listing = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert listing.stdout.count("::test_both_packages") == 1, listing.stdout + listing.stderr
