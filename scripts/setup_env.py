@@ -294,9 +294,8 @@ class Setup:
     def build_messages(self) -> None:
         """``wbvla_msgs`` from its ordinary package folder: colcon on a sourced ROS 2, plain CMake into the venv on wheels."""
         if self.flavour.sourced:
-            if shutil.which("colcon") is None:
-                self.pip("colcon", "-c", str(self.pins), "colcon-common-extensions")
-            step("wbvla_msgs (colcon)", ["colcon", "build", "--packages-select", "wbvla_msgs"], env=self.environment(), cwd=ROOT / "ros_ws")
+            build = [*self.colcon(), "build", "--packages-select", "wbvla_msgs"]
+            step("wbvla_msgs (colcon)", build, env=self.environment(), cwd=ROOT / "ros_ws")
             return
         build = ROOT / "build" / "wbvla_msgs"
         shutil.rmtree(build, ignore_errors=True)
@@ -312,6 +311,15 @@ class Setup:
         step("wbvla_msgs: configure", configure, env=env)
         step("wbvla_msgs: compile", ["cmake", "--build", str(build)], env=env)
         step("wbvla_msgs: install into .venv", ["cmake", "--install", str(build)], env=env)
+
+    def colcon(self) -> list[str]:
+        """The command colcon: the system's, or one in the venv."""
+        found = shutil.which("colcon", path=self.environment()["PATH"])
+        if found is None:
+            self.pip("colcon", "-c", str(self.pins), "colcon-common-extensions")
+            found = shutil.which("colcon", path=self.environment()["PATH"])
+        # pip installs no script where colcon is already importable from elsewhere (PYTHONPATH)
+        return [found] if found else [str(self.python), "-c", "import sys; from colcon_core.command import main; sys.exit(main())"]
 
     def install_package(self) -> None:
         self.pip("wbvla (editable)", "--no-deps", "--no-build-isolation", "-e", str(ROOT))
