@@ -58,7 +58,7 @@ def test_a_resumed_run_goes_on_where_the_killed_one_stopped(tmp_path):
     assert torch.load(tmp_path / STATE_FILE, weights_only=True)["steps"] == second.steps
 
 
-def test_a_run_killed_hard_leaves_a_state_that_the_same_command_continues(tmp_path):
+def test_a_run_killed_hard_leaves_a_state_that_the_same_command_continues(tmp_path, capsys):
     command = [sys.executable, "-m", "wbvla_train.lmo.train", "--preset", "debug", "--out", str(tmp_path), "--threads", "1", "--steps", "1000000"]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
@@ -70,8 +70,8 @@ def test_a_run_killed_hard_leaves_a_state_that_the_same_command_continues(tmp_pa
     process.wait()
     done = torch.load(tmp_path / STATE_FILE, weights_only=True)["steps"]
     assert done >= 1024
-    out = subprocess.run([*command[:-1], str(done + 512)], capture_output=True, text=True, env=environment, timeout=120)
-    assert f"{done} of {done + 512} steps done" in out.stdout
+    assert main([*command[3:-1], str(done + 512)]) == 0
+    assert f"{done} of {done + 512} steps done" in capsys.readouterr().out
     assert torch.load(tmp_path / STATE_FILE, weights_only=True)["steps"] == done + 512
 
 

@@ -60,7 +60,8 @@ class Rewards:
         feet_gap = np.abs(np.cos(s.yaw) * across[:, 1] - np.sin(s.yaw) * across[:, 0])
         q = s.q[:, self.legs]
         lean = np.stack((np.sin(ref.lean_rad), np.zeros_like(ref.lean_rad)), axis=1)
-        drift = sum(np.exp(-((self.long[:, i] / c.drift_scale[i]) ** 2)) for i in range(3)) / 3.0
+        relative = np.abs(self.long) / np.asarray(c.drift_scale)  # [N, 3]
+        drift = np.mean(0.5 * np.exp(-(relative**2)) + 0.5 * np.exp(-relative / 0.3), axis=1)  # the second part pulls all the way to zero
         terms = {
             "alive": c.alive * np.ones(s.count),
             "forward": c.forward * kernel(self.short[:, 0], c.wide[0], c.fine[0]),
