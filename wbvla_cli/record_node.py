@@ -34,8 +34,10 @@ class RecordNode(ManagedNode):
         if not self.settings["output"]:
             raise ValueError("parameter output must name the bag's folder")
         self._path = Path(self.settings["output"])
+        if self._path.exists():
+            raise FileExistsError(f"{self._path} exists already; name a folder that does not, or move it away")
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._writer = Writer(self._path, version=Writer.VERSION_LATEST, storage_plugin=StoragePlugin.MCAP)  # refuses an existing folder
+        self._writer = Writer(self._path, version=Writer.VERSION_LATEST, storage_plugin=StoragePlugin.MCAP)
         self._writer.open()
         self._queue: queue.Queue[tuple[Connection, int, bytes] | None] = queue.Queue(MAX_QUEUED)
         self._written = self._lost = 0

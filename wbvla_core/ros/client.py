@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -16,6 +17,7 @@ from rclpy.task import Future
 from wbvla_core.errors import ErrorCode, WbvlaError
 from wbvla_core.ros.manager import LifecycleManager
 from wbvla_core.ros.qos import action, interface_class, qos, service, topic
+from wbvla_core.ros.tables import topic_table
 from wbvla_core.task import TaskOutcome, TaskResult
 
 
@@ -36,7 +38,8 @@ class StackClient:
         self._closed = threading.Event()
         self._spinner = threading.Thread(target=self._spin, name="client", daemon=True)
         self._spinner.start()
-        self._clients: dict[str, Any] = {}
+        # made now, long before they are used: a server that has not yet discovered a client sends its answer to nobody
+        self._clients = {key: self.node.create_client(interface_class(row.type), row.name) for key, row in topic_table().services.items()}
         self._actions = ActionClient(self.node, interface_class(action("execute_task").type), action("execute_task").name)
 
     def _spin(self) -> None:
@@ -53,7 +56,11 @@ class StackClient:
         self._closed.set()
         self._executor.wake()
         self._spinner.join(2.0)
+        self._actions.destroy()
         self.node.destroy_node()
+        self._executor.shutdown()
+        del self.node, self._executor, self._actions, self._clients
+        gc.collect()  # with the last reference goes the participant, and with it its shared memory
         self._context.try_shutdown()
 
     def manager(self, names: Sequence[str], say: Callable[[str], None]) -> LifecycleManager:
@@ -70,8 +77,6 @@ class StackClient:
 
     def call(self, key: str, request: Any = None, timeout_s: float = 5.0) -> Any:
         """Call service ``key`` of the table."""
-        if key not in self._clients:
-            self._clients[key] = self.node.create_client(interface_class(service(key).type), service(key).name)
         client = self._clients[key]
         deadline_s = time.monotonic() + timeout_s
         if not self._until(client.service_is_ready, timeout_s):

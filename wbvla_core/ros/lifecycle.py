@@ -288,13 +288,12 @@ def run_node(make: Callable[[], ManagedNode], argv: list[str] | None = None) -> 
     stop = StopSignal(managed=os.environ.get(MANAGED_VARIABLE) == "1")
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     rclpy.init(args=argv, signal_handler_options=SignalHandlerOptions.NO)
-    status, node = 0, None
+    status, node, executor = 0, None, SingleThreadedExecutor()
     try:
         scheduling = go_realtime() if getattr(make, "REALTIME", False) else ""
         node = make()
         if scheduling:
             node.say(scheduling)
-        executor = SingleThreadedExecutor()
         executor.add_node(node)
         while not (stop.is_set() or node.failure or node.finished) and rclpy.ok():
             executor.spin_once(timeout_sec=POLL_S)
@@ -312,6 +311,11 @@ def run_node(make: Callable[[], ManagedNode], argv: list[str] | None = None) -> 
     finally:
         if node is not None:
             _close(node)
+        executor.shutdown()
+        # Fast DDS removes this process's shared memory when the participant goes, and that is when the last of these objects goes
+        del node, executor
+        gc.unfreeze()
+        gc.collect()
         rclpy.try_shutdown()
     leave(status)
 

@@ -5,9 +5,11 @@ One small module, two users: the runner calls :class:`LifecycleManager` from its
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import rclpy
 from lifecycle_msgs.msg import State, Transition
@@ -18,6 +20,13 @@ from rclpy.node import Node
 from wbvla_core.errors import WbvlaError
 
 UP = (("configure", Transition.TRANSITION_CONFIGURE, State.PRIMARY_STATE_INACTIVE), ("activate", Transition.TRANSITION_ACTIVATE, State.PRIMARY_STATE_ACTIVE))
+
+
+LOST_ANSWER_S = 3.0  # a node that has not yet discovered the client sends its answer to nobody (rmw gives up after 0.1 s); then its state is asked for
+
+
+class LostAnswer(Exception):
+    """An answer that is overdue, and may have been lost."""
 
 
 class BringUpError(WbvlaError):
@@ -43,11 +52,14 @@ class LifecycleManager:
             BringUpError: a node refused, died or did not answer in time.
         """
         deadline_s = time.monotonic() + timeout_s
-        for verb, transition, _ in UP:
+        for verb, transition, target in UP:
             for name in self.names:
                 request = ChangeState.Request(transition=Transition(id=transition))
-                response = self._call(self._change[name], request, name, deadline_s, alive)
-                if not response.success:
+                try:
+                    succeeded = self._call(self._change[name], request, name, deadline_s, alive, patience_s=LOST_ANSWER_S).success
+                except LostAnswer:  # the node works through its requests in order: when it tells its state, the transition is over
+                    succeeded = self._call(self._get[name], GetState.Request(), name, deadline_s, alive).current_state.id == target
+                if not succeeded:
                     raise BringUpError(f"{name} refused to {verb}; its own log line says why")
                 self._say(f"{name}: {verb}d")
 
@@ -67,7 +79,8 @@ class LifecycleManager:
             except BringUpError as error:
                 self._say(str(error))
 
-    def _call(self, client: object, request: object, name: str, deadline_s: float, alive: Callable[[str], bool]) -> object:
+    def _call(self, client: Any, request: Any, name: str, deadline_s: float, alive: Callable[[str], bool], patience_s: float = float("inf")) -> Any:
+        patience_s += time.monotonic()
         while not client.service_is_ready():
             if not alive(name):
                 raise BringUpError(f"the process of {name} ended before it came up; its last log lines say why")
@@ -84,6 +97,8 @@ class LifecycleManager:
                 raise BringUpError(f"the process of {name} ended while it came up; its last log lines say why")
             if time.monotonic() > deadline_s:
                 raise BringUpError(f"{name} did not answer {client.srv_name} in time")
+            if time.monotonic() > patience_s:
+                raise LostAnswer(name)
         return future.result()
 
 
@@ -118,6 +133,9 @@ def main(argv: list[str] | None = None) -> None:
         finished.set()
         spinner.join(2.0)
         node.destroy_node()
+        executor.shutdown()
+        del node, manager, executor, spinner
+        gc.collect()  # with the last reference goes the participant, and with it its shared memory
         rclpy.try_shutdown()
     leave(status)
 
