@@ -90,6 +90,10 @@ def test_a_training_must_name_its_model_once(arguments, capsys):
     assert "wbvla train lam" in capsys.readouterr().err
 
 
+def test_the_recorded_command_is_what_changes_the_result():
+    assert train.recorded_command(["loco", "tiny", "--run-dir", "/a/b", "--seed", "3", "--output", "c"]) == "wbvla train lam loco tiny --seed 3"
+
+
 @pytest.mark.parametrize("wearer", [HUMAN, ROBOT])
 def test_a_wearers_path_goes_where_its_command_says(wearer):
     seen = set()

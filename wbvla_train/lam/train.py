@@ -271,6 +271,13 @@ def _export(trainer: LamTrainer, dev: Corpus, available: dict[str, int], command
     return config.checkpoint_dir
 
 
+def recorded_command(arguments: list[str]) -> str:
+    """What metrics.json says was run: everything but where it was written."""
+    kept = [a for i, a in enumerate(arguments) if a not in PLACES and (i == 0 or arguments[i - 1] not in PLACES)]
+    return " ".join(["wbvla train lam", *kept])
+
+
+PLACES = ("--output", "--run-dir")
 USAGE = """usage: wbvla train lam {loco,mani} [debug|tiny|full] [options]
 
 Trains one of the two latent action models on `wbvla data video` and exports it to checkpoints/lam/<name>. `tiny` (the default)
@@ -289,7 +296,7 @@ def main(argv: list[str] | None = None) -> int:
     if config.name != name:
         print(f"wbvla train lam {name}: --name says {config.name}; name the model once, as the first word", file=sys.stderr)
         return 2
-    train(config, log=lambda text: print(text, flush=True), command=" ".join(["wbvla train lam", *arguments]))
+    train(config, log=lambda text: print(text, flush=True), command=recorded_command(arguments))
     return 0
 
 
