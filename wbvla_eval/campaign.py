@@ -105,7 +105,7 @@ def summarise(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
             "falls_per_hour_at_most_95": poisson_upper_bound(falls, hours) if hours > 0 else None,
             "failures": dict(Counter(r["failure"] for r in part if r["failure"])),
         }
-        for name in ("duration_s", "stand_off_error_m", "facing_error_deg", "stance_error_m", "moved", "command_switches_per_s", "max_tilt_deg"):
+        for name in ("duration_s", "last_flag_s", "stand_off_error_m", "facing_error_deg", "stance_error_m", "moved", "command_switches_per_s", "max_tilt_deg"):
             values = [r["measures"][name] for r in part if r["success"] and name in r["measures"]]
             if values:
                 out[name] = {"mean": spread(values).mean, "sd": spread(values).sd, "median": float(np.median(values)), "max": float(np.max(values))}
@@ -131,12 +131,12 @@ def markdown(name: str, report: dict[str, Any]) -> str:
         f"- No fall: **{rate_text(everything['trials'] - everything['falls'], everything['trials'])}**"
         + (f"; at most {everything['falls_per_hour_at_most_95']:.1f} falls per hour of motion (95 %)" if everything["falls_per_hour_at_most_95"] else ""),
         "",
-        "| instruction | success (Wilson 95 %) | falls | failures | time, s |",
+        "| instruction | success (Wilson 95 %) | falls | failures | time moving, s |",
         "|---|---|---|---|---|",
     ]
     for task, block in summary["tasks"].items():
         failures = ", ".join(f"{kind} {count}" for kind, count in sorted(block["failures"].items(), key=lambda kv: -kv[1])) or "–"
-        took = block.get("duration_s")
+        took = block.get("last_flag_s" if "stand_off_error_m" in block else "duration_s")  # a walk: until it was told to stop
         time_text = f"{took['mean']:.1f} ± {took['sd']:.1f}" if took else "–"
         lines.append(f"| {task} | {rate_text(block['successes'], block['trials'])} | {block['falls']} | {failures} | {time_text} |")
     details = [(n, u) for n, u in (("stand_off_error_m", "m"), ("facing_error_deg", "deg"), ("stance_error_m", "m")) if n in everything]

@@ -56,6 +56,11 @@ def image_uri(image: np.ndarray, *, quality: int = 82) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
+def figures(value: float) -> str:
+    """Three significant figures, and two decimals of what is near one."""
+    return f"{value:.2f}" if abs(value) < 10 else f"{value:.3g}"
+
+
 def _cards(task: Task, verdict: Verdict, recording: Recording, criteria: Criteria) -> str:
     m = verdict.measures
     cards: list[tuple[str, str, str]] = []
@@ -69,12 +74,12 @@ def _cards(task: Task, verdict: Verdict, recording: Recording, criteria: Criteri
         cards.append(("stance error", f"{100 * m['stance_error_m']:+.1f} cm", f"at most ±{100 * criteria.stance_tolerance_m:.0f} cm"))
     elif "swings" in m:
         cards.append(("swings", f"{m['swings']:.0f}", f"at least {criteria.wave_swings}"))
-    cards.append(("duration", f"{m['duration_s']:.1f} s", f"tilt up to {m['max_tilt_deg']:.0f}°"))
+    cards.append(("told to stop", f"{m['last_flag_s']:.1f} s", f"of {m['duration_s']:.1f} s; tilt up to {m['max_tilt_deg']:.0f}°"))
     for row in timing_rows(recording):
         if row["name"] not in HEADLINES:
             continue
         sign = "≤" if row["at_most"] else "≥"
-        cards.append((str(row["name"]), f"{row['judged']:.3g} {row['unit']}", f"{'✓' if row['ok'] else '✗'} {sign} {row['limit']:g} {row['unit']}"))
+        cards.append((str(row["name"]), f"{figures(row['judged'])} {row['unit']}", f"{'✓' if row['ok'] else '✗'} {sign} {row['limit']:g} {row['unit']}"))
     return "".join(f"<div class='card'><b>{html.escape(v)}</b><span>{html.escape(n)}</span><small>{html.escape(h)}</small></div>" for n, v, h in cards)
 
 
@@ -97,8 +102,8 @@ def render_report(recording: Recording, task: Task, verdict: Verdict, provenance
     timing = [
         (
             row["name"],
-            *(number(float(row[p])) if p in row else "–" for p in ("p50", "p99", "max")),
-            f"{number(float(row['judged']))} {row['unit']}",
+            *(figures(row[p]) if p in row else "–" for p in ("p50", "p99", "max")),
+            f"{figures(row['judged'])} {row['unit']}",
             f"{'≤' if row['at_most'] else '≥'} {row['limit']:g} {row['unit']}",
             "yes" if row["ok"] else "no",
             row["where"],

@@ -146,8 +146,10 @@ def judge(task: Task, trace: Trace, criteria: Criteria | None = None, *, stance_
 
 def _common_measures(trace: Trace) -> dict[str, float]:
     forward, left, yaw = trace.displacement()
+    moving = np.flatnonzero(np.any(trace.command[:, :3] != 0, axis=1))
     return {
         "duration_s": trace.duration_s,
+        "last_flag_s": float(trace.time_s[moving[-1]] - trace.time_s[0]) if len(moving) else 0.0,  # when it was last told to move
         "max_tilt_deg": math.degrees(float(trace.tilt_rad.max())),
         "forward_m": float(forward),
         "left_m": float(left),
