@@ -88,6 +88,7 @@ class FineTuneStep:
 
 def build(config: DecoderTrainConfig, log=print) -> tuple[TrainLoop, FineTuneStep, Student, object]:
     """Everything that a run needs, before its first step (tests use it too)."""
+    torch.set_num_threads(config.loop.threads)  # before labelling already: on a busy machine more threads wait for each other
     robot = load_robot(config.robot)
     vla = load_vla(config.vla, robot)
     demos = Demonstrations(config.demos, robot, vla.tokenizer, (config.lam_mani, config.lam_loco), log)

@@ -68,6 +68,7 @@ def train(config: VlaTrainConfig, log=print) -> Path:
     """Run the stages of ``config.stage`` and export; returns the checkpoint's folder."""
     from wbvla_train.vla import codes, export
 
+    torch.set_num_threads(config.codes.loop.threads)  # before labelling already: on a busy machine more threads wait for each other
     robot = load_robot(config.robot)
     spec = stills.image_spec(robot)
     model, tokenizer = build_model(config.size, config.grounding.loop.seed)
