@@ -1,4 +1,4 @@
-"""Off-screen pictures of MuJoCo worlds: one GL context per picture size, shared by every world of the process.
+"""Off-screen pictures of MuJoCo worlds: one GL context per thread and picture size, shared by every world drawn there.
 
 ``mujoco.Renderer`` opens a GL context per model, which costs more than hundreds of frames. All our scenes carry the same textures
 (:mod:`wbvla_sim.scene`), so the context made for the first model draws the others too. Shadows and reflections stay off: on a CPU
@@ -8,6 +8,7 @@ renderer they cost five times the rest. Set ``MUJOCO_GL=egl`` before mujoco is i
 from __future__ import annotations
 
 import atexit
+import threading
 
 import mujoco
 import numpy as np
@@ -55,21 +56,30 @@ class Picture:
         self._gl.free()
 
 
-_pictures: dict[tuple[int, int], Picture] = {}
+class _Pictures(threading.local):
+    """This thread's contexts by size. A GL context that is current in one thread cannot be used by another, not even after the first has ended."""
+
+    def __init__(self) -> None:
+        self.by_size: dict[tuple[int, int], Picture] = {}
+
+
+_pictures = _Pictures()
+_closes_at_exit = False
 
 
 def draw(model: mujoco.MjModel, data: mujoco.MjData, camera: mujoco.MjvCamera, width: int, height: int) -> np.ndarray:
-    """Draw with the process's context of that size; call it from one thread only. Returns uint8 [height, width, 3]."""
-    picture = _pictures.get((width, height))
+    """Draw with this thread's context of that size. Returns uint8 [height, width, 3]."""
+    global _closes_at_exit
+    picture = _pictures.by_size.get((width, height))
     if picture is None:
-        first = not _pictures
-        picture = _pictures[width, height] = Picture(model, width, height)
-        if first:  # only now, after mujoco has put its own end of EGL on the exit list: the list runs backwards
+        picture = _pictures.by_size[width, height] = Picture(model, width, height)
+        if not _closes_at_exit:  # only now, after mujoco has put its own end of EGL on the exit list: the list runs backwards
+            _closes_at_exit = True
             atexit.register(close_all)
     return picture.draw(model, data, camera)
 
 
 def close_all() -> None:
-    """Free every context (while the GL library is still loaded)."""
-    while _pictures:
-        _pictures.popitem()[1].close()
+    """Free every context of this thread (while the GL library is still loaded); other threads' go with their thread."""
+    while _pictures.by_size:
+        _pictures.by_size.popitem()[1].close()
