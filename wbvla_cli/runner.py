@@ -23,15 +23,15 @@ import tyro
 import yaml
 
 from wbvla_core.errors import WbvlaError
-from wbvla_core.ros.process import PARENT_VARIABLE, StopSignal
+from wbvla_core.ros.process import PARENT_VARIABLE, StopSignal, hurry
 from wbvla_core.ros.tables import NodeEntry, node_table, share_dir
 from wbvla_core.task import TaskResult
 
 if TYPE_CHECKING:
     from wbvla_core.ros.client import StackClient
 
-STOP_BUDGET_S = 2.0  # everything is gone within 3 s: what still runs by then is killed
-STOP_GRACE_S = 0.5  # how long the nodes of one order may keep the next ones waiting
+STOP_BUDGET_S = 2.4  # everything is gone within 3 s: what still runs by then is killed
+STOP_GRACE_S = 0.4  # how long the nodes of one order may keep the next ones waiting
 
 
 class StackError(WbvlaError):
@@ -154,7 +154,11 @@ class Stack:
         self._named: set[str] = set()
 
     def __enter__(self) -> Stack:
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -215,6 +219,12 @@ class Stack:
     # -- down -----------------------------------------------------------------------------------------------------------------------
     def stop(self) -> None:
         """Everything down in reverse start order, within 3 s; safe to call twice."""
+        if not self.processes:
+            return
+        with hurry():
+            self._stop()
+
+    def _stop(self) -> None:
         deadline_s = time.monotonic() + STOP_BUDGET_S
         if self._client is not None:
             self._client.close()

@@ -309,6 +309,7 @@ def run_node(make: Callable[[], ManagedNode], argv: list[str] | None = None) -> 
         traceback.print_exc()
         status = 1
     finally:
+        go_realtime()  # where it may: three seconds for everything to be gone hold on a busy machine, too
         if node is not None:
             _close(node)
         executor.shutdown()

@@ -20,13 +20,9 @@ from rclpy.node import Node
 from wbvla_core.errors import WbvlaError
 
 UP = (("configure", Transition.TRANSITION_CONFIGURE, State.PRIMARY_STATE_INACTIVE), ("activate", Transition.TRANSITION_ACTIVATE, State.PRIMARY_STATE_ACTIVE))
-
-
-LOST_ANSWER_S = 3.0  # a node that has not yet discovered the client sends its answer to nobody (rmw gives up after 0.1 s); then its state is asked for
-
-
-class LostAnswer(Exception):
-    """An answer that is overdue, and may have been lost."""
+GHOST_S = 25.0  # Fast DDS keeps a participant that vanished without a word for 20 s
+LATE_S = 2.0  # without an answer for this long, a node's state is asked for
+LOST_S = 8.0  # a request that a node has not carried out by then is sent again
 
 
 class BringUpError(WbvlaError):
@@ -54,19 +50,49 @@ class LifecycleManager:
         deadline_s = time.monotonic() + timeout_s
         for verb, transition, target in UP:
             for name in self.names:
-                request = ChangeState.Request(transition=Transition(id=transition))
-                try:
-                    succeeded = self._call(self._change[name], request, name, deadline_s, alive, patience_s=LOST_ANSWER_S).success
-                except LostAnswer:  # the node works through its requests in order: when it tells its state, the transition is over
-                    succeeded = self._call(self._get[name], GetState.Request(), name, deadline_s, alive).current_state.id == target
-                if not succeeded:
+                if transition == Transition.TRANSITION_CONFIGURE:
+                    self._wait_until_alone(name, alive)
+                if not self._transition(name, transition, target, deadline_s, alive):
                     raise BringUpError(f"{name} refused to {verb}; its own log line says why")
                 self._say(f"{name}: {verb}d")
+
+    def _transition(self, name: str, transition: int, target: int, deadline_s: float, alive: Callable[[str], bool]) -> bool:
+        """Whether the node went to ``target``.
+
+        While two processes discover each other a request may come late by a heartbeat (3 s) or never, and so may its answer. So the state is asked for
+        where the answer is overdue, and only what has not arrived for long is sent again.
+        """
+        request = ChangeState.Request(transition=Transition(id=transition))
+        self._until(self._change[name].service_is_ready, f"{name} did not offer {self._change[name].srv_name} in time", name, deadline_s, alive)
+        answer, state, repeated = self._change[name].call_async(request), None, False
+        sent_s = asked_s = time.monotonic()
+        while not answer.done():
+            now_s = time.monotonic()
+            if state is not None and state.done() and state.result().current_state.id == target:
+                return True
+            if now_s - asked_s > LATE_S:
+                state, asked_s = self._get[name].call_async(GetState.Request()), now_s
+            if now_s - sent_s > LOST_S and state is not None and state.done():  # it answers, but has not done what it was asked for
+                answer, sent_s, repeated = self._change[name].call_async(request), now_s, True
+            self._check(f"{name} did not answer {self._change[name].srv_name} in time", name, deadline_s, alive)
+            time.sleep(0.01)
+        return answer.result().success or (repeated and self.state(name) == target)
+
+    def _wait_until_alone(self, name: str, alive: Callable[[str], bool]) -> None:
+        """A second node of this name is another stack, or the ghost of one that was killed: ghosts go when their lease ends."""
+        deadline_s, said = time.monotonic() + GHOST_S, False
+        while self._node.get_node_names().count(name) > 1 and alive(name):
+            if time.monotonic() > deadline_s:
+                raise BringUpError(f"there are two nodes named {name}: another stack runs in this ROS domain; stop it, or set another ROS_DOMAIN_ID")
+            if not said:
+                said = True
+                self._say(f"there is another node named {name}; if it was killed just now, it is forgotten within {GHOST_S:g} s")
+            time.sleep(0.1)
 
     def state(self, name: str, timeout_s: float = 2.0) -> int:
         """lifecycle_msgs/State id of a node; UNKNOWN if it does not answer."""
         try:
-            return self._call(self._get[name], GetState.Request(), name, time.monotonic() + timeout_s, lambda _: True).current_state.id
+            return self._call(self._get[name], GetState.Request(), name, time.monotonic() + timeout_s).current_state.id
         except BringUpError:
             return State.PRIMARY_STATE_UNKNOWN
 
@@ -75,31 +101,29 @@ class LifecycleManager:
         for name in reversed(self.names):
             try:
                 request = ChangeState.Request(transition=Transition(label="shutdown"))  # the label fits every state, an id only one
-                self._call(self._change[name], request, name, time.monotonic() + timeout_s, lambda _: True)
+                self._call(self._change[name], request, name, time.monotonic() + timeout_s)
             except BringUpError as error:
                 self._say(str(error))
 
-    def _call(self, client: Any, request: Any, name: str, deadline_s: float, alive: Callable[[str], bool], patience_s: float = float("inf")) -> Any:
-        patience_s += time.monotonic()
-        while not client.service_is_ready():
-            if not alive(name):
-                raise BringUpError(f"the process of {name} ended before it came up; its last log lines say why")
-            if time.monotonic() > deadline_s:
-                raise BringUpError(f"{name} did not offer {client.srv_name} in time; does it run, and in this ROS domain?")
-            time.sleep(0.02)
-        if self._node.get_node_names().count(name) > 1:
-            raise BringUpError(f"there are two nodes named {name}: another stack runs in this ROS domain; stop it, or set another ROS_DOMAIN_ID")
-        done = threading.Event()
+    def _call(self, client: Any, request: Any, name: str, deadline_s: float) -> Any:
+        def alive(_name: str) -> bool:
+            return True
+
+        self._until(client.service_is_ready, f"{name} did not offer {client.srv_name} in time", name, deadline_s, alive)
         future = client.call_async(request)
-        future.add_done_callback(lambda _: done.set())
-        while not done.wait(0.05):
-            if not alive(name):
-                raise BringUpError(f"the process of {name} ended while it came up; its last log lines say why")
-            if time.monotonic() > deadline_s:
-                raise BringUpError(f"{name} did not answer {client.srv_name} in time")
-            if time.monotonic() > patience_s:
-                raise LostAnswer(name)
+        self._until(future.done, f"{name} did not answer {client.srv_name} in time", name, deadline_s, alive)
         return future.result()
+
+    def _until(self, condition: Callable[[], bool], late: str, name: str, deadline_s: float, alive: Callable[[str], bool]) -> None:
+        while not condition():
+            self._check(late, name, deadline_s, alive)
+            time.sleep(0.01)
+
+    def _check(self, late: str, name: str, deadline_s: float, alive: Callable[[str], bool]) -> None:
+        if not alive(name):
+            raise BringUpError(f"the process of {name} ended before it was up; its last log lines say why")
+        if time.monotonic() > deadline_s:
+            raise BringUpError(f"{late}; does it run, and in this ROS domain?")
 
 
 def main(argv: list[str] | None = None) -> None:
