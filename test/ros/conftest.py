@@ -12,8 +12,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 # Set before any participant exists: this machine only, a domain per test session (two sessions on one machine must not hear each other).
-os.environ["ROS_DOMAIN_ID"] = str(os.getpid() % 45 * 2 + 10)
-PROCESS_DOMAIN = int(os.environ["ROS_DOMAIN_ID"]) + 1  # of the stack whose nodes are killed: they haunt their domain for 20 s
+os.environ["ROS_DOMAIN_ID"] = str(os.getpid() % 30 * 3 + 10)  # of nodes in this process
+STACK_DOMAIN = int(os.environ["ROS_DOMAIN_ID"]) + 1  # of the stack whose nodes are killed: they haunt their domain for 20 s
+RUNNER_DOMAIN = STACK_DOMAIN + 1  # of `wbvla run` as a process
 os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
 if os.environ.get("ROS_DISTRO") == "humble":  # does not know the variable above
     os.environ["ROS_LOCALHOST_ONLY"] = "1"

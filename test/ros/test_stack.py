@@ -31,7 +31,7 @@ from wbvla_lmo.policy import LmoPolicy  # noqa: E402
 from wbvla_msgs.msg import SafetyState  # noqa: E402
 from wbvla_msgs.srv import TakeControl  # noqa: E402
 
-from .conftest import LEGS, PROCESS_DOMAIN, ROOT, until  # noqa: E402
+from .conftest import LEGS, ROOT, RUNNER_DOMAIN, STACK_DOMAIN, until  # noqa: E402
 
 WALK_FOREVER = [{"t_s": 0.0, "forward": 0}, {"t_s": 0.5, "forward": 1}, {"t_s": 600.0, "forward": 0}]
 
@@ -81,7 +81,7 @@ class Watch:
 
 @pytest.fixture(scope="module")
 def stack(folder):
-    with Stack(("sim",), parameters=parameters(folder), record=folder / "bag", log_dir=folder / "logs", domain_id=PROCESS_DOMAIN) as made:
+    with Stack(("sim",), parameters=parameters(folder), record=folder / "bag", log_dir=folder / "logs", domain_id=STACK_DOMAIN) as made:
         made.wait_active()
         yield made
 
@@ -203,7 +203,7 @@ def test_the_recorded_commands_are_bit_for_bit_what_the_controller_gives_in_lock
 @contextlib.contextmanager
 def runner(*arguments: str):
     """``wbvla run`` as a process of its own, with its output in a pipe."""
-    command = [sys.executable, "-m", "wbvla_cli", "run", *arguments]  # in the session's domain: the other one is haunted
+    command = [sys.executable, "-m", "wbvla_cli", "run", *arguments, "--domain", str(RUNNER_DOMAIN)]
     made = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
     try:
         yield made
