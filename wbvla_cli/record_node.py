@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
+from rclpy.subscription import Subscription
 from rosbags.interfaces import Connection, Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
 from rosbags.rosbag2 import StoragePlugin, Writer
 
@@ -53,14 +55,22 @@ class RecordNode(ManagedNode):
     def _listen(self, row: Endpoint, connection: Connection) -> None:
         """Unlike other nodes' subscriptions these are deep and run from configure on: latched messages and first states belong into the bag."""
 
-        def receive(data: bytes, info: dict[str, Any]) -> None:
+        def keep(data: bytes, at_ns: int) -> None:
             try:
-                self._queue.put_nowait((connection, info["source_timestamp"], data))
+                self._queue.put_nowait((connection, at_ns, data))
             except queue.Full:
                 self._lost += 1
                 self.edges.bad("writer", f"the disk cannot follow: more than {MAX_QUEUED} messages wait; messages are lost")
 
-        made = self.create_subscription(interface_class(row.type), row.name, receive, qos(row.key, DEPTH), raw=True)
+        def receive(data: bytes, info: dict[str, Any]) -> None:
+            keep(data, info["source_timestamp"])
+
+        def receive_alone(data: bytes) -> None:  # Humble's rclpy hands over the message without its times
+            keep(data, time.time_ns())
+
+        made = self.create_subscription(
+            interface_class(row.type), row.name, receive if hasattr(Subscription, "CallbackType") else receive_alone, qos(row.key, DEPTH), raw=True
+        )
         self._owned.append((self.destroy_subscription, made))
 
     def _write(self) -> None:
