@@ -8,5 +8,7 @@ only nodes import that), torch or mujoco. Read in this order:
     types       RobotState, LocoCommand, ArmChunk, LatentAction, Decision, JointCommand
     checkpoint  a directory with manifest.json that a node can trust or refuse
     safety      the ladder follow -> stand -> damping, a pure state machine
+    damping     what the motors do on the ladder's last rung
+    task        when a task ends, which goals are not begun
     timeline    ages, ticks that follow stamps, pairing of messages by stamp
 """

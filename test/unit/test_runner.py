@@ -1,0 +1,49 @@
+"""The runner's parts that need no ROS: parameters from the command line, the environment of the processes, exit statuses in words."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from wbvla_cli.runner import Stack, StackError, describe, parse_overrides, ros_environment
+from wbvla_core.ros.process import PARENT_VARIABLE
+
+
+def test_overrides_are_node_parameter_and_yaml_value():
+    assert parse_overrides(["sim.seed=3", "vla.policy=zero", "sim.sensor_noise=true", "render.rate_hz=10.0"]) == {
+        "sim": {"seed": 3, "sensor_noise": True},
+        "vla": {"policy": "zero"},
+        "render": {"rate_hz": 10.0},
+    }
+
+
+@pytest.mark.parametrize("text", ["seed=3", "sim.seed", "sim.=3", ".seed=3", "sim"])
+def test_an_override_of_another_form_is_refused_with_what_it_was(text):
+    with pytest.raises(StackError, match="node.parameter=value"):
+        parse_overrides([text])
+
+
+def test_parameters_for_a_node_that_the_stack_does_not_have_are_refused_with_those_that_it_has():
+    with pytest.raises(StackError, match=r"\['simulator'\].*'lmo'"):
+        Stack(("sim",), parameters={"simulator": {"seed": 3}})
+
+
+def test_processes_stay_on_this_machine_and_know_their_parent_and_what_is_set_stays(monkeypatch):
+    for name in ("FASTRTPS_DEFAULT_PROFILES_FILE", "ROS_AUTOMATIC_DISCOVERY_RANGE", "ROS_DISTRO"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("ROS_DOMAIN_ID", "5")
+    environment = ros_environment()
+    assert environment["FASTRTPS_DEFAULT_PROFILES_FILE"].endswith("config/fastdds.xml")
+    assert environment["ROS_AUTOMATIC_DISCOVERY_RANGE"] == "LOCALHOST"
+    assert environment[PARENT_VARIABLE] == str(os.getpid())
+    assert environment["ROS_DOMAIN_ID"] == "5" and ros_environment(7)["ROS_DOMAIN_ID"] == "7"
+    monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "SUBNET")
+    assert ros_environment()["ROS_AUTOMATIC_DISCOVERY_RANGE"] == "SUBNET"
+    monkeypatch.setenv("ROS_DISTRO", "humble")
+    assert ros_environment()["ROS_LOCALHOST_ONLY"] == "1"
+
+
+def test_exit_statuses_are_told_in_words():
+    assert describe(-9) == "killed by SIGKILL"
+    assert describe(2) == "exit status 2"
