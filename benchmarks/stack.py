@@ -38,6 +38,8 @@ class Options:
     """run on this many cores only; 0 = all"""
     policy: str = "checkpoint"
     """what decides: checkpoint, or zero (no network: the stack's own cost)"""
+    checkpoint: str = ""
+    """policy bundle for policy = checkpoint; default: the parameter file's"""
     instruction: str = "turn left"
     """what the robot does meanwhile"""
     seed: int = 7
@@ -79,7 +81,7 @@ def resident_mb(pid: int) -> float:
 def run(options: Options, bag: Path) -> tuple[tuple[int, int], dict[str, tuple[float, float, float]]]:
     """Run the stack; returns the window in wall ns, and per process (CPU %, resident MB, its limit or 0)."""
     stop = StopSignal()
-    parameters = {"sim": {"seed": options.seed}, "vla": {"policy": options.policy}}
+    parameters = {"sim": {"seed": options.seed}, "vla": {"policy": options.policy} | ({"checkpoint": options.checkpoint} if options.checkpoint else {})}
     with Stack(("sim",), parameters=parameters, record=bag, cancelled=stop.is_set) as stack:
         stack.wait_active()
         duration_s = SETTLE_S + options.seconds + 1.0
