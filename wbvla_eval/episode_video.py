@@ -106,7 +106,7 @@ def render_video(
             outside = render.draw(model, data, shots[sample].camera(), *outside_size)
             moment = moment_at(recording, sample, robot, task, criteria)
             last = i == len(samples) - 1
-            frame = hud.compose(panels, replace(moment, note=note) if last else moment, camera, outside)
+            frame = hud.compose(panels, replace(moment, note=note, good=verdict.success) if last else moment, camera, outside)
             for _ in range(int(HOLD_S * fps) if last else 1):
                 writer.add(frame)
             if i in keep:

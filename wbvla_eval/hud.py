@@ -26,6 +26,7 @@ SCALE = 2  # supersampling of the panels
 INK, SOFT, FAINT = (236, 239, 242), (150, 160, 170), (58, 66, 74)
 BACKGROUND, PANEL = (15, 18, 21), (25, 29, 34)
 ACCENT, MEASURED = (255, 138, 76), (116, 192, 252)
+GOOD = (92, 214, 143)
 RUNG_COLORS = {"follow": (47, 158, 104), "stand": (214, 148, 20), "damping": (217, 83, 74), "waiting": (92, 101, 109)}
 BOX_COLORS = {"red": (224, 49, 49), "green": (47, 158, 68), "blue": (48, 120, 224), "yellow": (250, 190, 20)}
 
@@ -46,7 +47,7 @@ class Moment:
         real_time_factor: nan where it was not measured.
         path: pelvis so far [N, 2], m; yaw: heading now, rad.
         boxes: (colour, footprint [4, 2]) of each box; goal: stand-off point [2] or None.
-        note: one line beside the time, e.g. the result once it is known.
+        note: one line beside the time, e.g. the result once it is known; good: whether it is good news.
     """
 
     time_s: float
@@ -65,6 +66,7 @@ class Moment:
     boxes: Sequence[tuple[str, np.ndarray]] = ()
     goal: np.ndarray | None = None
     note: str = ""
+    good: bool = False
 
 
 @lru_cache(maxsize=64)
@@ -90,10 +92,13 @@ class Panels:
     def __init__(self, instruction: str) -> None:
         self._base = Image.new("RGB", (WIDTH * SCALE, HEIGHT * SCALE), BACKGROUND)
         draw = ImageDraw.Draw(self._base)
-        size = 27
-        while size > 14 and font(size * SCALE, True).getlength(f"“{instruction}”") > 980 * SCALE:
-            size -= 1
-        draw.text((20 * SCALE, 40 * SCALE), f"“{instruction}”", INK, font(size * SCALE, True), anchor="lm")
+        size, text = 27, f"“{instruction}”"
+        while font(size * SCALE, True).getlength(text) > 940 * SCALE:
+            if size > 14:
+                size -= 1
+            else:
+                text = text[: -3 if text.endswith("…”") else -1].rstrip() + "…”"
+        draw.text((20 * SCALE, 40 * SCALE), text, INK, font(size * SCALE, True), anchor="lm")
         for left, top, right, bottom in (
             (16, PANELS_TOP, 448, 528),
             (16, 544, 448, 704),
@@ -128,7 +133,7 @@ class Panels:
         self._draw = ImageDraw.Draw(image)
         self._text(1260, 40, f"{moment.time_s:5.1f} s", 24, INK, anchor="rm")
         if moment.note:
-            self._text(1140, 40, moment.note, 17, ACCENT, bold=True, anchor="rm")
+            self._text(1140, 40, moment.note, 17, GOOD if moment.good else ACCENT, bold=True, anchor="rm")
         self._codes(moment)
         self._map(moment)
         self._command(moment)
