@@ -56,9 +56,8 @@ def stages(out: Path, debug: bool) -> tuple[Stage, ...]:
     trials = ("--trials", "2", "--timeout-s", "2") if debug else ("--trials", "50")
 
     def lam(name: str) -> Stage:
-        extra = (str(out / "video" / "train" / f"x2_{name}"),)
         command = ("train", "lam", name, size, "--data", str(out / "video"), "--output", str(lams[name]), "--run-dir", str(out / f"lam-{name}"))
-        return Stage(f"lam {name}", (*command, "--extra-data", *extra), needs=("video",))
+        return Stage(f"lam {name}", command, needs=("video",))
 
     vla = (
         *("train", "vla", size, "--run-dir", str(out / "vla"), "--output", str(checkpoints / "vla" / "tiny")),
