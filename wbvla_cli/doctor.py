@@ -28,11 +28,11 @@ WIDTH = 140
 EXTRAS = ("robot", "sim", "vla", "train", "dev")
 # Beside the demo: what ships, and which command makes it again.
 SHIPPED = {
-    "lmo/x2": "wbvla train lmo",
-    "lam/mani": "wbvla train lam",
-    "lam/loco": "wbvla train lam",
-    "vla/tiny": "wbvla train vla",
-    "policy/tiny": "wbvla train decoder",
+    "lmo/x2": "wbvla train lmo --export checkpoints/lmo/x2",
+    "lam/mani": "wbvla train lam mani",
+    "lam/loco": "wbvla train lam loco",
+    "vla/tiny": "wbvla train vla tiny",
+    "policy/tiny": "wbvla train decoder tiny",
 }
 RENDER = """
 import time, mujoco, numpy
