@@ -63,11 +63,11 @@ class DemosConfig:
     robot: str = "x2"
     world: Literal["physics", "kinematic"] = "physics"
     lmo: Path = Path("checkpoints/lmo/x2")
-    episodes: int = 1200
+    episodes: int = 400
     episodes_per_shard: int = 10
     walk_share: float = 0.7
     turned_share: float = 0.35
-    timeout_s: float = 40.0
+    timeout_s: float = 30.0
     duration_s: tuple[float, float] = (3.0, 6.0)
     burst_rate: float = 0.02
     delay_ticks: int = 4

@@ -46,7 +46,7 @@ class DecoderTrainConfig:
     code_weight: float = 0.1
     lam_mani: Path = Path("checkpoints/lam/mani")
     lam_loco: Path = Path("checkpoints/lam/loco")
-    loop: LoopConfig = field(default_factory=lambda: LoopConfig(steps=4000, lr=1e-3))
+    loop: LoopConfig = field(default_factory=lambda: LoopConfig(steps=2200, lr=1e-3))
     run_dir: Path = Path("runs/decoder_tiny")
     output: Path = Path("checkpoints/policy/tiny")
     resume: bool = True

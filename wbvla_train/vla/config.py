@@ -44,7 +44,7 @@ class CodesConfig:
     batch: int = 48
     grounding_weight: float = 0.3
     grounding_batch: int = 8
-    loop: LoopConfig = field(default_factory=lambda: LoopConfig(steps=4000, lr=5e-4))
+    loop: LoopConfig = field(default_factory=lambda: LoopConfig(steps=1500, lr=5e-4))
 
 
 @dataclass(frozen=True)
