@@ -257,7 +257,7 @@ class ReferenceGait:
         swing_end = 0.5 * (1.0 - c.double_support)
         stance_part = 0.5 + c.double_support  # of the cycle
         stance = np.mod(own - swing_end, 1.0) / stance_part
-        sweep = np.where(swing * (1 - swing) > 0, 0.5 - 0.5 * np.cos(np.pi * swing) - 0.5, 0.5 - np.clip(stance, 0, 1))
+        sweep = np.where(swing * (1 - swing) > 0, -0.5 * np.cos(np.pi * swing), 0.5 - np.clip(stance, 0, 1))
         sweep = np.where(self.stepping[:, None], sweep, 0.0)
         airborne = self.stepping[:, None] & (swing > 0) & (swing < 1)
         lift = np.where(airborne, c.lift_m * np.sin(np.pi * swing) ** 2, 0.0)
