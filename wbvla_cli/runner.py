@@ -176,7 +176,8 @@ class Stack:
         arguments = ["--ros-args", *(part for file in files for part in ("--params-file", file))]
         environment = {**ros_environment(self.domain_id), "ROS_LOG_DIR": str(self._folder / "ros")}
         for row in self.rows:
-            self.processes[row.name] = _Process(row, arguments, environment, self._folder / f"{row.name}.log", self._say)
+            own = {**environment, **row.dds_environment(environment)}
+            self.processes[row.name] = _Process(row, arguments, own, self._folder / f"{row.name}.log", self._say)
 
     @property
     def client(self) -> StackClient:

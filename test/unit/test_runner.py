@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
 from wbvla_cli.runner import Stack, StackError, describe, parse_overrides, ros_environment
 from wbvla_core.ros.process import PARENT_VARIABLE
+from wbvla_core.ros.tables import node_table, share_dir
 
 
 def test_overrides_are_node_parameter_and_yaml_value():
@@ -30,7 +32,7 @@ def test_parameters_for_a_node_that_the_stack_does_not_have_are_refused_with_tho
 
 
 def test_processes_stay_on_this_machine_and_know_their_parent_and_what_is_set_stays(monkeypatch):
-    for name in ("FASTRTPS_DEFAULT_PROFILES_FILE", "ROS_AUTOMATIC_DISCOVERY_RANGE", "ROS_DISTRO"):
+    for name in ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE", "ROS_AUTOMATIC_DISCOVERY_RANGE", "ROS_DISTRO"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("ROS_DOMAIN_ID", "5")
     environment = ros_environment()
@@ -42,6 +44,15 @@ def test_processes_stay_on_this_machine_and_know_their_parent_and_what_is_set_st
     assert ros_environment()["ROS_AUTOMATIC_DISCOVERY_RANGE"] == "SUBNET"
     monkeypatch.setenv("ROS_DISTRO", "humble")
     assert ros_environment()["ROS_LOCALHOST_ONLY"] == "1"
+
+
+def test_the_motor_loop_never_shares_memory_with_readers_that_may_sleep_and_a_chosen_profile_stays():
+    rows = {row.name: row for row in node_table().launch("sim", "record")}
+    variable = "FASTRTPS_DEFAULT_PROFILES_FILE"
+    for name, row in rows.items():
+        chosen = share_dir() / Path(row.dds_environment(ros_environment())[variable])
+        assert ("<type>SHM</type>" in chosen.read_text()) == (name not in ("sim", "lmo"))
+        assert row.dds_environment({variable: "/etc/mine.xml", "FASTDDS_DEFAULT_PROFILES_FILE": "/etc/mine.xml"}) == {}
 
 
 def test_exit_statuses_are_told_in_words():

@@ -6,9 +6,10 @@ launch's SIGTERM two seconds later is for those that it did not reach.
 
 from __future__ import annotations
 
+import os
 from importlib import resources
 
-from launch.actions import DeclareLaunchArgument, EmitEvent, OpaqueFunction, RegisterEventHandler, SetEnvironmentVariable
+from launch.actions import DeclareLaunchArgument, EmitEvent, OpaqueFunction, RegisterEventHandler
 from launch.conditions import IfCondition
 from launch.event_handlers import OnProcessExit
 from launch.events import Shutdown
@@ -64,7 +65,7 @@ def describe(groups: tuple[str, ...], *, arguments: tuple[DeclareLaunchArgument,
                 executable=row.executable,
                 name=row.name,
                 parameters=parameters,
-                additional_env={MANAGED_VARIABLE: "1"},
+                additional_env={MANAGED_VARIABLE: "1", **row.dds_environment(os.environ)},
                 sigterm_timeout="2",
                 sigkill_timeout="1",
                 output="screen",
@@ -84,12 +85,8 @@ def describe(groups: tuple[str, ...], *, arguments: tuple[DeclareLaunchArgument,
         )
         return [*out, manager, *(extra(context) if extra else [])]
 
-    profile = str(share_dir() / "config" / "fastdds.xml")
     return LaunchDescription(
         [
-            # Fast DDS' default shared memory loses a third of the images; Fast DDS 2 reads the first name, Fast DDS 3 the second
-            SetEnvironmentVariable("FASTRTPS_DEFAULT_PROFILES_FILE", profile),
-            SetEnvironmentVariable("FASTDDS_DEFAULT_PROFILES_FILE", profile),
             DeclareLaunchArgument("parameters", default_value=str(node_table().parameter_file), description="ROS parameter file of all nodes"),
             *arguments,
             OpaqueFunction(function=nodes),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import os
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -95,6 +96,7 @@ class NodeEntry:
         order: start order; nodes stop in reverse order.
         launches: which launch groups contain it.
         critical: whether the whole stack stops when this process dies.
+        profile: Fast DDS profile of the process, relative to the share folder.
         rss_limit_mb: what its resident memory is held to by the benchmark, 0 = no limit.
     """
 
@@ -104,7 +106,17 @@ class NodeEntry:
     order: int
     launches: tuple[str, ...]
     critical: bool = False
+    profile: str = "config/fastdds.xml"
     rss_limit_mb: float = 0.0
+
+    def dds_environment(self, environment: Mapping[str, str]) -> dict[str, str]:
+        """The variables that name the process's Fast DDS profile: Fast DDS 2 (Humble, Jazzy) reads the first, Fast DDS 3 the second.
+
+        A profile that the operator chose (any but ours) is left alone.
+        """
+        ours = share_dir() / "config"
+        names = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
+        return {name: str(share_dir() / self.profile) for name in names if name not in environment or Path(environment[name]).parent == ours}
 
 
 @dataclass(frozen=True)
