@@ -32,16 +32,16 @@ class DecoderTrainConfig:
     vla: Path = Path("checkpoints/vla/tiny")
     demos: tuple[Path, ...] = (Path("data/demos"),)
     robot: str = "x2"
-    lora: LoraSettings = field(default_factory=lambda: LoraSettings(towers=False))
+    lora: LoraSettings = field(default_factory=lambda: LoraSettings(towers=False, embeddings=True))
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     filter: FilterConfig = field(default_factory=FilterConfig)
     batch: int = 32
     sentences: int = 3
-    walk_share: float = 0.7
-    mirror_share: float = 0.4
+    walk_share: float = 0.5
+    mirror_share: float = 0.25
     flag_weight: float = 1.0
     height_weight: float = 1.0
-    arm_weight: float = 2.0
+    arm_weight: float = 4.0
     box_weight: float = 0.5
     code_weight: float = 0.1
     lam_mani: Path = Path("checkpoints/lam/mani")
@@ -56,7 +56,7 @@ def _debug() -> DecoderTrainConfig:
     return DecoderTrainConfig(
         vla=Path("runs/vla_debug/checkpoints/vla/debug"),
         demos=(Path("data/debug/demos"),),
-        lora=LoraSettings(rank=4, alpha=4),
+        lora=LoraSettings(rank=4, alpha=4, embeddings=True),
         decoder=DecoderConfig(hidden_size=16, heads=2),
         batch=4,
         sentences=2,
