@@ -126,7 +126,9 @@ class LmoNode(ManagedNode):
             waiting, self._waiting = self._waiting, None
             self._tick(*waiting)
         if self._answer is not None and stamp_s == self._state.stamp_s:
-            self.ladder.note_state(time.monotonic())
+            now_s = time.monotonic()  # the same sample again, and it was a good one
+            self.ladder.note_state(now_s)
+            self.ladder.note_imu(now_s)
             self._command_out.publish(self._answer)  # the sender repeats a state when the answer did not reach it
             return
         self._owed = self._owed or self._follower.due(stamp_s)
