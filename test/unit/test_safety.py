@@ -109,9 +109,7 @@ def test_an_unknown_source_is_refused():
     assert refusal.value.code is ErrorCode.CONTROL_UNKNOWN_SOURCE
 
 
-@pytest.mark.parametrize(
-    ("silent", "code"), [("state", ErrorCode.STATE_SILENT), ("imu", ErrorCode.IMU_SILENT)], ids=["joint state", "imu"]
-)
+@pytest.mark.parametrize(("silent", "code"), [("state", ErrorCode.STATE_SILENT), ("imu", ErrorCode.IMU_SILENT)], ids=["joint state", "imu"])
 def test_a_blind_robot_goes_to_damping_after_a_tenth_of_a_second_and_stays_there(silent, code):
     ladder = ladder_at(10.0)
     (ladder.note_imu if silent == "state" else ladder.note_state)(10.11)
