@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,9 +10,11 @@ import numpy as np
 import pytest
 
 from wbvla_core.robot import load_robot
+from wbvla_train.data import clips
 from wbvla_train.data.camera import CameraView, level_from_camera, robot_view
-from wbvla_train.data.clips import area_resize, pair_indices
+from wbvla_train.data.clips import Corpus, area_resize, pair_indices
 from wbvla_train.data.motion import HUMAN, PRIMITIVES, ROBOT, body_path, hand_path
+from wbvla_train.data.mp4 import write_mp4
 from wbvla_train.lam import train
 from wbvla_train.lam.config import preset
 
@@ -75,6 +78,29 @@ def test_the_robots_view_is_58_deg_4_to_3_and_40_deg_down():
 def test_a_camera_view_in_radians_is_refused():
     with pytest.raises(ValueError, match="fovy_deg"):
         CameraView(fovy_deg=1.01)
+
+
+def test_two_processes_that_decode_the_same_video_do_not_write_into_each_others_cache(tmp_path, monkeypatch):
+    frames = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), dtype=np.uint8)
+    folder = tmp_path / "dev" / "room_00000"
+    folder.mkdir(parents=True)
+    write_mp4(folder / "clip_00.mp4", frames, np.arange(6) * 0.1)
+    entry = {"file": "clip_00.mp4", "stamps_s": [round(0.1 * i, 1) for i in range(6)], "camera": None, "source": "test"}
+    (folder / "clips.json").write_text(json.dumps({"schema": 1, "clips": [entry]}))
+    real = clips.read_mp4
+
+    def read_while_another_process_decodes(path):
+        if not inside:
+            inside.append(True)
+            monkeypatch.setattr(clips.os, "getpid", lambda: 4_000_000)
+            Corpus([tmp_path / "dev"], 16)
+            monkeypatch.undo()
+        return real(path)
+
+    inside: list[bool] = []
+    monkeypatch.setattr(clips, "read_mp4", read_while_another_process_decodes)
+    corpus = Corpus([tmp_path / "dev"], 16)
+    assert corpus.frames.shape == (6, 16, 16, 3) and all(f.any() for f in np.asarray(corpus.frames))
 
 
 def test_the_robots_video_is_read_once_even_if_it_is_named_again():

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -118,7 +119,7 @@ class Corpus:
         if not cache.exists():
             log(f"corpus: decoding {len(files)} clips, {start} frames, to {size} px")
             cache.parent.mkdir(parents=True, exist_ok=True)
-            temporary = cache.with_suffix(".part.npy")
+            temporary = cache.with_name(f".{cache.stem}.{os.getpid()}.npy")  # two processes may decode at once: each its own, the last rename stays
             store = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=(start, size, size, 3))
             for clip, path in zip(self.clips, files, strict=True):
                 frames, _ = read_mp4(path)
@@ -127,7 +128,7 @@ class Corpus:
                 store[clip.start : clip.start + len(frames)] = area_resize(frames, size)
             store.flush()
             del store
-            temporary.rename(cache)
+            os.replace(temporary, cache)
         self.frames = np.load(cache, mmap_mode="r")
 
     def pairs(self, gap_s: float) -> Pairs:
