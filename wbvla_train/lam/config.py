@@ -73,7 +73,7 @@ class LamTrainConfig:
         health_every: steps between health checks on ``dev``; stop_patience: bad checks in a row, after ``stop_after`` steps,
             that end the run (E: early collapse is normal until about step 900).
         save_every: steps between resumable states, in ``run_dir``.
-        threads: of torch.
+        device: of torch; data and augmentation stay on the CPU. threads: of torch.
         output: directory of the exported checkpoint; empty: checkpoints/lam/<name>.
         run_dir: log, resumable state; empty: runs/lam_<name>.
         resume: continue from ``run_dir`` if it holds a state of the same settings.
@@ -103,6 +103,7 @@ class LamTrainConfig:
     stop_after: int = 1000
     stop_patience: int = 4
     save_every: int = 500
+    device: str = "cpu"
     threads: int = 1
     output: Path | None = None
     run_dir: Path | None = None
@@ -132,4 +133,4 @@ def preset(size: Size, name: Name) -> LamTrainConfig:
     if size == "tiny":
         return LamTrainConfig(name, ModelConfig(rigid=rigid))
     model = ModelConfig(image_size=96, stem_width=192, width=384, heads=6, blocks=6, decoder_width=128, rigid=rigid)
-    return LamTrainConfig(name, model, steps=30_000, batch=256, lr=5e-4, warmup_steps=1000, threads=8)
+    return LamTrainConfig(name, model, steps=30_000, batch=256, lr=5e-4, warmup_steps=1000, device="cuda", threads=8)

@@ -39,7 +39,7 @@ class Lam:
 
 def half(model: LatentActionModel) -> dict[str, torch.Tensor]:
     """Weights as they are shipped."""
-    return {key: value.detach().to(torch.float16).contiguous() for key, value in model.state_dict().items()}
+    return {key: value.detach().to("cpu", torch.float16).contiguous() for key, value in model.state_dict().items()}
 
 
 def export(model: LatentActionModel, name: str, gap_s: float, view: CameraView, directory: Path, metrics: dict[str, Any], training: dict[str, Any]) -> Manifest:

@@ -62,11 +62,11 @@ class Health:
         )
 
 
-def batch_of(corpus: Corpus, pairs: Pairs, index: np.ndarray) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def batch_of(corpus: Corpus, pairs: Pairs, index: np.ndarray, device: torch.device | None = None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Frames of pairs as the model takes them: first, later [B, 3, S, S] and lens [B, 5]; nothing augmented."""
     first = pixels(torch.from_numpy(np.ascontiguousarray(corpus.frames[pairs.first[index]])))
     later = pixels(torch.from_numpy(np.ascontiguousarray(corpus.frames[pairs.later[index]])))
-    return first, later, lens_from_view(torch.from_numpy(pairs.views[pairs.clip[index]]))
+    return first.to(device), later.to(device), lens_from_view(torch.from_numpy(pairs.views[pairs.clip[index]])).to(device)
 
 
 def sample_pairs(pairs: Pairs, count: int, seed: int = 0) -> np.ndarray:
@@ -86,11 +86,12 @@ def box_blur(x: torch.Tensor, width: int) -> torch.Tensor:
 def measure(model: LatentActionModel, corpus: Corpus, pairs: Pairs, count: int = 512, seed: int = 0, batch: int = 64) -> Health:
     """Health over ``count`` pairs drawn with ``seed``."""
     model.eval()
+    device = next(model.parameters()).device
     index = sample_pairs(pairs, count, seed)
     order = np.random.default_rng((seed, 6)).permutation(len(index))
     codes, changed_blur, changed_bright, static = [], [], [], []
     for i in range(0, len(index), batch):
-        first, later, lens = batch_of(corpus, pairs, index[i : i + batch])
+        first, later, lens = batch_of(corpus, pairs, index[i : i + batch], device)
         codes.append(model.encode(first, later, lens))
         changed_blur.append(model.encode(box_blur(first, 3), box_blur(later, 3), lens) == codes[-1])
         bright = [(x * 0.25 + 0.4) * 1.15 / 0.25 - 0.4 / 0.25 for x in (first, later)]
@@ -100,7 +101,7 @@ def measure(model: LatentActionModel, corpus: Corpus, pairs: Pairs, count: int =
     shuffled = all_codes[torch.from_numpy(order)]
     sums = np.zeros(4)  # copy, model, shuffled codes, blurred copy
     for i in range(0, len(index), batch):
-        first, later, lens = batch_of(corpus, pairs, index[i : i + batch])
+        first, later, lens = batch_of(corpus, pairs, index[i : i + batch], device)
         blurred = 0.4 * first + 0.6 * box_blur(first, 11)
         candidates = (
             first,

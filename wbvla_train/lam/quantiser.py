@@ -82,7 +82,7 @@ class TokenQuantiser(nn.Module):
         distance = self.distances(z).min(-1).values + 1e-9  # [B, T]
         for token in torch.nonzero(unused.any(1)).flatten().tolist():
             slots = torch.nonzero(unused[token]).flatten()
-            rows = torch.multinomial(distance[:, token], len(slots), replacement=len(slots) > len(z), generator=generator)
-            self.codebook[token, slots] = z[rows, token]
+            rows = torch.multinomial(distance[:, token].cpu(), len(slots), replacement=len(slots) > len(z), generator=generator)
+            self.codebook[token, slots] = z[rows.to(z.device), token]
             self.usage[token, slots] = 1.0 / self.usage.shape[1]
         return unused

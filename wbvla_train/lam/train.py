@@ -41,6 +41,9 @@ class Batch:
     later: torch.Tensor
     lens: torch.Tensor
 
+    def to(self, device: str) -> Batch:
+        return Batch(self.first.to(device), self.later.to(device), self.lens.to(device))
+
 
 class PairSampler:
     """Batches of augmented frame pairs, a pure function of (seed, step)."""
@@ -113,7 +116,7 @@ class LamTrainer:
     def __init__(self, config: LamTrainConfig, sampler: PairSampler) -> None:
         torch.manual_seed(config.seed)
         self.config, self.sampler, self.step = config, sampler, 0
-        self.model = LatentActionModel(config.model)
+        self.model = LatentActionModel(config.model).to(config.device)
         decayed = [p for name, p in self.model.named_parameters() if p.ndim >= 2 and "codebook" not in name]
         others = [p for name, p in self.model.named_parameters() if p.ndim < 2 or "codebook" in name]
         groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
@@ -126,7 +129,7 @@ class LamTrainer:
         self.model.train()
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(c, self.step)
-        batch = self.sampler.batch(self.step)
+        batch = self.sampler.batch(self.step).to(c.device)
         out: LamOutput = self.model(batch.first, batch.later, batch.lens, continuous=self.step < c.continuous_steps)
         reconstruction = reconstruction_loss(out.prediction.frame, batch, c.loss_power)
         loss = reconstruction + out.quantiser_loss
@@ -179,7 +182,7 @@ class LamTrainer:
         """Raises:
         ValueError: a state of other settings.
         """
-        state = torch.load(path, weights_only=True)
+        state = torch.load(path, weights_only=True, map_location=self.config.device)
         wanted = settings_digest(self.config)
         if state["digest"] != wanted:
             raise ValueError(
@@ -192,7 +195,7 @@ class LamTrainer:
 
 def settings_digest(config: LamTrainConfig) -> str:
     """Identifies everything that the sequence of losses depends on (but the video itself)."""
-    bookkeeping = ("output", "run_dir", "resume", "threads", "save_every", "health_every", "stop_after", "stop_patience")
+    bookkeeping = ("output", "run_dir", "resume", "threads", "device", "save_every", "health_every", "stop_after", "stop_patience")
     settings = {key: value for key, value in asdict(config).items() if key not in bookkeeping}
     return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
 
@@ -260,7 +263,7 @@ def _export(trainer: LamTrainer, dev: Corpus, available: dict[str, int], command
         "data": {"train": [f"{config.data}/train/{config.name}", *map(str, config.extra_folders)], "pairs_available": available},
         "pairs_seen": trainer.step * config.batch,
         "hours": round(trainer.seconds / 3600.0, 3),
-        "machine": f"{platform.machine()}, {config.threads} thread(s), torch {torch.__version__}",
+        "machine": f"{platform.machine()}, {config.device}, {config.threads} thread(s), torch {torch.__version__}",
         "code_resets": trainer.resets,
         "dev": {domain: h.to_json() for domain, h in health.items()},
     }
