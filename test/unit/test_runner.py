@@ -9,7 +9,7 @@ import pytest
 
 from wbvla_cli.runner import Stack, StackError, describe, parse_overrides, ros_environment
 from wbvla_core.ros.process import PARENT_VARIABLE
-from wbvla_core.ros.tables import node_table, share_dir
+from wbvla_core.ros.tables import node_table
 
 
 def test_overrides_are_node_parameter_and_yaml_value():
@@ -47,12 +47,19 @@ def test_processes_stay_on_this_machine_and_know_their_parent_and_what_is_set_st
 
 
 def test_the_motor_loop_never_shares_memory_with_readers_that_may_sleep_and_a_chosen_profile_stays():
-    rows = {row.name: row for row in node_table().launch("sim", "record")}
-    variable = "FASTRTPS_DEFAULT_PROFILES_FILE"
-    for name, row in rows.items():
-        chosen = share_dir() / Path(row.dds_environment(ros_environment())[variable])
-        assert ("<type>SHM</type>" in chosen.read_text()) == (name not in ("sim", "lmo"))
-        assert row.dds_environment({variable: "/etc/mine.xml", "FASTDDS_DEFAULT_PROFILES_FILE": "/etc/mine.xml"}) == {}
+    variable, range_ = "FASTRTPS_DEFAULT_PROFILES_FILE", "ROS_AUTOMATIC_DISCOVERY_RANGE"
+    for row in node_table().launch("sim", "record"):
+        loop = row.name in ("sim", "lmo")
+        for environment in ({range_: "LOCALHOST"}, {range_: "SUBNET"}, {"ROS_LOCALHOST_ONLY": "1"}):
+            own = row.dds_environment(environment)
+            profile = Path(own[variable]).read_text()
+            assert ("<type>SHM</type>" in profile) == (not loop)
+            # restricted to this machine by the profile where the variable no longer does it, and only there
+            here_only = loop and environment != {range_: "SUBNET"}
+            assert ("<address>127.0.0.1</address>" in profile) == here_only
+            assert {**environment, **own}.get(range_, "SYSTEM_DEFAULT") == ("SYSTEM_DEFAULT" if here_only else environment.get(range_, "SYSTEM_DEFAULT"))
+        chosen = {variable: "/etc/mine.xml", "FASTDDS_DEFAULT_PROFILES_FILE": "/etc/mine.xml", range_: "LOCALHOST"}
+        assert row.dds_environment(chosen) == {}
 
 
 def test_exit_statuses_are_told_in_words():

@@ -96,7 +96,7 @@ class NodeEntry:
         order: start order; nodes stop in reverse order.
         launches: which launch groups contain it.
         critical: whether the whole stack stops when this process dies.
-        profile: Fast DDS profile of the process, relative to the share folder.
+        loop: whether it belongs to the 50 Hz loop, which talks over UDP only.
         rss_limit_mb: what its resident memory is held to by the benchmark, 0 = no limit.
     """
 
@@ -106,17 +106,22 @@ class NodeEntry:
     order: int
     launches: tuple[str, ...]
     critical: bool = False
-    profile: str = "config/fastdds.xml"
+    loop: bool = False
     rss_limit_mb: float = 0.0
 
     def dds_environment(self, environment: Mapping[str, str]) -> dict[str, str]:
-        """The variables that name the process's Fast DDS profile: Fast DDS 2 (Humble, Jazzy) reads the first, Fast DDS 3 the second.
+        """What this process's environment has beside ``environment``: its Fast DDS profile. One that the operator chose is left alone.
 
-        A profile that the operator chose (any but ours) is left alone.
+        Fast DDS 2 (Humble, Jazzy) reads the first variable, Fast DDS 3 the second.
         """
         ours = share_dir() / "config"
-        names = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
-        return {name: str(share_dir() / self.profile) for name in names if name not in environment or Path(environment[name]).parent == ours}
+        names = [n for n in ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE") if n not in environment or Path(environment[n]).parent == ours]
+        if not self.loop or not names:
+            return dict.fromkeys(names, str(ours / "fastdds.xml"))
+        # restricted to this machine, rmw_fastrtps adds shared memory whatever the profile says: the restriction moves into the profile
+        local = {n: v for n, v in (("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST"), ("ROS_LOCALHOST_ONLY", "1")) if environment.get(n) == v}
+        free = {"ROS_AUTOMATIC_DISCOVERY_RANGE": "SYSTEM_DEFAULT", "ROS_LOCALHOST_ONLY": "0"}
+        return dict.fromkeys(names, str(ours / ("fastdds_loop_local.xml" if local else "fastdds_loop.xml"))) | {n: free[n] for n in local}
 
 
 @dataclass(frozen=True)
