@@ -2,7 +2,10 @@
 
 config   sizes: debug, tiny (ships, two cores), full (published Prismatic-7B dimensions)
 tokens   word tokenizer, added latent-action tokens, refusal of sentences that cannot be followed
+lora     adapters by peft
+checkpoint  VLA and policy bundles on disk, lineage
 model    two vision towers -> projector -> Llama -> eight latent-action tokens in one forward pass
+trace    the model as a recorded graph, for one image at a time
 policy   WholeBodyPolicy: VLA + decoder from a policy bundle, Decision out
 fakes    ZeroPolicy, ReplayPolicy: the same interface without a network
 """

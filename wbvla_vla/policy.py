@@ -14,6 +14,7 @@ from wbvla_core.types import Decision, LatentAction, PolicyInput
 from wbvla_decoder.policy import ArmScaling, CommandFilter, arm_chunk, arm_state, decode_height, posture
 from wbvla_perception.preprocess import pixel_values, require_policy_image
 from wbvla_vla.checkpoint import LoadedPolicy, load_policy
+from wbvla_vla.trace import record
 
 
 class Policy(Protocol):
@@ -39,7 +40,8 @@ class WholeBodyPolicy:
         self.manifest = loaded.manifest
         self.image_spec = loaded.vla.image_spec
         self.tokenizer = loaded.vla.tokenizer
-        self._vla = loaded.vla.model
+        self._codebook_size = loaded.vla.model.config.codebook_size
+        self._vla = record(loaded.vla.model, self.tokenizer.max_words)
         self._decoder = loaded.decoder
         self._scaling = ArmScaling.of(robot)
         self._filter = CommandFilter(loaded.filter_config, robot.stance_height_range_m, robot.default_stance_height_m)
@@ -94,7 +96,7 @@ class WholeBodyPolicy:
         )
         loco = self._filter.update(probabilities, decode_height(height, self.robot))
         chunk = arm_chunk(arms, self._scaling, self.robot, self._decoder.config.chunk_dt_s)
-        latent = LatentAction(tuple(codes[0].tolist()), tuple(codes[1].tolist()), self._vla.config.codebook_size)
+        latent = LatentAction(tuple(codes[0].tolist()), tuple(codes[1].tolist()), self._codebook_size)
         timing["total"] = time.perf_counter() - start
         return Decision(inputs.stamp_s, loco.validate(self.robot.stance_height_range_m), chunk.validate(), latent, timing)
 

@@ -99,6 +99,22 @@ def test_one_observation_gives_one_decision_however_often_it_is_asked(chain: Cha
     assert first.loco == second.loco and first.latent == second.latent
 
 
+@torch.no_grad()
+def test_the_recorded_graph_answers_like_the_model_for_any_image_and_sentence(chain: Chain) -> None:
+    from wbvla_vla.checkpoint import load_policy
+    from wbvla_vla.trace import record
+
+    vla = load_policy(chain.policy, load_robot("x2")).vla
+    run = record(vla.model, vla.tokenizer.max_words)
+    generator = torch.Generator().manual_seed(5)
+    for sentence in ("walk to the blue box and stop in front of it", "squat", "wave your left arm"):
+        words = torch.from_numpy(vla.tokenizer.encode(sentence))[None]
+        pixels = torch.randn(1, 6, 96, 96, generator=generator)
+        expected, answer = vla.model(pixels, words), run(pixels, words)
+        torch.testing.assert_close(answer.logits, expected.logits, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(answer.visual_hidden, expected.visual_hidden, rtol=1e-4, atol=1e-5)
+
+
 def test_sentences_that_cannot_be_followed_are_refused(chain: Chain) -> None:
     policy = WholeBodyPolicy.load(chain.policy, load_robot("x2"))
     for sentence, code in (("", "INSTRUCTION_EMPTY"), ("walk to the orange box", "INSTRUCTION_UNKNOWN_WORDS"), ("walk " * 30, "INSTRUCTION_TOO_LONG")):
