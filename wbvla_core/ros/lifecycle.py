@@ -32,7 +32,7 @@ from rclpy.signals import SignalHandlerOptions
 
 from wbvla_core.errors import WbvlaError
 from wbvla_core.ros import codec
-from wbvla_core.ros.process import MANAGED_VARIABLE, StopSignal, go_realtime, leave, resident_mb
+from wbvla_core.ros.process import LEAVING_PRIORITY, MANAGED_VARIABLE, StopSignal, go_realtime, leave, resident_mb
 from wbvla_core.ros.qos import interface_class, qos, service, topic
 
 RCLError = rclpy_implementation.RCLError
@@ -309,7 +309,7 @@ def run_node(make: Callable[[], ManagedNode], argv: list[str] | None = None) -> 
         traceback.print_exc()
         status = 1
     finally:
-        go_realtime()  # where it may: three seconds for everything to be gone hold on a busy machine, too
+        go_realtime(LEAVING_PRIORITY)  # where it may: three seconds for everything to be gone hold on a busy machine, too
         if node is not None:
             _close(node)
         executor.shutdown()
