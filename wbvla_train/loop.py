@@ -189,7 +189,7 @@ def _raise_on_terminate():
 def run_record(config: Any, hours: float, **numbers: Any) -> dict[str, Any]:
     """What ``metrics.json`` says about a training: command, settings, hours, machine."""
     return {
-        "command": " ".join(["wbvla", *sys.argv[1:]]) if sys.argv[0].startswith("wbvla") else " ".join(["python", "-m", _module_name(), *sys.argv[1:]]),
+        "command": " ".join([sys.argv[0] if sys.argv[0].startswith("wbvla ") else f"python -m {_module_name()}", *sys.argv[1:]]),
         "settings": json.loads(json.dumps(asdict(config), default=str)),
         "hours": round(hours, 3),
         "machine": f"{_cpu_name()}, {os.cpu_count()} cores, torch {torch.__version__}",

@@ -39,6 +39,7 @@ from wbvla_train.data.shards import write_shards
 from wbvla_train.data.stills import box_labels, camera_tangents, image_spec
 
 SEED_BASE = 0  # training scenes lie below 1 000 000: demonstrations in the lower half, stills in the upper; evaluation draws above
+KINDS = tuple(dict.fromkeys(task.kind for task in TASKS))
 WAVES = ("", *SIDES)  # order of the arm labels
 
 
@@ -50,6 +51,7 @@ class DemosConfig:
         world: "physics" needs ``lmo``; "kinematic" slides without legs (quick, for bringing the rest up).
         episodes, episodes_per_shard: how many, and how many per file.
         walk_share: share of walk-to tasks; the others share the rest (ours).
+        kinds: only tasks of these kinds, for recordings of one skill; empty = all.
         turned_share: share of the episodes that begin after a second or more of random walking, so that boxes are out of sight or far aside.
         timeout_s: of a walk; duration_s: range of open-ended tasks.
         burst_rate: probability per step that a burst of random commands begins (ours: at the prototype's 0.035 walks hardly ever
@@ -66,6 +68,7 @@ class DemosConfig:
     episodes: int = 400
     episodes_per_shard: int = 10
     walk_share: float = 0.7
+    kinds: tuple[str, ...] = ()
     turned_share: float = 0.35
     timeout_s: float = 30.0
     duration_s: tuple[float, float] = (3.0, 6.0)
@@ -82,6 +85,8 @@ class DemosConfig:
             "lmo": load_manifest(self.lmo, kind="lmo").hash if self.world == "physics" else None,
             "policy": load_manifest(self.policy, kind="policy").hash if self.policy else None,
         }
+        if not self.kinds:
+            del kept["kinds"]
         return kept | parents | {"kind": "demos", "image": image_spec(load_robot(self.robot)).to_json()}
 
 
@@ -173,9 +178,9 @@ def _controller(robot_name: str, lmo: Path) -> object:
 
 
 def draw_task(config: DemosConfig, colors: list[str], rng: np.random.Generator) -> Task:
-    if rng.random() < config.walk_share:
+    if not config.kinds and rng.random() < config.walk_share or config.kinds == ("walk_to",):
         return Task("walk_to", color=str(rng.choice(colors)))
-    others = [task for task in TASKS if task.kind != "walk_to"]
+    others = [task for task in TASKS if task.kind != "walk_to" and task.kind in (config.kinds or KINDS)]
     return others[int(rng.integers(len(others)))]
 
 

@@ -55,7 +55,9 @@ class Demonstrations:
         parts = [_read(root, lams, log) for root in roots]
         self.data = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
         held_out = np.concatenate([held_out_episodes(part["episode"]) for part in parts])
+        waves = WAVE_OF[self.data["task"]] > 0
         self.train_index, self.check_index = np.flatnonzero(~held_out), np.flatnonzero(held_out)
+        self.train_waves = np.flatnonzero(~held_out & waves)
         self._words = [tokenizer.encode_batch(paraphrases(task)) for task in TASKS]
 
     @property
@@ -64,17 +66,30 @@ class Demonstrations:
         return self.data["arms"].shape[2]
 
     def draw(
-        self, rng: np.random.Generator, index: np.ndarray, frames: int, sentences: int, spec: ImageSpec, walk_share: float, mirror_share: float, augment: bool
+        self,
+        rng: np.random.Generator,
+        index: np.ndarray,
+        frames: int,
+        sentences: int,
+        spec: ImageSpec,
+        *,
+        walk_share: float,
+        mirror_share: float = 0.0,
+        wave_share: float = 0.0,
+        augment: bool = False,
     ) -> Batch:
         """A batch of ``frames`` x ``sentences``.
 
         Args:
             index: rows to draw from.
-            mirror_share, augment: see :class:`~wbvla_train.decoder.config.DecoderTrainConfig`.
+            wave_share: expected share of frames that are drawn from the training episodes of waving instead.
+            walk_share, mirror_share, augment: see :class:`~wbvla_train.decoder.config.DecoderTrainConfig`.
         """
         d = self.data
         rows = index[rng.integers(len(index), size=frames)]
-        mirrored = rng.random(frames) < mirror_share
+        waving = rng.random(frames) < (wave_share if len(self.train_waves) else 0.0)
+        rows[waving] = rng.choice(self.train_waves, int(waving.sum())) if waving.any() else rows[waving]
+        mirrored = (rng.random(frames) < mirror_share) & ~waving
         tasks, mirrored = self._draw_tasks(rng, rows, sentences, walk_share, mirrored)
         images = d["image"][rows]
         images = np.where(mirrored[:, None, None, None], mirror(images), images)

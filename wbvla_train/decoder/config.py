@@ -23,6 +23,8 @@ class DecoderTrainConfig:
         walk_share: share of walk-to tasks among the counterfactual ones (ours: they are the ones that need the picture).
         mirror_share: share of the frames shown left-right swapped, where the asked box is in view (prior work: our prototype; the search
             for a box out of sight always turns left and must not be mirrored).
+        wave_share: share of frames drawn from waving episodes on top of their number (ours: a wave is the one task whose answer depends on
+            the arms, and the arms of all other episodes hang; without it the arm rose and hardly swung).
         flag_weight, height_weight, arm_weight: cross-entropy of the flags; L1 of height and arms (paper: L1).
         box_weight: bearing, distance and visibility of the named box from the latent-action positions (ours; dropped at export).
         code_weight: the codes of stage 1 are still predicted for the recorded sentence, so that they stay readable (ours).
@@ -30,7 +32,7 @@ class DecoderTrainConfig:
     """
 
     vla: Path = Path("checkpoints/vla/tiny")
-    demos: tuple[Path, ...] = (Path("data/demos"),)
+    demos: tuple[Path, ...] = (Path("data/demos"), Path("data/demos_wave"))
     robot: str = "x2"
     lora: LoraSettings = field(default_factory=lambda: LoraSettings(towers=False, embeddings=True))
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
@@ -39,6 +41,7 @@ class DecoderTrainConfig:
     sentences: int = 3
     walk_share: float = 0.5
     mirror_share: float = 0.25
+    wave_share: float = 0.15
     flag_weight: float = 1.0
     height_weight: float = 1.0
     arm_weight: float = 4.0

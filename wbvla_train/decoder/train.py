@@ -50,7 +50,8 @@ class FineTuneStep:
 
     def __call__(self, rng: np.random.Generator) -> tuple[torch.Tensor, dict[str, float]]:
         c = self.config
-        batch = self.demos.draw(rng, self.demos.train_index, c.batch, c.sentences, self.spec, c.walk_share, c.mirror_share, augment=True)
+        shares = {"walk_share": c.walk_share, "mirror_share": c.mirror_share, "wave_share": c.wave_share}
+        batch = self.demos.draw(rng, self.demos.train_index, c.batch, c.sentences, self.spec, augment=True, **shares)
         out, action, box = self.student(batch)
         flags = F.cross_entropy(action.flag_logits.float().flatten(0, 1), batch.flags.flatten())
         height = (action.height.float() - batch.height).abs().mean()
@@ -69,7 +70,7 @@ class FineTuneStep:
         rows: dict[str, list[float]] = {}
         answers, targets = [], []
         for i in range(batches):
-            batch = self.demos.draw(np.random.default_rng((1, i)), self.demos.check_index, 32, 4, self.spec, c.walk_share, 0.0, augment=False)
+            batch = self.demos.draw(np.random.default_rng((1, i)), self.demos.check_index, 32, 4, self.spec, walk_share=c.walk_share)
             out, action, box = self.student(batch)
             right = action.flag_logits.argmax(-1) == batch.flags
             for axis, name in enumerate(AXES):
