@@ -47,4 +47,10 @@ class ChunkFollower:
 
     def _plan(self, now_s: float) -> np.ndarray:
         """The chunk alone [A]: linear between rows, constant before the first and after the last."""
-        return np.array([np.interp(now_s, self._times, column) for column in self._rows.T])
+        after = int(np.searchsorted(self._times, now_s))
+        if after == 0:
+            return self._rows[0].copy()
+        if after == len(self._times):
+            return self._rows[-1].copy()
+        part = (now_s - self._times[after - 1]) / (self._times[after] - self._times[after - 1])
+        return self._rows[after - 1] + part * (self._rows[after] - self._rows[after - 1])

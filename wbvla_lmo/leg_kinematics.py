@@ -67,7 +67,9 @@ class LegInverse:
                 x, z = c * x + s * z, c * z - s * x
             else:
                 x, y = c * x - s * y, s * x + c * y
-        return np.stack((x, y, z), axis=-1) + self.hip
+        sole = np.empty((*q.shape[:2], 3))
+        sole[..., 0], sole[..., 1], sole[..., 2] = x, y, z
+        return sole + self.hip
 
     def solve(self, sole: np.ndarray, foot_yaw: np.ndarray, lean: np.ndarray) -> np.ndarray:
         """Leg angles that put the soles flat at ``sole``, heading ``foot_yaw``.
@@ -81,49 +83,64 @@ class LegInverse:
         Returns:
             [N, 2, 6] rad, inside the joint limits; legs that cannot reach are stretched towards the target.
         """
-        q, heading = self._solve(sole, foot_yaw, foot_yaw, lean)
+        leg = self._reach(sole, foot_yaw, lean)
         # Pitch and roll of the hip turn the foot a little; one correction leaves the heading within 0.005 rad.
-        q, _ = self._solve(sole, foot_yaw, 2.0 * foot_yaw - heading, lean)
-        return np.clip(q, self.lower, self.upper)
+        _, heading = self._orient(leg, foot_yaw, lean)
+        q, _ = self._orient(leg, 2.0 * foot_yaw - heading, lean)
+        return clip(q, self.lower, self.upper)
 
-    def _solve(self, sole: np.ndarray, foot_yaw: np.ndarray, hip_yaw: np.ndarray, lean: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Position and flatness exactly, at a given hip yaw [N, 2]; returns (q [N, 2, 6], heading of the feet [N, 2])."""
+    def _reach(self, sole: np.ndarray, foot_yaw: np.ndarray, lean: np.ndarray) -> tuple[np.ndarray, ...]:
+        """What does not depend on the hip yaw: ankle pitch axis from the hip pitch axis in the pelvis frame (x, side, z), the knee,
+        and the ankle seen from the hip roll axis before hip yaw (wx, wy, vz). All [N, 2]."""
         cl, sl = np.cos(lean)[:, None], np.sin(lean)[:, None]
-        cy, sy = np.cos(hip_yaw), np.sin(hip_yaw)
         px = sole[..., 0] - self.ankle_roll_x * np.cos(foot_yaw)
         py = sole[..., 1] - self.ankle_roll_x * np.sin(foot_yaw)
         pz = sole[..., 2] - self.sole_z
-        tx = cl * px - sl * pz - self.hip[:, 0]  # ankle pitch axis from the hip pitch axis, pelvis frame
-        ty = py - self.hip[:, 1]
+        tx = cl * px - sl * pz - self.hip[:, 0]
         tz = sl * px + cl * pz - self.hip[:, 2]
-        side = ty - self.roll_y
+        side = py - self.hip[:, 1] - self.roll_y
         reach2 = tx**2 + tz**2 + side**2
-        cos_knee = np.clip((reach2 - self._const) / self._modulus, -1.0, 1.0 - 1e-6)
-        knee = np.clip(self._phase + np.arccos(cos_knee), self.lower[:, 3], self.upper[:, 3])
+        cos_knee = clip((reach2 - self._const) / self._modulus, -1.0, 1.0 - 1e-6)
+        knee = clip(self._phase + np.arccos(cos_knee), self.lower[:, 3], self.upper[:, 3])
         ck, sk = np.cos(knee), np.sin(knee)
         wx = self.knee[:, 0] + ck * self.ankle[:, 0] + sk * self.ankle[:, 2]
         wy = self.knee[:, 1] + self.ankle[:, 1]
         vz = self.yaw_z + self.knee[:, 2] - sk * self.ankle[:, 0] + ck * self.ankle[:, 2]
+        return tx, side, tz, knee, wx, wy, vz
+
+    def _orient(self, leg: tuple[np.ndarray, ...], hip_yaw: np.ndarray, lean: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Position and flatness exactly, at a given hip yaw [N, 2]; returns (q [N, 2, 6], heading of the feet [N, 2])."""
+        tx, side, tz, knee, wx, wy, vz = leg
+        cl, sl = np.cos(lean)[:, None], np.sin(lean)[:, None]
+        cy, sy = np.cos(hip_yaw), np.sin(hip_yaw)
         vx = cy * wx - sy * wy + self.roll_x
         vy = sy * wx + cy * wy
-        roll = np.arcsin(np.clip(side / np.hypot(vy, vz), -1, 1)) - np.arctan2(vy, -vz)
-        roll = np.clip(roll, self.lower[:, 1], self.upper[:, 1])
+        roll = np.arcsin(clip(side / np.hypot(vy, vz), -1.0, 1.0)) - np.arctan2(vy, -vz)
+        roll = clip(roll, self.lower[:, 1], self.upper[:, 1])
         cr, sr = np.cos(roll), np.sin(roll)
         down = vy * sr + vz * cr
         pitch = np.arctan2(vx, -down) - np.arctan2(tx, -tz)
-        pitch = np.clip(pitch, self.lower[:, 0], self.upper[:, 0])
+        pitch = clip(pitch, self.lower[:, 0], self.upper[:, 0])
         cp, sp = np.cos(pitch), np.sin(pitch)
         ex, ez = -sl, cl  # world up in the pelvis frame (y = 0), then through the three hip angles
         ax, az = ex * cp - ez * sp, ex * sp + ez * cp
         by, bz = az * sr, az * cr
         ux, uy = ax * cy + by * sy, by * cy - ax * sy
         below = np.arctan2(ux, bz)  # knee + ankle pitch that levels the sole
-        ankle_roll = -np.arcsin(np.clip(uy, -1, 1))
-        fx, fy, fz = cy * np.cos(below), sy * np.cos(below), -np.sin(below)  # the foot's x axis, back up the chain
+        level = np.cos(below)
+        fx, fy, fz = cy * level, sy * level, -np.sin(below)  # the foot's x axis, back up the chain
         fy, fz = cr * fy - sr * fz, sr * fy + cr * fz
         fx, fz = cp * fx + sp * fz, cp * fz - sp * fx
         heading = np.arctan2(fy, cl * fx + sl * fz)
-        return np.stack((pitch, roll, hip_yaw, knee, below - knee, ankle_roll), axis=-1), heading
+        q = np.empty((*knee.shape, len(LEG_AXES)))
+        q[..., 0], q[..., 1], q[..., 2], q[..., 3] = pitch, roll, hip_yaw, knee
+        q[..., 4], q[..., 5] = below - knee, -np.arcsin(clip(uy, -1.0, 1.0))
+        return q, heading
+
+
+def clip(value: np.ndarray, low: np.ndarray | float, high: np.ndarray | float) -> np.ndarray:
+    """``np.clip`` without its argument handling, which costs more than the work on one robot's joints (50 Hz, one core)."""
+    return np.minimum(np.maximum(value, low), high)
 
 
 def rotation(axis: np.ndarray, angle: float) -> np.ndarray:
