@@ -47,6 +47,8 @@ def run_trials(setup: Setup, trials: Sequence[TrialSpec], processes: int) -> Ite
     # spawn: neither a GL context nor torch's threads survive a fork
     with multiprocessing.get_context("spawn").Pool(min(processes, len(trials)), _start_worker, (setup,)) as pool:
         yield from pool.imap_unordered(_run, trials, chunksize=1)
+        pool.close()  # leaving by `with` alone would kill workers that are just closing their GL contexts
+        pool.join()
 
 
 def default_processes() -> int:
