@@ -219,6 +219,7 @@ def run_stack(options: DemoOptions, directory: Path, task: Task, display: Displa
         elapsed_s=result.elapsed_s,
         seed=options.seed,
         robot=options.robot,
+        duration_s=DURATION_S.get(task.kind),
         policy=policy,
         lmo=lmo,
         store=share_dir() / "checkpoints",

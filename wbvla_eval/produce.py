@@ -32,7 +32,7 @@ class EpisodeFacts:
         instruction: the sentence of the goal; task: what it means.
         goal_ns, end_ns: wall time when the goal was sent and when the recording of its end was over.
         ended: outcome that the robot reported ("still", "timeout", ...), message: its sentence; elapsed_s: its own clock.
-        seed: of the scene.
+        seed: of the scene; duration_s: of an open-ended motion, else None.
         policy, lmo: checkpoint directories; store: the directory that holds all checkpoints.
         commands: shell lines that repeat it.
     """
@@ -46,6 +46,7 @@ class EpisodeFacts:
     elapsed_s: float
     seed: int
     robot: str
+    duration_s: float | None
     policy: Path | None
     lmo: Path | None
     store: Path
@@ -56,7 +57,7 @@ def judge_recording(facts: EpisodeFacts, recording: Recording) -> Verdict:
     """The verdict on a recorded episode; a driver or LMO in damping at any time is a fall."""
     damped = [s for s in (*recording.driver, *recording.safety) if s.rung is SafetyRung.DAMPING and 0.0 <= s.time_s <= recording.end_s]
     fault = f"damping ({damped[0].reason})" if damped else ""
-    return judge(facts.task, recording.trace, stance_target_m=STANCE_TARGET_M.get(facts.task.kind), fault=fault)
+    return judge(facts.task, recording.trace, stance_target_m=STANCE_TARGET_M.get(facts.task.kind), duration_s=facts.duration_s, fault=fault)
 
 
 def produce(

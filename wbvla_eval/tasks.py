@@ -111,10 +111,13 @@ def fall_time_s(trace: Trace, criteria: Criteria) -> float | None:
     return float(trace.time_s[np.argmax(fallen)]) if np.any(fallen) else None
 
 
-def judge(task: Task, trace: Trace, criteria: Criteria | None = None, *, stance_target_m: float | None = None, fault: str = "") -> Verdict:
+def judge(
+    task: Task, trace: Trace, criteria: Criteria | None = None, *, stance_target_m: float | None = None, duration_s: float | None = None, fault: str = ""
+) -> Verdict:
     """Decide one trial.
 
     Args:
+        duration_s: how long an open-ended motion was asked for; default: as long as the trace.
         fault: why the episode was broken off with the robot down or the driver in damping, "" if it was not; such a trial is a fall.
         stance_target_m: stance height that "squat down" or "stand up" asks for, m; needed for these two.
 
@@ -134,7 +137,7 @@ def judge(task: Task, trace: Trace, criteria: Criteria | None = None, *, stance_
     if task.kind == "walk_to":
         return _judge_walk(task, trace, criteria, measures)
     if task.kind in ("turn", "step"):
-        return _judge_motion(task, trace, criteria, measures)
+        return _judge_motion(task, trace, criteria, measures, duration_s or trace.duration_s)
     if task.kind in ("squat", "stand"):
         if stance_target_m is None:
             raise ValueError(f"judging {task.instruction!r} needs stance_target_m, the height that the instruction asks for")
@@ -220,22 +223,22 @@ def _box_stood_at(task: Task, trace: Trace, criteria: Criteria) -> str:
     return ""
 
 
-def _judge_motion(task: Task, trace: Trace, criteria: Criteria, measures: dict[str, float]) -> Verdict:
+def _judge_motion(task: Task, trace: Trace, criteria: Criteria, measures: dict[str, float], duration_s: float) -> Verdict:
     sign = 1.0 if task.side == "left" else -1.0
     forward, left, yaw = trace.displacement()
     if task.kind == "turn":
-        moved, least, unit = sign * yaw, criteria.min_turn_rad_s * trace.duration_s, "rad"
+        moved, least, unit = sign * yaw, criteria.min_turn_rad_s * duration_s, "rad"
         drift = float(np.hypot(forward, left))
         drifted = drift > criteria.turn_drift_m
         drift_text = f"moved {drift:.2f} m meanwhile (at most {criteria.turn_drift_m} m)"
     else:
-        moved, least, unit = sign * left, criteria.min_step_m_s * trace.duration_s, "m"
+        moved, least, unit = sign * left, criteria.min_step_m_s * duration_s, "m"
         turn_deg = abs(math.degrees(float(yaw)))
         drifted = abs(forward) > criteria.step_drift_m or turn_deg > criteria.step_turn_deg
         limits = f"at most {criteria.step_drift_m} m, {criteria.step_turn_deg:.0f} deg"
         drift_text = f"went {forward:+.2f} m ahead and turned {turn_deg:.0f} deg meanwhile ({limits})"
     measures = measures | {"moved": float(moved), "least": float(least)}
-    did = f"{moved:+.2f} {unit} to the {task.side} in {trace.duration_s:.1f} s, at least {least:.2f} {unit} counts"
+    did = f"{moved:+.2f} {unit} to the {task.side}, asked for {duration_s:.1f} s, at least {least:.2f} {unit} counts"
     if moved < -0.25 * least:
         return Verdict(False, Failure.WRONG_WAY, did, measures)
     if moved < least:

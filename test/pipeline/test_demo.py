@@ -65,7 +65,7 @@ def test_facts_survive_the_disk(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     facts = EpisodeFacts(
         instruction="turn left", task=Task("turn", side="left"), goal_ns=1, end_ns=2, ended="duration", message="4 s are over", elapsed_s=4.0, seed=7,
-        robot="x2", policy=None, lmo=Path("checkpoints/lmo/x2"), store=Path("checkpoints"), commands=('wbvla demo "turn left" --seed 7',),
+        robot="x2", duration_s=4.0, policy=None, lmo=Path("checkpoints/lmo/x2"), store=Path("checkpoints"), commands=('wbvla demo "turn left" --seed 7',),
     )  # fmt: skip
     demo.save_facts(tmp_path, facts)
     assert demo.load_facts(tmp_path) == facts

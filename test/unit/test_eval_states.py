@@ -196,7 +196,7 @@ def test_a_bag_becomes_video_report_and_summary(walk, tmp_path):
     messages = bag_of(log, scene)
     facts = EpisodeFacts(
         instruction=log.instruction, task=task, goal_ns=int(WALL_S * 1e9) - 1, end_ns=messages[-1][1] + int(60e9), ended="still", message="flags zero",
-        elapsed_s=3.0, seed=SEED, robot=ROBOT.name, policy=None, lmo=None, store=tmp_path, commands=("wbvla demo",),
+        elapsed_s=3.0, seed=SEED, robot=ROBOT.name, duration_s=None, policy=None, lmo=None, store=tmp_path, commands=("wbvla demo",),
     )  # fmt: skip
     shares = []
     summary, verdict = produce(tmp_path, messages, ROBOT, facts, fps=4, progress=shares.append)
@@ -217,7 +217,7 @@ def test_damping_during_the_episode_is_a_fall_even_if_the_pelvis_is_in_place(wal
     messages.append(("/wbvla/robot/driver_state", int((WALL_S + 2.0) * 1e9), damping))
     facts = EpisodeFacts(
         instruction=log.instruction, task=task, goal_ns=int(WALL_S * 1e9) - 1, end_ns=int((WALL_S + 60.0) * 1e9), ended="fault", message="damping",
-        elapsed_s=3.0, seed=SEED, robot=ROBOT.name, policy=None, lmo=None, store=tmp_path,
+        elapsed_s=3.0, seed=SEED, robot=ROBOT.name, duration_s=None, policy=None, lmo=None, store=tmp_path,
     )  # fmt: skip
     summary, verdict = produce(tmp_path, messages, ROBOT, facts, video=False)
     assert verdict.failure is Failure.FALL and "no JointCommand" in summary["reason"]

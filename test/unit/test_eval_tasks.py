@@ -163,6 +163,12 @@ def test_turn_left_wants_at_least_0_15_rad_per_second(total, kind):  # 4 s: 0.6 
     assert judge(Task("turn", side="right"), turn_trace(-total)).failure is kind
 
 
+def test_what_is_recorded_after_the_motion_does_not_raise_the_bar():
+    trace = turn_trace(0.7)  # of 4 s
+    assert judge(Task("turn", side="left"), trace, duration_s=4.6).success  # 0.69 rad
+    assert judge(Task("turn", side="left"), trace, duration_s=4.8).failure is Failure.TOO_LITTLE  # 0.72 rad
+
+
 def test_a_turn_that_walks_away_is_drift():
     assert judge(Task("turn", side="left"), turn_trace(0.7, drift=0.34)).success
     assert judge(Task("turn", side="left"), turn_trace(0.7, drift=0.36)).failure is Failure.DRIFT
