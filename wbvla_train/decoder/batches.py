@@ -41,6 +41,8 @@ class Batch:
     height: torch.Tensor  # [N] 0..1 of the robot's range
     arms: torch.Tensor  # [N, K, A] scaled
     arm_weight: torch.Tensor  # [N] 0 where the picture was mirrored
+    other_arm_state: torch.Tensor  # [N, M, 2 A] arms of other frames, and
+    other_arms: torch.Tensor  # [N, M, K, A] the answer to the same sentence there
     box: torch.Tensor  # [N, 3]
     box_weight: torch.Tensor  # [N] 1 for walk-to sentences
     codes: torch.Tensor  # [N, 2, tokens]
@@ -76,6 +78,7 @@ class Demonstrations:
         walk_share: float,
         mirror_share: float = 0.0,
         wave_share: float = 0.0,
+        arm_states: int = 0,
         augment: bool = False,
     ) -> Batch:
         """A batch of ``frames`` x ``sentences``.
@@ -83,6 +86,7 @@ class Demonstrations:
         Args:
             index: rows to draw from.
             wave_share: expected share of frames that are drawn from the training episodes of waving instead.
+            arm_states: M, see :class:`~wbvla_train.decoder.config.DecoderTrainConfig`; half of them from waving episodes.
             walk_share, mirror_share, augment: see :class:`~wbvla_train.decoder.config.DecoderTrainConfig`.
         """
         d = self.data
@@ -106,6 +110,9 @@ class Demonstrations:
         boxes[flip, 2] *= -1.0
         recorded = (np.arange(len(row)) % sentences == 0) & ~flip
         code_weight = (recorded & d["code_valid"][row]).astype(np.float32)
+        others = index[rng.integers(len(index), size=(len(row), arm_states))]
+        if len(self.train_waves):
+            others[:, ::2] = rng.choice(self.train_waves, others[:, ::2].shape)
         words = np.stack([self._words[t][rng.integers(len(self._words[t]))] for t in task])
         return Batch(
             pixels=to_model(images, spec),
@@ -117,6 +124,8 @@ class Demonstrations:
             height=torch.from_numpy(encode_height(d["height_m"][row, task], self.robot)),
             arms=torch.from_numpy(d["arms"][row, WAVE_OF[task]].astype(np.float32)),
             arm_weight=torch.from_numpy((~flip).astype(np.float32)),
+            other_arm_state=torch.from_numpy(d["arm_state"][others]),
+            other_arms=torch.from_numpy(d["arms"][others, WAVE_OF[task][:, None]].astype(np.float32)),
             box=box_target(boxes),
             box_weight=torch.from_numpy(WALKS[task].astype(np.float32)),
             codes=torch.from_numpy(d["codes"][row]),

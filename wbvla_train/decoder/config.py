@@ -25,6 +25,9 @@ class DecoderTrainConfig:
             for a box out of sight always turns left and must not be mirrored).
         wave_share: share of frames drawn from waving episodes on top of their number (ours: a wave is the one task whose answer depends on
             the arms, and the arms of all other episodes hang; without it the arm rose and hardly swung).
+        arm_states: every sentence is also paired with the arms of this many other frames (ours: what the arms should do depends on sentence
+            and arms alone in these tasks, so this costs one small layer and multiplies the waving examples by ten. To be 0 for tasks in
+            which the arms follow the picture).
         flag_weight, height_weight, arm_weight: cross-entropy of the flags; L1 of height and arms (paper: L1).
         box_weight: bearing, distance and visibility of the named box from the latent-action positions (ours; dropped at export).
         code_weight: the codes of stage 1 are still predicted for the recorded sentence, so that they stay readable (ours).
@@ -35,13 +38,14 @@ class DecoderTrainConfig:
     demos: tuple[Path, ...] = (Path("data/demos"), Path("data/demos_wave"))
     robot: str = "x2"
     lora: LoraSettings = field(default_factory=lambda: LoraSettings(towers=False, embeddings=True))
-    decoder: DecoderConfig = field(default_factory=DecoderConfig)
+    decoder: DecoderConfig = field(default_factory=lambda: DecoderConfig(arm_gain=4.0))
     filter: FilterConfig = field(default_factory=FilterConfig)
     batch: int = 32
     sentences: int = 3
     walk_share: float = 0.5
     mirror_share: float = 0.25
     wave_share: float = 0.15
+    arm_states: int = 16
     flag_weight: float = 1.0
     height_weight: float = 1.0
     arm_weight: float = 4.0
@@ -63,6 +67,7 @@ def _debug() -> DecoderTrainConfig:
         decoder=DecoderConfig(hidden_size=16, heads=2),
         batch=4,
         sentences=2,
+        arm_states=3,
         loop=LoopConfig(steps=4, warmup_steps=1, save_every=2, log_every=2, bf16=False),
         run_dir=Path("runs/decoder_debug"),
         output=Path("runs/vla_debug/checkpoints/policy/debug"),
@@ -73,9 +78,10 @@ def _full() -> DecoderTrainConfig:
     return DecoderTrainConfig(
         vla=Path("checkpoints/vla/full"),
         lora=LoraSettings(),
-        decoder=DecoderConfig(hidden_size=512, heads=8),
+        decoder=DecoderConfig(hidden_size=512, heads=8, arm_gain=4.0),
         batch=64,
         sentences=1,
+        arm_states=0,
         loop=LoopConfig(steps=10_000, lr=3.5e-4, weight_decay=1e-3, final_lr=1.0),
         run_dir=Path("runs/decoder_full"),
         output=Path("checkpoints/policy/full"),

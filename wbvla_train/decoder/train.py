@@ -50,12 +50,15 @@ class FineTuneStep:
 
     def __call__(self, rng: np.random.Generator) -> tuple[torch.Tensor, dict[str, float]]:
         c = self.config
-        shares = {"walk_share": c.walk_share, "mirror_share": c.mirror_share, "wave_share": c.wave_share}
+        shares = {"walk_share": c.walk_share, "mirror_share": c.mirror_share, "wave_share": c.wave_share, "arm_states": c.arm_states}
         batch = self.demos.draw(rng, self.demos.train_index, c.batch, c.sentences, self.spec, augment=True, **shares)
         out, action, box = self.student(batch)
         flags = F.cross_entropy(action.flag_logits.float().flatten(0, 1), batch.flags.flatten())
         height = (action.height.float() - batch.height).abs().mean()
         arms = ((action.arms.float() - batch.arms).abs().mean(dim=(1, 2)) * batch.arm_weight).sum() / batch.arm_weight.sum().clamp_min(1.0)
+        if c.arm_states:
+            pooled = action.pooled[:, None].expand(-1, c.arm_states, -1)
+            arms = arms + (self.student.decoder.arm_targets(pooled, batch.other_arm_state).float() - batch.other_arms).abs().mean()
         walks = batch.box_weight > 0.5
         where = box_loss(box[walks], batch.box[walks]) if walks.any() else box.sum() * 0.0
         codes = code_loss(out.logits.float(), batch.codes, batch.code_weight)
