@@ -10,5 +10,6 @@ only nodes import that), torch or mujoco. Read in this order:
     safety      the ladder follow -> stand -> damping, a pure state machine
     damping     what the motors do on the ladder's last rung
     task        when a task ends, which goals are not begun
+    machine     one line that says what a number was measured on
     timeline    ages, ticks that follow stamps, pairing of messages by stamp
 """

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import platform
 import signal
 import sys
 import time
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from wbvla_core.checkpoint import git_commit, load_manifest, write_json
+from wbvla_core.machine import describe_machine
 from wbvla_eval.protocol import KINEMATIC, Runner, Setup, TrialSpec, split_of
 from wbvla_eval.provenance import find_checkpoint
 from wbvla_eval.stats import poisson_upper_bound, rate_text, spread, wilson_interval
@@ -169,7 +169,7 @@ def campaign(name: str, setup: Setup, trials: Sequence[TrialSpec], *, processes:
         "criteria": asdict(Criteria()),
         "checkpoints": checkpoints,
         "git_commit": git_commit(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
+        "machine": describe_machine(),
         "wall_s": time.monotonic() - started,
         "summary": summarise(rows),
         "trials": rows,

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import platform
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from wbvla_core.checkpoint import MANIFEST_FILE, Manifest, git_commit, load_manifest
 from wbvla_core.errors import CheckpointError
+from wbvla_core.machine import describe_machine
 from wbvla_core.ros.tables import share_dir
 
 SHORT = 12
@@ -24,14 +24,14 @@ def find_checkpoint(path: str | Path) -> Path:
 
 def versions() -> list[tuple[str, str]]:
     """(software, version) rows of this process's environment."""
-    rows = [("commit", git_commit()), ("Python", platform.python_version())]
+    rows = [("commit", git_commit())]
     for name in PACKAGES:
         try:
             rows.append((name, version(name)))
         except PackageNotFoundError:
             continue
     rows.append(("ROS 2", os.environ.get("ROS_DISTRO") or _ros_wheels()))
-    rows.append(("machine", f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"))
+    rows.append(("machine", describe_machine()))
     return rows
 
 

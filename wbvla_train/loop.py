@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import platform
 import signal
 import sys
 import time
@@ -22,6 +21,8 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from wbvla_core.machine import describe_machine
 
 STATE_FILE = "state.pt"
 StepFn = Callable[[np.random.Generator], tuple[torch.Tensor, dict[str, float]]]  # draws a batch -> loss, numbers to show
@@ -192,7 +193,7 @@ def run_record(config: Any, hours: float, **numbers: Any) -> dict[str, Any]:
         "command": " ".join([sys.argv[0] if sys.argv[0].startswith("wbvla ") else f"python -m {_module_name()}", *sys.argv[1:]]),
         "settings": json.loads(json.dumps(asdict(config), default=str)),
         "hours": round(hours, 3),
-        "machine": f"{_cpu_name()}, {os.cpu_count()} cores, torch {torch.__version__}",
+        "machine": describe_machine(f"torch {torch.__version__}"),
         **numbers,
     }
 
@@ -200,13 +201,3 @@ def run_record(config: Any, hours: float, **numbers: Any) -> dict[str, Any]:
 def _module_name() -> str:
     spec = getattr(sys.modules.get("__main__"), "__spec__", None)
     return spec.name if spec else Path(sys.argv[0]).name
-
-
-def _cpu_name() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()

@@ -10,7 +10,6 @@ import hashlib
 import json
 import math
 import os
-import platform
 import sys
 import time
 from dataclasses import asdict, dataclass
@@ -21,6 +20,7 @@ import torch
 import torch.nn.functional as F
 import tyro
 
+from wbvla_core.machine import describe_machine
 from wbvla_train.data.clips import Corpus, Pairs
 from wbvla_train.data.video import ROBOT_VIEW
 from wbvla_train.lam import export as lam_export
@@ -263,7 +263,7 @@ def _export(trainer: LamTrainer, dev: Corpus, available: dict[str, int], command
         "data": {"train": [f"{config.data}/train/{config.name}", *map(str, config.extra_folders)], "pairs_available": available},
         "pairs_seen": trainer.step * config.batch,
         "hours": round(trainer.seconds / 3600.0, 3),
-        "machine": f"{platform.machine()}, {config.device}, {config.threads} thread(s), torch {torch.__version__}",
+        "machine": describe_machine(config.device, f"{config.threads} thread(s)", f"torch {torch.__version__}"),
         "code_resets": trainer.resets,
         "dev": {domain: h.to_json() for domain, h in health.items()},
     }

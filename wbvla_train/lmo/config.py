@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from wbvla_lmo.observation import ObservationConfig
 from wbvla_lmo.pipeline import PipelineConfig
 
+STATE_FILE = "state.pt"  # resumable state in a run folder
+
 
 @dataclass(frozen=True)
 class PhysicsConfig:

@@ -16,11 +16,12 @@ import tyro
 from onnx import TensorProto, helper, numpy_helper
 
 from wbvla_core import checkpoint
+from wbvla_core.machine import describe_machine
 from wbvla_core.robot import load_robot
 from wbvla_lmo.pipeline import LegPipeline, PipelineConfig
 from wbvla_lmo.policy import MODEL_FILE, OBSERVATION_CLIP
+from wbvla_train.lmo.config import STATE_FILE
 from wbvla_train.lmo.evaluate import actor_network, development_report
-from wbvla_train.lmo.train import STATE_FILE, machine
 
 
 def actor_onnx(actor: torch.nn.Sequential) -> onnx.ModelProto:
@@ -80,7 +81,7 @@ def export_checkpoint(
         "seed": config["seed"],
         "steps": int(state["steps"]),
         "wall_hours": round(float(state["wall_s"]) / 3600.0, 3),
-        "machine": machine(),
+        "machine": describe_machine(f"torch {torch.__version__}"),
         "threads": config["physics"]["threads"],
         "curriculum": state["curriculum"],
         "development": development or {},  # wbvla_train.lmo.evaluate

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import platform
 import signal
 import time
 from dataclasses import dataclass
@@ -22,11 +21,9 @@ import tyro
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 
-from wbvla_train.lmo.config import PPOConfig, TrainConfig
+from wbvla_train.lmo.config import STATE_FILE, PPOConfig, TrainConfig
 from wbvla_train.lmo.env import LmoVecEnv
 from wbvla_train.lmo.network import AsymmetricPolicy
-
-STATE_FILE = "state.pt"
 
 PRESETS: dict[str, TrainConfig] = {
     # seconds: does every part run?
@@ -214,11 +211,6 @@ class _Watch(BaseCallback):
             f"difficulty {row['difficulty']:.2f}  v-err {row['error']}  std {row['std']:.2f}  kl {row['kl']:.4f}  lr {t.rate:.1e}",
             flush=True,
         )
-
-
-def machine() -> str:
-    """What the run was made on, for metrics.json."""
-    return f"{platform.machine()}, {os.cpu_count()} logical cores, Python {platform.python_version()}, torch {torch.__version__}"
 
 
 def main(argv: list[str] | None = None) -> int:
