@@ -155,6 +155,7 @@ class ReferenceGait:
         self.inverse = LegInverse(robot)
         self.stance = StanceTable(robot, self.inverse, config)
         self.order = _leg_order(robot)
+        self._width = np.array((self.inverse.half_width_m, -self.inverse.half_width_m))
         self.max_walk_height_m = config.max_reach * robot.stance_height_range_m[1]
         self.phase = np.zeros(count)  # [N] in [0, 1): left foot swings in the first half, right in the second
         self.stepping = np.zeros(count, dtype=bool)
@@ -252,8 +253,7 @@ class ReferenceGait:
         c = self.config
         height = np.where(self.stepping, np.minimum(height_m, self.max_walk_height_m), height_m)
         ankle_x, lean = self.stance(height)
-        offset = np.array((0.0, 0.5))  # the right foot does half a cycle later what the left does
-        own = np.mod(self.phase[:, None] - offset, 1.0)  # [N, 2] phase of each foot, swing in the first half
+        own = np.mod(self.phase[:, None] - _FOOT_PHASE, 1.0)  # [N, 2] phase of each foot, swing in the first half
         swing = clip((own / 0.5 - c.double_support) / (1.0 - 2.0 * c.double_support), 0.0, 1.0)
         swing_end = 0.5 * (1.0 - c.double_support)
         stance_part = 0.5 + c.double_support  # of the cycle
@@ -261,21 +261,24 @@ class ReferenceGait:
         sweep = np.where(swing * (1 - swing) > 0, -0.5 * np.cos(np.pi * swing), 0.5 - clip(stance, 0, 1))
         sweep = np.where(self.stepping[:, None], sweep, 0.0)
         airborne = self.stepping[:, None] & (swing > 0) & (swing < 1)
-        lift = np.where(airborne, c.lift_m * np.sin(np.pi * swing) ** 2, 0.0)
+        arch = np.where(airborne, np.sin(np.pi * swing), 0.0)
+        lift = c.lift_m * arch**2
         travel = c.period_s * stance_part * sweep  # s: multiply by a velocity
         turn = velocity[:, 2:3] * travel
         sway = np.where(self.stepping, -c.sway_m * np.sin(2 * np.pi * self.phase), 0.0)[:, None]  # left swing: pelvis to the right
-        width = np.array((self.inverse.half_width_m, -self.inverse.half_width_m))
+        width = self._width
         x = ankle_x[:, None] + velocity[:, 0:1] * travel - width * turn
         y = width + velocity[:, 1:2] * travel - sway + ankle_x[:, None] * turn
-        sole = np.stack((x, y, lift - height[:, None]), axis=-1)  # [N, 2, 3]
-        unloaded = np.where(airborne, clip(2.0 * np.sin(np.pi * swing), 0.0, 1.0), 0.0)
+        sole = np.empty((*x.shape, 3))  # [N, 2, 3]
+        sole[..., 0], sole[..., 1], sole[..., 2] = x, y, lift - height[:, None]
+        unloaded = clip(2.0 * arch, 0.0, 1.0)
         legs = self.inverse.solve(sole, turn, lean) + c.load_compensation * self.stance.sag_at(height, unloaded)
         q = legs.reshape(len(height), -1)[:, self.order]
         return GaitReference(q, np.where(airborne, swing, 0.0), lift, lean)
 
 
 _AHEAD = np.array((1.0, 0.0, 0.0))
+_FOOT_PHASE = np.array((0.0, 0.5))  # the right foot does half a cycle later what the left does
 
 
 def _cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -124,10 +124,12 @@ class ObservationBuilder:
         self.size = len(self._mirror_sign)
         self.frames = np.zeros((count, config.history, self.frame_size))  # newest first
         self._fresh = np.ones(count, dtype=bool)
+        self._any_fresh = True
 
     def reset(self, ids: np.ndarray | slice = slice(None)) -> None:
         """Forget the past of robots ``ids``: their next frame fills the whole history."""
         self._fresh[ids] = True
+        self._any_fresh = True
 
     def build(
         self,
@@ -158,9 +160,10 @@ class ObservationBuilder:
         frame = np.concatenate((intent, height[:, None], gyro * c.gyro_scale, gravity, leg_q, leg_qd, last_action), axis=1)
         self.frames[:, 1:] = self.frames[:, :-1].copy()
         self.frames[:, 0] = frame
-        if self._fresh.any():
+        if self._any_fresh:
             self.frames[self._fresh] = frame[self._fresh, None]
             self._fresh[:] = False
+            self._any_fresh = False
         angle = 2.0 * np.pi * np.mod(phase, 0.5)
         on = stepping.astype(float)
         once = (np.sin(angle), np.cos(angle), on)

@@ -14,6 +14,7 @@ import numpy as np
 from wbvla_core.robot import RobotSpec
 from wbvla_lmo.gait import GaitConfig, ReferenceGait
 from wbvla_lmo.gating import GatingConfig, IntentGate
+from wbvla_lmo.leg_kinematics import clip
 from wbvla_lmo.observation import ObservationBuilder, ObservationConfig
 
 
@@ -113,8 +114,8 @@ class LegPipeline:
 
     def act(self, action: np.ndarray) -> np.ndarray:
         """Network output [N, A] (mirrored as its observation was) -> leg targets [N, A], rad, inside the limits."""
-        action = np.clip(np.asarray(action, dtype=np.float64), -self.config.action_limit, self.config.action_limit)
+        action = clip(np.asarray(action, dtype=np.float64), -self.config.action_limit, self.config.action_limit)
         mirrored = self.gait.phase >= 0.5
         action[mirrored] = self.observation.action_mirror(action[mirrored])
         self.last_action = action
-        return np.clip(self.reference.q + action * self.action_scale, self.lower, self.upper)
+        return clip(self.reference.q + action * self.action_scale, self.lower, self.upper)
