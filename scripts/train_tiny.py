@@ -53,7 +53,6 @@ def stages(out: Path, debug: bool) -> tuple[Stage, ...]:
     small_video = ("--train-rooms", "2", "--dev-rooms", "1", "--test-rooms", "1", "--x2-rooms", "1", "--clips-per-room", "2", "--workers", "1") if debug else ()
     # a leg policy of debug size falls at once, so the small demonstrations slide without legs
     small_demos = ("--episodes", "4", "--episodes-per-shard", "2", "--timeout-s", "4", "--world", "kinematic") if debug else ("--workers", "2")
-    waves = ("--kinds", "wave", "--burst-rate", "0.06", "--seed", "1", *(() if debug else ("--episodes", "200")))  # as docs/vla.md says
     trials = ("--trials", "2", "--timeout-s", "2") if debug else ("--trials", "50")
 
     def lam(name: str) -> Stage:
@@ -67,7 +66,7 @@ def stages(out: Path, debug: bool) -> tuple[Stage, ...]:
     )
     decoder = (
         *("train", "decoder", size, "--run-dir", str(out / "decoder"), "--output", str(checkpoints / "policy" / "tiny")),
-        *("--vla", str(checkpoints / "vla" / "tiny"), "--demos", str(out / "demos"), str(out / "demos-wave")),
+        *("--vla", str(checkpoints / "vla" / "tiny"), "--demos", str(out / "demos")),
         *("--lam-mani", str(lams["mani"]), "--lam-loco", str(lams["loco"])),
     )
     policy_and_legs = ("--policy", str(checkpoints / "policy" / "tiny"), "--lmo", str(checkpoints / "lmo" / "x2"))
@@ -77,14 +76,8 @@ def stages(out: Path, debug: bool) -> tuple[Stage, ...]:
         lam("loco"),
         lam("mani"),
         Stage("demos", ("data", "demos", "--output", str(out / "demos"), "--lmo", str(checkpoints / "lmo" / "x2"), *small_demos), needs=("lmo",), cores=2),
-        Stage(
-            "demos wave",
-            ("data", "demos", *waves, "--output", str(out / "demos-wave"), "--lmo", str(checkpoints / "lmo" / "x2"), *small_demos),
-            needs=("demos",),
-            cores=2,
-        ),
         Stage("vla", vla, needs=("lam mani", "lam loco", "demos")),
-        Stage("decoder", decoder, needs=("vla", "demos wave")),
+        Stage("decoder", decoder, needs=("vla",)),
         Stage("walk-to", ("eval", "walk-to", *trials, "--processes", "2", *policy_and_legs, "--out", str(out / "walk-to")), needs=("decoder",), cores=2),
     )
 

@@ -15,6 +15,7 @@ from wbvla_sim.instructions import TASKS, paraphrases
 from wbvla_sim.scene import COLORS
 from wbvla_train.data.demos import WAVES
 from wbvla_train.data.shards import read_shards
+from wbvla_train.decoder.arms import ask_about_arms
 from wbvla_train.lam.export import load_lam
 from wbvla_train.vla.codes import held_out_episodes, label_demos, undisturbed
 from wbvla_train.vla.grounding import box_target
@@ -41,7 +42,7 @@ class Batch:
     height: torch.Tensor  # [N] 0..1 of the robot's range
     arms: torch.Tensor  # [N, K, A] scaled
     arm_weight: torch.Tensor  # [N] 0 where the picture was mirrored
-    other_arm_state: torch.Tensor  # [N, M, 2 A] arms of other frames, and
+    other_arm_state: torch.Tensor  # [N, M, 2 A] arm states outside the recordings, and
     other_arms: torch.Tensor  # [N, M, K, A] the answer to the same sentence there
     box: torch.Tensor  # [N, 3]
     box_weight: torch.Tensor  # [N] 1 for walk-to sentences
@@ -52,7 +53,8 @@ class Batch:
 class Demonstrations:
     """All recordings in memory, and the batches drawn from them."""
 
-    def __init__(self, roots: tuple[Path, ...], robot: RobotSpec, tokenizer: InstructionTokenizer, lams: tuple[Path, Path], log=print) -> None:
+    def __init__(self, roots: tuple[Path, ...], robot: RobotSpec, tokenizer: InstructionTokenizer, lams: tuple[Path, Path], log=print, asked: int = 64) -> None:
+        """``asked``: how many arm states outside the recordings the teleoperator is asked about (:mod:`wbvla_train.decoder.arms`)."""
         self.robot = robot
         parts = [_read(root, lams, log) for root in roots]
         self.data = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
@@ -60,6 +62,7 @@ class Demonstrations:
         waves = WAVE_OF[self.data["task"]] > 0
         self.train_index, self.check_index = np.flatnonzero(~held_out), np.flatnonzero(held_out)
         self.train_waves = np.flatnonzero(~held_out & waves)
+        self._asked_state, self._asked_arms = ask_about_arms(robot, asked)
         self._words = [tokenizer.encode_batch(paraphrases(task)) for task in TASKS]
 
     @property
@@ -86,7 +89,7 @@ class Demonstrations:
         Args:
             index: rows to draw from.
             wave_share: expected share of frames that are drawn from the training episodes of waving instead.
-            arm_states: M, see :class:`~wbvla_train.decoder.config.DecoderTrainConfig`; half of them from waving episodes.
+            arm_states: M, see :class:`~wbvla_train.decoder.config.DecoderTrainConfig`.
             walk_share, mirror_share, augment: see :class:`~wbvla_train.decoder.config.DecoderTrainConfig`.
         """
         d = self.data
@@ -110,9 +113,7 @@ class Demonstrations:
         boxes[flip, 2] *= -1.0
         recorded = (np.arange(len(row)) % sentences == 0) & ~flip
         code_weight = (recorded & d["code_valid"][row]).astype(np.float32)
-        others = index[rng.integers(len(index), size=(len(row), arm_states))]
-        if len(self.train_waves):
-            others[:, ::2] = rng.choice(self.train_waves, others[:, ::2].shape)
+        others = rng.integers(len(self._asked_state), size=(len(row), arm_states))
         words = np.stack([self._words[t][rng.integers(len(self._words[t]))] for t in task])
         return Batch(
             pixels=to_model(images, spec),
@@ -124,8 +125,8 @@ class Demonstrations:
             height=torch.from_numpy(encode_height(d["height_m"][row, task], self.robot)),
             arms=torch.from_numpy(d["arms"][row, WAVE_OF[task]].astype(np.float32)),
             arm_weight=torch.from_numpy((~flip).astype(np.float32)),
-            other_arm_state=torch.from_numpy(d["arm_state"][others]),
-            other_arms=torch.from_numpy(d["arms"][others, WAVE_OF[task][:, None]].astype(np.float32)),
+            other_arm_state=torch.from_numpy(self._asked_state[others]),
+            other_arms=torch.from_numpy(self._asked_arms[others, WAVE_OF[task][:, None]]),
             box=box_target(boxes),
             box_weight=torch.from_numpy(WALKS[task].astype(np.float32)),
             codes=torch.from_numpy(d["codes"][row]),

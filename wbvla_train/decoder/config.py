@@ -24,10 +24,10 @@ class DecoderTrainConfig:
         mirror_share: share of the frames shown left-right swapped, where the asked box is in view (prior work: our prototype; the search
             for a box out of sight always turns left and must not be mirrored).
         wave_share: share of frames drawn from waving episodes on top of their number (ours: a wave is the one task whose answer depends on
-            the arms, and the arms of all other episodes hang; without it the arm rose and hardly swung).
-        arm_states: every sentence is also paired with the arms of this many other frames (ours: what the arms should do depends on sentence
-            and arms alone in these tasks, so this costs one small layer and multiplies the waving examples by ten. To be 0 for tasks in
-            which the arms follow the picture).
+            the arms, and the arms of all other episodes hang).
+        arm_states: every sentence is also paired with this many arm states outside the recordings (ours, :mod:`wbvla_train.decoder.arms`:
+            costs one small layer). To be 0 for tasks in which the arms follow the picture.
+        asked_arm_states: how many there are to draw from.
         flag_weight, height_weight, arm_weight: cross-entropy of the flags; L1 of height and arms (paper: L1).
         box_weight: bearing, distance and visibility of the named box from the latent-action positions (ours; dropped at export).
         code_weight: the codes of stage 1 are still predicted for the recorded sentence, so that they stay readable (ours).
@@ -35,7 +35,7 @@ class DecoderTrainConfig:
     """
 
     vla: Path = Path("checkpoints/vla/tiny")
-    demos: tuple[Path, ...] = (Path("data/demos"), Path("data/demos_wave"))
+    demos: tuple[Path, ...] = (Path("data/demos"),)
     robot: str = "x2"
     lora: LoraSettings = field(default_factory=lambda: LoraSettings(towers=False, embeddings=True))
     decoder: DecoderConfig = field(default_factory=lambda: DecoderConfig(arm_gain=4.0))
@@ -46,6 +46,7 @@ class DecoderTrainConfig:
     mirror_share: float = 0.25
     wave_share: float = 0.15
     arm_states: int = 16
+    asked_arm_states: int = 20_000
     flag_weight: float = 1.0
     height_weight: float = 1.0
     arm_weight: float = 4.0
@@ -68,6 +69,7 @@ def _debug() -> DecoderTrainConfig:
         batch=4,
         sentences=2,
         arm_states=3,
+        asked_arm_states=50,
         loop=LoopConfig(steps=4, warmup_steps=1, save_every=2, log_every=2, bf16=False),
         run_dir=Path("runs/decoder_debug"),
         output=Path("runs/vla_debug/checkpoints/policy/debug"),

@@ -95,7 +95,7 @@ def build(config: DecoderTrainConfig, log=print) -> tuple[TrainLoop, FineTuneSte
     torch.set_num_threads(config.loop.threads)  # before labelling already: on a busy machine more threads wait for each other
     robot = load_robot(config.robot)
     vla = load_vla(config.vla, robot)
-    demos = Demonstrations(config.demos, robot, vla.tokenizer, (config.lam_mani, config.lam_loco), log)
+    demos = Demonstrations(config.demos, robot, vla.tokenizer, (config.lam_mani, config.lam_loco), log, config.asked_arm_states)
     torch.manual_seed(config.loop.seed)
     decoder = build_decoder(replace(config.decoder, chunk_rows=demos.arm_rows), vla.model.config, robot)
     student = Student(lora.attach(vla.model, config.lora), decoder, vla.model.config.language.hidden_size)
