@@ -3,7 +3,7 @@
 Its labels must be learnable by a policy without memory that sees one image, so
 * it acts only on what the head camera shows: a target out of the image -> turn left until it appears (always left);
 * it anticipates the stop by the present speed, and switches with hysteresis;
-* arm motions are feedback laws of arm positions and velocities (a wave is a limit cycle, its phase read from the joints).
+* arm motions are feedback laws of arm positions and velocities (a wave is a limit cycle, :meth:`ArmScript._swing`).
 Prior work: our prototype on a kinematic walker (200 of 200 walks). Mistakes for the learner to recover from come from
 :class:`Perturbed`, which executes bursts of random commands while the labels stay the expert's.
 """
@@ -74,12 +74,12 @@ class ArmScript:
     """Arm targets as a feedback law of the measured arm state; no memory."""
 
     SPEED_RAD_S = 0.7  # of free motions: an arm of 4 kg that is thrown up makes the robot step
-    WAVE_HZ = 0.7
     WAVE_AMPLITUDE_RAD = 0.4
+    WAVE_TURN_1_S = 4.0  # a swing turns round where its speed is this times its way from the middle
+    WAVE_OFF_CENTRE_RAD = 0.1  # the point of rest from which either direction would do lies off the middle
     LEAD_S = 0.1  # the arm follows its targets by about kd / kp and its inertia: aim ahead by as much
     GRAVITY_M_S2 = 9.81
     RAISED = {"shoulder_pitch": 0.0, "shoulder_roll": 1.25, "shoulder_yaw": 1.45, "elbow": -1.5}  # left arm; upper arm out, forearm up
-    READY_RAD = 0.5  # nearer than this to the raised pose (without the waving joint) the wave starts
     WAVING = "elbow"
 
     def __init__(self, robot: RobotSpec, config: ExpertConfig) -> None:
@@ -110,20 +110,26 @@ class ArmScript:
                 goal[self._at(wave, name)] = value * (sign if name in ("shoulder_roll", "shoulder_yaw") else 1.0)
         # straight towards the goal at limited speed; joints at rest aim at the goal itself, so that gravity sag is not followed
         gap = goal - q
-        travel = np.max(np.abs(gap)) / self.SPEED_RAD_S
+        swing = self._at(wave, self.WAVING) if wave else None
+        travel = np.max(np.abs(gap if swing is None else np.delete(gap, swing))) / self.SPEED_RAD_S
         part = np.ones(len(times)) if travel < 0.15 else np.minimum(1.0, (times + self.LEAD_S) / travel)
         rows = q + part[:, None] * gap  # [K, A]
         rows[:, np.abs(gap) < 0.15] = goal[np.abs(gap) < 0.15]
-        if wave:
-            swing = self._at(wave, self.WAVING)
-            others = np.delete(gap, swing)
-            if np.max(np.abs(others)) < self.READY_RAD:
-                omega = 2 * np.pi * self.WAVE_HZ
-                phase = np.arctan2(-state.qd[self.indices[swing]] / omega, q[swing] - goal[swing])
-                rows[:, swing] = goal[swing] + self.WAVE_AMPLITUDE_RAD * np.cos(phase + omega * (times + self.LEAD_S))
+        if swing is not None:
+            rows[:, swing] = self._swing(q[swing], state.qd[self.indices[swing]], goal[swing])
             arm = [self.names.index(name) for name in self.robot.names(f"{wave}_arm")]
             rows[:, arm] += self.sag(state)[arm]
         return ArmChunk(self.names, np.clip(rows, self.robot.lower[self.indices], self.robot.upper[self.indices]), self.config.chunk_dt_s)
+
+    def _swing(self, q: float, qd: float, centre: float) -> float:
+        """Target of the waving joint: the end of the swing that it moves towards, the other end once it comes near.
+
+        Which end is the sign of one linear function of position and speed. A policy learns that from few examples, and its blurred copy
+        still swings: at rest in the middle there is one answer, and every speed feeds itself. (Targets on a smooth circle of phases left a
+        learnt copy at rest in the middle.)
+        """
+        onward = qd > self.WAVE_TURN_1_S * (q - centre - self.WAVE_OFF_CENTRE_RAD)
+        return centre + (self.WAVE_AMPLITUDE_RAD if onward else -self.WAVE_AMPLITUDE_RAD)
 
     def _at(self, side: str, name: str) -> int:
         return self.names.index(f"{side}_{name}_joint")

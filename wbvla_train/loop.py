@@ -12,9 +12,10 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -70,18 +71,29 @@ class TrainLoop:
         step: draws a batch from the generator that it is given and returns the loss.
         run_dir: resumable state and log.
         settings: what the run is; a state of other settings (or of another ``config``, but for how it is run) is not continued.
+        lr_factors: name of a parameter or of the module that holds it (``"decoder.arms"``) -> factor on its learning rate.
+
+    Raises:
+        ValueError: a name in ``lr_factors`` that no trained parameter has.
     """
 
-    def __init__(self, config: LoopConfig, module: nn.Module, step: StepFn, run_dir: Path, settings: dict[str, Any], log=print) -> None:
+    def __init__(
+        self,
+        config: LoopConfig,
+        module: nn.Module,
+        step: StepFn,
+        run_dir: Path,
+        settings: dict[str, Any],
+        log=print,
+        lr_factors: Mapping[str, float] = MappingProxyType({}),
+    ) -> None:
         torch.set_num_threads(config.threads)
         self.config, self.module, self.run_dir, self.log = config, module, Path(run_dir), log
         loop = {key: value for key, value in asdict(config).items() if key not in ("threads", "save_every", "log_every")}
         self._step_fn, self._settings = step, json.dumps({**settings, "loop": loop}, default=str, sort_keys=True)
         self._parameters = [p for p in module.parameters() if p.requires_grad]
         self._trained = [name for name, p in module.named_parameters() if p.requires_grad]
-        decay = [p for p in self._parameters if p.ndim >= 2]
-        rest = [p for p in self._parameters if p.ndim < 2]
-        groups = [{"params": decay, "weight_decay": config.weight_decay}, {"params": rest, "weight_decay": 0.0}]
+        groups = _parameter_groups(module, config.weight_decay, lr_factors)
         self.optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=config.betas)
         self.step = 0
         self.seconds = 0.0
@@ -132,7 +144,7 @@ class TrainLoop:
         rng = np.random.default_rng((config.seed, self.step))
         torch.manual_seed(int(rng.integers(2**62)))
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(config, self.step)
+            group["lr"] = group["lr_factor"] * learning_rate(config, self.step)
         # The CPU's flash attention has a slow backward pass (a third of a step at these lengths): plain attention is faster.
         with sdpa_kernel(SDPBackend.MATH), torch.autocast("cpu", dtype=torch.bfloat16, enabled=config.bf16):
             loss, numbers = self._step_fn(rng)
@@ -173,6 +185,22 @@ class TrainLoop:
         numbers = "  ".join(f"{name} {value:.3f}" for name, value in self._shown.items())
         left = (self.config.steps - self.step) / max(rate, 1e-9) / 60
         self.log(f"step {self.step}/{self.config.steps}  {numbers}  {rate:.2f} steps/s  {left:.1f} min left")
+
+
+def _parameter_groups(module: nn.Module, weight_decay: float, lr_factors: Mapping[str, float]) -> list[dict[str, Any]]:
+    """Trained parameters by weight decay (matrices only) and factor on the learning rate."""
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    unused = set(lr_factors)
+    for name, parameter in module.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        prefix = next((prefix for prefix in lr_factors if name == prefix or name.startswith(f"{prefix}.")), None)
+        unused.discard(prefix)
+        factor = lr_factors[prefix] if prefix else 1.0
+        groups.setdefault((weight_decay if parameter.ndim >= 2 else 0.0, factor), []).append(parameter)
+    if unused:
+        raise ValueError(f"no trained parameter is called {sorted(unused)} (a factor on the learning rate was asked for)")
+    return [{"params": parameters, "weight_decay": decay, "lr_factor": factor} for (decay, factor), parameters in groups.items()]
 
 
 def _raise_on_terminate():

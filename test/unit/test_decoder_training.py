@@ -35,9 +35,12 @@ def test_a_waving_arm_swings_out_from_the_middle_and_the_other_arm_comes_down() 
     small = raised & (np.abs(q[:, elbow] - ArmScript.RAISED["elbow"]) < 0.15 * SWING_RAD)
     assert small.sum() >= 5
     targets = answers[:, WAVES.index("left")] * scaling.half_range + scaling.centre  # [N, K, A]
-    swing = targets[small][:, :, elbow].max(axis=1) - targets[small][:, :, elbow].min(axis=1)
-    # Nearly all of a full wave's stroke within 0.8 s (0.64 periods). A pose a little off the raised one is still on its way up.
-    assert np.median(swing) > 1.2 * ArmScript.WAVE_AMPLITUDE_RAD
+    # The answer is one end of the swing or the other, 0.4 rad from the middle, plus what the forearm sags (some hundredths).
+    ends = np.abs(targets[small][:, :, elbow] - ArmScript.RAISED["elbow"])
+    np.testing.assert_allclose(ends, ArmScript.WAVE_AMPLITUDE_RAD, atol=0.1)
+    speed = states[small][:, half + elbow]
+    upward = targets[small][:, 0, elbow] > ArmScript.RAISED["elbow"]
+    assert upward[speed > 0.1].all() and not upward[speed < -0.1].any()  # 1 rad/s either way goes on
     rest = ROBOT.default_q[ROBOT.indices("upper_body")][other]
     moved = np.abs(targets[:, -1, other] - rest) <= np.abs(q[:, other] - rest) + 1e-3
     assert moved.all()

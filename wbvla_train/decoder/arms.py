@@ -1,8 +1,7 @@
 """Arm poses that no demonstration visited, with what the scripted teleoperator would do there.
 
 In the tasks of this stage the arms' answer depends on sentence and arms alone, so the teleoperator can be asked about any arm state
-without simulating it. That fills the middle of a wave, from which the demonstrator always swings out at once and where a policy that
-imitates the recorded states alone comes to rest: the median of a swing is no swing.
+without simulating it. That fills the states that a wave never passes and a policy that is still learning does.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from wbvla_sim.expert import ArmScript, ExpertConfig
 from wbvla_sim.instructions import SIDES
 from wbvla_train.data.demos import WAVES
 
-SWING_RAD = 0.7  # largest amplitude of the waving joint that is asked about, somewhat more than a wave's
+SWING_RAD, SWING_RAD_S = 0.7, 2.0  # range of the waving joint that is asked about, somewhat more than a wave's
 POSE_NOISE_RAD, SPEED_NOISE_RAD_S = 0.08, 0.2  # of every joint, standard deviations
 
 
@@ -24,7 +23,7 @@ def ask_about_arms(robot: RobotSpec, count: int, seed: int = 0, wave_share: floa
     """Random arm states and the teleoperator's answers.
 
     Args:
-        wave_share: share of states with an arm up and swinging, at any amplitude and phase; the rest lie on the way between hanging and raised.
+        wave_share: share of states with an arm up and its waving joint anywhere, at any speed; the rest lie on the way between hanging and raised.
 
     Returns:
         arm states [count, 2 A] and arm targets [count, 3 (no wave, left, right), K, A], both in the decoder's units, float32.
@@ -32,7 +31,6 @@ def ask_about_arms(robot: RobotSpec, count: int, seed: int = 0, wave_share: floa
     rng = np.random.default_rng((seed, 23))
     script, scaling = ArmScript(robot, ExpertConfig()), ArmScaling.of(robot)
     index = robot.indices("upper_body")
-    omega = 2 * np.pi * script.WAVE_HZ
     states, answers = [], []
     for _ in range(count):
         side = str(rng.choice(SIDES))
@@ -43,9 +41,8 @@ def ask_about_arms(robot: RobotSpec, count: int, seed: int = 0, wave_share: floa
         speed = rng.normal(0.0, SPEED_NOISE_RAD_S, len(index))
         if swinging:
             joint = script.names.index(f"{side}_{script.WAVING}_joint")
-            amplitude, phase = rng.uniform(0.0, SWING_RAD), rng.uniform(0.0, 2 * np.pi)  # even in amplitude: many near the middle
-            pose[joint] = raised[joint] + amplitude * np.cos(phase)
-            speed[joint] = -amplitude * omega * np.sin(phase)
+            pose[joint] = raised[joint] + rng.uniform(-SWING_RAD, SWING_RAD)
+            speed[joint] = rng.uniform(-SWING_RAD_S, SWING_RAD_S)
         elif rng.random() < 0.5:
             speed += np.sign(rng.uniform(-1.0, 1.0)) * script.SPEED_RAD_S * _direction(raised - script.rest)
         q, qd = robot.default_q.copy(), np.zeros(robot.joint_count)

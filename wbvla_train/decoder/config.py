@@ -28,6 +28,8 @@ class DecoderTrainConfig:
         arm_states: every sentence is also paired with this many arm states outside the recordings (ours, :mod:`wbvla_train.decoder.arms`:
             costs one small layer). To be 0 for tasks in which the arms follow the picture.
         asked_arm_states: how many there are to draw from.
+        arm_lr_factor: on the learning rate of the arm layers (ours: a wave is a jump from one end of the swing to the other; at the common
+            rate its edge stayed so soft that the arm came to rest).
         flag_weight, height_weight, arm_weight: cross-entropy of the flags; L1 of height and arms (paper: L1).
         box_weight: bearing, distance and visibility of the named box from the latent-action positions (ours; dropped at export).
         code_weight: the codes of stage 1 are still predicted for the recorded sentence, so that they stay readable (ours).
@@ -47,6 +49,7 @@ class DecoderTrainConfig:
     wave_share: float = 0.15
     arm_states: int = 16
     asked_arm_states: int = 20_000
+    arm_lr_factor: float = 3.0
     flag_weight: float = 1.0
     height_weight: float = 1.0
     arm_weight: float = 4.0

@@ -6,7 +6,7 @@ wbvla train decoder debug
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -100,13 +100,10 @@ def build(config: DecoderTrainConfig, log=print) -> tuple[TrainLoop, FineTuneSte
     decoder = build_decoder(replace(config.decoder, chunk_rows=demos.arm_rows), vla.model.config, robot)
     student = Student(lora.attach(vla.model, config.lora), decoder, vla.model.config.language.hidden_size)
     step = FineTuneStep(config, student, demos, vla.image_spec)
-    settings = {
-        "stage": "decoder",
-        "vla": vla.manifest.hash,
-        "demos": [str(path) for path in config.demos],
-        "batch": [config.batch, config.sentences],
-    }
-    return TrainLoop(config.loop, student, step, config.run_dir, settings, log), step, student, vla
+    bookkeeping = ("output", "run_dir", "resume", "loop", "filter")
+    settings = {key: value for key, value in asdict(config).items() if key not in bookkeeping} | {"stage": "decoder", "vla": vla.manifest.hash}
+    arms = {"decoder.arm_state": config.arm_lr_factor, "decoder.arms": config.arm_lr_factor}
+    return TrainLoop(config.loop, student, step, config.run_dir, settings, log, arms), step, student, vla
 
 
 def train(config: DecoderTrainConfig, log=print) -> Path:
