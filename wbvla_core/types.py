@@ -17,7 +17,7 @@ FLAGS = (-1, 0, 1)
 
 
 def _require_finite(name: str, value: np.ndarray, error: type, code: ErrorCode) -> None:
-    if not np.all(np.isfinite(value)):
+    if not np.isfinite(value).all():
         bad = np.flatnonzero(~np.isfinite(np.ravel(value)))
         raise error(f"{name} must be finite, but entries {bad.tolist()[:8]} are not; drop the message", code)
 
@@ -59,7 +59,8 @@ class RobotState:
 
 def gravity_from_quaternion(quat_wxyz: np.ndarray) -> np.ndarray:
     """Unit gravity in the body frame from the body's orientation, [..., 4] (w, x, y, z) -> [..., 3]."""
-    w, x, y, z = np.moveaxis(np.asarray(quat_wxyz, dtype=np.float64), -1, 0)
+    quat = np.asarray(quat_wxyz, dtype=np.float64)
+    w, x, y, z = quat[..., 0], quat[..., 1], quat[..., 2], quat[..., 3]
     return np.stack((2.0 * (w * y - x * z), -2.0 * (w * x + y * z), 2.0 * (x * x + y * y) - 1.0), axis=-1)
 
 

@@ -96,3 +96,7 @@ class LmoController:
         ramp = 1.0 if self.config.start_ramp_s <= 0 else float(np.clip((now_s - self._started_s) / self.config.start_ramp_s, 0.0, 1.0))
         zeros = np.zeros(self.robot.joint_count)
         return JointCommand(state.stamp_s, self.robot.clamp(target), zeros, zeros.copy(), self.robot.kp * ramp, self.robot.kd.copy())
+
+    def anticipate(self, loco: LocoCommand) -> None:
+        """Work ahead on the next tick as if ``loco`` stayed; call it when the command of this tick is out. Changes no number, only when it is worked out."""
+        self.pipeline.anticipate(loco.flags[None], np.array((loco.stance_height_m,)))

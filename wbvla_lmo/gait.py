@@ -150,6 +150,8 @@ class GaitReference:
 class ReferenceGait:
     """Clock and reference of N robots."""
 
+    CLOCK = ("phase", "stepping", "hold", "standing_s", "capture")  # what :meth:`advance` changes
+
     def __init__(self, robot: RobotSpec, config: GaitConfig, count: int) -> None:
         self.config = config
         self.inverse = LegInverse(robot)

@@ -14,21 +14,18 @@ import math
 import time
 from typing import Any
 
-from rclpy.serialization import deserialize_message
-from sensor_msgs.msg import Imu, JointState
 from std_srvs.srv import Trigger
 
 from wbvla_core.damping import damping_command
 from wbvla_core.errors import CommandError, ErrorCode, WbvlaError
 from wbvla_core.robot import RobotSpec, load_robot
-from wbvla_core.ros import codec
+from wbvla_core.ros import codec, raw
 from wbvla_core.ros.lifecycle import ManagedNode, Parameter, run_node
 from wbvla_core.ros.tables import share_dir
 from wbvla_core.ros.timing import Timings
 from wbvla_core.safety import SafetyLadder, SafetyLimits, SafetyRung, SafetyStatus
 from wbvla_core.timeline import StampPairer, TickFollower
 from wbvla_core.types import ArmChunk, Decision, LocoCommand, RobotState
-from wbvla_msgs.msg import JointCommand as JointCommandMsg
 from wbvla_msgs.msg import SafetyState
 
 SOURCES = ("vla", "teleop")
@@ -69,6 +66,7 @@ class LmoNode(ManagedNode):
         s = self.settings
         self.robot = load_robot(s["robot"])
         self.controller = self.make_controller(self.robot)
+        self._read_joints, self._write = raw.JointStateReader(self.robot.joint_names), raw.JointCommandWriter(self.robot.joint_names)
         names = ("command_timeout_s", "image_timeout_s", "session_timeout_s", "state_timeout_s", "max_tilt_rad")
         self._limits = SafetyLimits(**{name: s[name] for name in names})
         self._command_out = self.publisher("joint_command")
@@ -96,7 +94,7 @@ class LmoNode(ManagedNode):
         self._waiting: tuple[float, bytes] | None = None  # a due joint state whose IMU sample has not come yet
         self._owed = False  # a due tick has not been answered yet
         self._state: RobotState | None = None
-        self._answer: JointCommandMsg | None = None  # what the newest state was answered with
+        self._answer: bytes | None = None  # what the newest state was answered with
         self._loco = LocoCommand(stance_height_m=self.robot.default_stance_height_m)
         self._status: SafetyStatus | None = None
         self._safety_said_s = -math.inf
@@ -110,18 +108,18 @@ class LmoNode(ManagedNode):
     def stop(self) -> None:
         """The safe command when LMO goes: damping. The robot must hang or sit by then; the driver would damp by itself 0.1 s later."""
         if self._state is not None:
-            self._command_out.publish(codec.joint_command_msg(damping_command(self.robot, self._state.stamp_s, self._state.q), self.robot.joint_names))
+            self._command_out.publish(self._write(damping_command(self.robot, self._state.stamp_s, self._state.q)))
 
     # -- state in ----------------------------------------------------------------------------------------------------------------
     # Samples stay serialized until a tick wants them: of 400 a second 100 are looked at, and decoding all would cost more than the leg policy.
     def _on_imu(self, data: bytes) -> None:
-        self._imu = (codec.raw_stamp_s(data), data)
+        self._imu = (raw.stamp_s(data), data)
         if self._waiting is not None:
             waiting, self._waiting = self._waiting, None
             self._tick(*waiting)
 
     def _on_joints(self, data: bytes) -> None:
-        stamp_s = codec.raw_stamp_s(data)
+        stamp_s = raw.stamp_s(data)
         if self._waiting is not None:  # its IMU sample never came; the ladder watches for silence
             waiting, self._waiting = self._waiting, None
             self._tick(*waiting)
@@ -141,12 +139,12 @@ class LmoNode(ManagedNode):
 
     def _sense(self, stamp_s: float, data: bytes, now_s: float) -> RobotState | None:
         """Decode and check one joint state and the newest IMU sample; None where there is none to build on."""
-        joints = self.accept("joint_states", lambda raw: codec.joint_state_from_msg(deserialize_message(raw, JointState), self.robot.joint_names), data)
+        joints = self.accept("joint_states", self._read_joints, data)
         if joints is not None:
             self.ladder.note_state(now_s)
         if self._imu is None or abs(self._imu[0] - stamp_s) > IMU_FRESH_S:
             return None
-        imu = self.accept("imu", lambda raw: codec.imu_from_msg(deserialize_message(raw, Imu)), self._imu[1])
+        imu = self.accept("imu", raw.read_imu, self._imu[1])
         if imu is not None:
             self.ladder.note_imu(now_s)
         return codec.robot_state(joints, imu) if joints is not None and imu is not None else None
@@ -172,16 +170,21 @@ class LmoNode(ManagedNode):
             self._interval.add(start_s - self._tick_s)
         self._tick_s = start_s
         self._ticks += 1
+        if status.rung is not SafetyRung.DAMPING:
+            self.controller.anticipate(self._wanted(status))  # the command is out: what the next one needs may be worked out now
 
-    def _decide(self, status: SafetyStatus, state: RobotState) -> JointCommandMsg:
-        """The frame for the motors: limits and checks are behind it, so it may be sent as it is."""
+    def _wanted(self, status: SafetyStatus) -> LocoCommand:
+        """The decision, or standing at its height."""
+        return self._loco if status.rung is SafetyRung.FOLLOW else self._loco.stopped()
+
+    def _decide(self, status: SafetyStatus, state: RobotState) -> bytes:
+        """The serialized frame for the motors: limits and checks are behind it, so it may be sent as it is."""
         if status.rung is not SafetyRung.DAMPING:
             try:
-                loco = self._loco if status.rung is SafetyRung.FOLLOW else self._loco.stopped()
-                return codec.joint_command_msg(self.controller.tick(state, loco, state.stamp_s), self.robot.joint_names)
+                return self._write(self.controller.tick(state, self._wanted(status), state.stamp_s))
             except WbvlaError as error:  # what the policy gave is not a command: balance is lost, and nothing of it reaches the motors
                 self.ladder.fault(error.code, f"the controller's command is unusable: {error}")
-        return codec.joint_command_msg(damping_command(self.robot, state.stamp_s, state.q), self.robot.joint_names)
+        return self._write(damping_command(self.robot, state.stamp_s, state.q))
 
     def _watch(self) -> None:
         """Runs by the clock: where no state comes, no tick runs, and somebody must still say and do what follows."""
@@ -190,7 +193,7 @@ class LmoNode(ManagedNode):
         status = self.ladder.evaluate(time.monotonic(), self._state.tilt_rad)
         if status.rung is SafetyRung.DAMPING and (self._tick_s is None or time.monotonic() - self._tick_s > self._limits.state_timeout_s):
             self._note_status(status, self._state.stamp_s)
-            self._command_out.publish(codec.joint_command_msg(damping_command(self.robot, self._state.stamp_s, self._state.q), self.robot.joint_names))
+            self._command_out.publish(self._write(damping_command(self.robot, self._state.stamp_s, self._state.q)))
 
     # -- decisions in ----------------------------------------------------------------------------------------------------------------
     def _on_half(self, source: str, pair: tuple[LocoCommand, ArmChunk] | None, stamp_ns: int) -> None:

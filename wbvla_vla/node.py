@@ -17,13 +17,12 @@ from typing import Any
 import numpy as np
 import yaml
 from rclpy.action import ActionServer, CancelResponse, GoalResponse
-from rclpy.serialization import deserialize_message
 from rclpy.task import Future
-from sensor_msgs.msg import Image, Imu, JointState
+from sensor_msgs.msg import Image
 
 from wbvla_core.errors import ErrorCode, WbvlaError
 from wbvla_core.robot import RobotSpec, load_robot
-from wbvla_core.ros import codec
+from wbvla_core.ros import codec, raw
 from wbvla_core.ros.lifecycle import ManagedNode, Parameter, run_node
 from wbvla_core.ros.qos import action
 from wbvla_core.ros.tables import share_dir
@@ -99,6 +98,7 @@ class VlaNode(ManagedNode):
     def load(self) -> None:
         self.robot = load_robot(self.settings["robot"])
         self.policy = self.make_policy(self.robot)
+        self._read_joints = raw.JointStateReader(self.robot.joint_names)
         self._checkpoint = getattr(getattr(self.policy, "manifest", None), "hash", "")
         spec = getattr(self.policy, "image_spec", None)
         self._image_size = spec.size if spec else None
@@ -114,8 +114,8 @@ class VlaNode(ManagedNode):
         self._skipped_images = self._decisions = 0
         self._inference, self._image_age = Timings(300), Timings(300)
         self.listen("policy_image", self._decode_image, self._on_image)
-        self.listen_raw("joint_states", lambda data: self._joints.append((codec.raw_stamp_s(data), data)))
-        self.listen_raw("imu", lambda data: self._imu.append((codec.raw_stamp_s(data), data)))
+        self.listen_raw("joint_states", lambda data: self._joints.append((raw.stamp_s(data), data)))
+        self.listen_raw("imu", lambda data: self._imu.append((raw.stamp_s(data), data)))
         self.listen("safety_state", lambda msg: msg, self._on_safety)
         self._take_control = self.client("take_control")
         self._server = ActionServer(
@@ -313,9 +313,7 @@ class VlaNode(ManagedNode):
         """Proprioception nearest to the image; None (logged on the edge) where there is none or it is malformed."""
         try:
             joints, imu = (_nearest(samples, stamp_s, name) for samples, name in ((self._joints, "joint states"), (self._imu, "IMU")))
-            state = codec.robot_state(
-                codec.joint_state_from_msg(deserialize_message(joints, JointState), self.robot.joint_names), codec.imu_from_msg(deserialize_message(imu, Imu))
-            )
+            state = codec.robot_state(self._read_joints(joints), raw.read_imu(imu))
         except ValueError as error:
             self.refuse("robot state", error)
             return None

@@ -43,6 +43,9 @@ class HoldController:
         q = np.full(ROBOT.joint_count, np.nan) if self.spoil else ROBOT.default_q.copy()
         return JointCommand(state.stamp_s, q, zeros, zeros, ROBOT.kp.copy(), ROBOT.kd.copy())
 
+    def anticipate(self, loco: LocoCommand) -> None:
+        pass
+
 
 class HoldLmo(LmoNode):
     """LMO with that controller."""

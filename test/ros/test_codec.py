@@ -12,7 +12,7 @@ from sensor_msgs.msg import Image, Imu, JointState  # noqa: E402
 
 from wbvla_core.errors import CommandError, ErrorCode, ImageError, StateError  # noqa: E402
 from wbvla_core.robot import load_robot  # noqa: E402
-from wbvla_core.ros import codec  # noqa: E402
+from wbvla_core.ros import codec, raw  # noqa: E402
 from wbvla_core.types import ArmChunk, JointCommand, LatentAction, LocoCommand, gravity_from_quaternion  # noqa: E402
 from wbvla_msgs.msg import LocoCommand as LocoCommandMsg  # noqa: E402
 
@@ -46,7 +46,49 @@ def test_a_stamp_survives_the_wire_to_the_microsecond_and_compares_equal():
 
 def test_the_stamp_of_a_serialized_message_is_read_without_decoding_it():
     for msg in (joint_state(), codec.imu_msg("pelvis", NOW_S, np.array((1.0, 0, 0, 0)), np.zeros(3))):
-        assert codec.raw_stamp_s(serialize_message(msg)) == codec.stamp_s(msg.header.stamp)
+        assert raw.stamp_s(serialize_message(msg)) == codec.stamp_s(msg.header.stamp)
+
+
+@pytest.mark.parametrize("effort", [None, np.ones(ROBOT.joint_count)])
+@pytest.mark.parametrize("frame", ["", "base", "pelvis"])
+def test_a_joint_state_read_by_its_bytes_is_the_one_that_codec_reads(frame, effort):
+    rng = np.random.default_rng(2)
+    msg = codec.joint_state_msg(NAMES, NOW_S, rng.normal(size=len(NAMES)), rng.normal(size=len(NAMES)), effort)
+    msg.header.frame_id = frame  # another frame shifts every field behind it
+    for got, expected in zip(raw.JointStateReader(NAMES)(serialize_message(msg)), codec.joint_state_from_msg(msg, NAMES), strict=True):
+        np.testing.assert_array_equal(got, expected)
+
+
+def test_joint_states_that_codec_refuses_or_reorders_are_refused_or_reordered_by_their_bytes_too():
+    reader, count = raw.JointStateReader(NAMES), ROBOT.joint_count
+    for changes, code in (
+        ({"position": [0.0] * (count - 1)}, ErrorCode.STATE_SHAPE),
+        ({"velocity": [0.0] * (count + 1)}, ErrorCode.STATE_SHAPE),
+        ({"position": [float("nan")] * count}, ErrorCode.STATE_NOT_FINITE),
+        ({"name": ["nobody", *NAMES[1:]]}, ErrorCode.STATE_SHAPE),
+    ):
+        refused(code, StateError, reader, serialize_message(joint_state(**changes)))
+    _, q, _ = reader(serialize_message(joint_state(name=list(NAMES[::-1]), position=[float(i) for i in range(count)])))
+    np.testing.assert_array_equal(q, np.arange(count)[::-1])
+
+
+@pytest.mark.parametrize("frame", ["", "imu", "pelvis", "a_frame_with_a_long_name"])
+def test_an_imu_sample_read_by_its_bytes_is_the_one_that_codec_reads(frame):
+    msg = codec.imu_msg(frame, NOW_S, np.array((0.8, 0.6, 0.0, 0.0)), np.array((0.1, -0.2, 0.3)), np.array((1.0, 2.0, 3.0)))
+    for got, expected in zip(raw.read_imu(serialize_message(msg)), codec.imu_from_msg(msg), strict=True):
+        np.testing.assert_array_equal(got, expected)
+    msg.orientation.w = 0.0
+    refused(ErrorCode.STATE_SHAPE, StateError, raw.read_imu, serialize_message(msg))
+
+
+def test_a_command_written_by_its_bytes_is_the_message_that_codec_makes():
+    values = np.random.default_rng(3).uniform(0.0, 1.0, (5, ROBOT.joint_count))
+    command, writer = JointCommand(NOW_S, *values), raw.JointCommandWriter(NAMES)
+    assert writer(command) == serialize_message(codec.joint_command_msg(command, NAMES))
+    again = JointCommand(NOW_S + 0.02, *values[::-1])
+    assert writer(again) == serialize_message(codec.joint_command_msg(again, NAMES))  # nothing of the one before is left
+    values[0, 3] = np.inf
+    refused(ErrorCode.COMMAND_NOT_FINITE, CommandError, writer, JointCommand(NOW_S, *values))
 
 
 def test_joint_state_comes_back_in_the_robots_order_whatever_the_order_on_the_wire():

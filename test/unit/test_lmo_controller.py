@@ -50,6 +50,31 @@ def controller(value: float = 0.0, **config) -> LmoController:
     return c
 
 
+def test_working_ahead_changes_no_bit_whether_the_command_stays_or_not():
+    """Gait, turns, stops, squats and states that make a foot catch the robot: the same targets with and without."""
+    rng = np.random.default_rng(7)
+    plain, ahead = controller(0.1), controller(0.1)
+    loco, references = STAND, 0
+    work = ahead.pipeline.gait.reference
+
+    def counted(*args):
+        nonlocal references
+        references += 1
+        return work(*args)
+
+    ahead.pipeline.gait.reference = counted
+    for i in range(400):
+        if i % 23 == 0:
+            loco = LocoCommand(*(int(v) for v in rng.integers(-1, 2, 3)), float(rng.choice((0.64, 0.5))))
+        q = ROBOT.default_q + rng.normal(0.0, 0.05, ROBOT.joint_count)
+        lean = rng.normal(0.0, 0.08)
+        now = RobotState(i * 0.02, q, rng.normal(0.0, 0.5, ROBOT.joint_count), rng.normal(0.0, 0.3, 3), np.array((np.sin(lean), 0.0, -np.cos(lean))))
+        expected, got = (c.tick(now, loco, i * 0.02) for c in (plain, ahead))
+        np.testing.assert_array_equal(got.q, expected.q)
+        ahead.anticipate(loco)
+    assert references < 400 + 40 + 20  # one a tick, behind the command; again where the command changed (18 times) or a foot had to catch
+
+
 @pytest.mark.parametrize("value", [1e3, -1e3])
 def test_commands_stay_inside_the_limits_whatever_policy_and_chunk_ask(value):
     c = controller(value)

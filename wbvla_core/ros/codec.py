@@ -38,21 +38,17 @@ def stamp_msg(stamp_s: float) -> Time:
 
 def stamp_s(stamp: Time) -> float:
     """Time -> seconds, rounded to whole microseconds so that equal stamps stay equal."""
-    return (stamp.sec * 1_000_000 + round(stamp.nanosec / 1000)) / 1e6
+    return seconds(stamp.sec, stamp.nanosec)
+
+
+def seconds(sec: int, nanosec: int) -> float:
+    """The same from the two numbers of a Time."""
+    return (sec * 1_000_000 + round(nanosec / 1000)) / 1e6
 
 
 def stamp_ns(stamp: Time) -> int:
     """Time -> integer nanoseconds, the key by which messages are paired."""
     return stamp.sec * 1_000_000_000 + stamp.nanosec
-
-
-def raw_stamp_s(serialized: bytes) -> float:
-    """Stamp of a serialized message that begins with a Header (little-endian CDR), without decoding the rest.
-
-    At 200 Hz decoding every joint state in a process that needs ten a second is waste.
-    """
-    sec = int.from_bytes(serialized[4:8], "little", signed=True)
-    return (sec * 1_000_000 + round(int.from_bytes(serialized[8:12], "little") / 1000)) / 1e6
 
 
 def _doubles(values: np.ndarray) -> array.array:
@@ -90,10 +86,15 @@ def joint_state_from_msg(msg: JointState, joint_names: tuple[str, ...]) -> tuple
             raise StateError(f"joint state must name all {len(joint_names)} joints, missing {missing[:4]}; does the robot spec match?", ErrorCode.STATE_SHAPE)
         order = [names.index(name) for name in joint_names]
         q, qd = q[order], qd[order]
+    return checked_joints(stamp_s(msg.header.stamp), q, qd, joint_names)
+
+
+def checked_joints(at_s: float, q: np.ndarray, qd: np.ndarray, joint_names: tuple[str, ...]) -> tuple[float, np.ndarray, np.ndarray]:
+    """Its arguments but the names. Raises StateError where a number is not finite."""
     if not (np.isfinite(q).all() and np.isfinite(qd).all()):
         bad = [name for name, a, b in zip(joint_names, q, qd) if not (math.isfinite(a) and math.isfinite(b))]
         raise StateError(f"joint state must be finite, but {bad[:4]} are not", ErrorCode.STATE_NOT_FINITE)
-    return stamp_s(msg.header.stamp), q, qd
+    return at_s, q, qd
 
 
 def quaternion_from_gravity(gravity: np.ndarray, yaw_rad: float) -> np.ndarray:
@@ -127,13 +128,17 @@ def imu_from_msg(msg: Imu) -> tuple[float, np.ndarray, np.ndarray]:
         StateError: not finite, or the orientation is not a unit quaternion.
     """
     o, w = msg.orientation, msg.angular_velocity
-    quat, gyro = np.array((o.w, o.x, o.y, o.z)), np.array((w.x, w.y, w.z))
+    return checked_imu(stamp_s(msg.header.stamp), np.array((o.w, o.x, o.y, o.z)), np.array((w.x, w.y, w.z)))
+
+
+def checked_imu(at_s: float, quat: np.ndarray, gyro: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+    """(stamp_s, gyro [3], gravity [3]) from a stamp, an orientation [4] (w, x, y, z) and an angular velocity [3]. Raises StateError."""
     if not (np.isfinite(quat).all() and np.isfinite(gyro).all()):
         raise StateError("IMU orientation and angular velocity must be finite", ErrorCode.STATE_NOT_FINITE)
     norm = float(np.linalg.norm(quat))
     if abs(norm - 1.0) > 0.05:
         raise StateError(f"IMU orientation must be a unit quaternion, got norm {norm:.3f}; is the orientation estimator running?", ErrorCode.STATE_SHAPE)
-    return stamp_s(msg.header.stamp), gyro, gravity_from_quaternion(quat / norm)
+    return at_s, gyro, gravity_from_quaternion(quat / norm)
 
 
 def robot_state(joints: tuple[float, np.ndarray, np.ndarray], imu: tuple[float, np.ndarray, np.ndarray]) -> RobotState:
