@@ -185,6 +185,9 @@ def main() -> int:
     parser.add_argument("--list", action="store_true", help="print the commands and do nothing")
     arguments = parser.parse_args()
     out = (arguments.out or ROOT / "runs" / ("train-debug" if arguments.debug else "train-tiny")).resolve()
+    os.chdir(ROOT)
+    if out.is_relative_to(ROOT):
+        out = out.relative_to(ROOT)  # the commands end up in the checkpoints' metrics, and shall mean something to others
     chain = stages(out, arguments.debug)
     if arguments.until:
         names = [stage.name for stage in chain]
