@@ -392,6 +392,7 @@ def test_a_finished_suite_is_taken_again_and_that_of_another_controller_is_refus
     [
         (["--suites", "walk"], "no suite walk"),
         (["--lmo", "checkpoints/lmo/none", "--suites", "cart"], "none"),
+        (["--robot", "r2d2"], "no robot 'r2d2'"),
         (["--episodes", "0"], "at least 1"),
         (["--episodes", "20000"], "10000 seeds"),
     ],

@@ -64,22 +64,20 @@ def lines(
 
 
 def from_above(title: str, paths: Sequence[np.ndarray], goal: np.ndarray, radius_m: float) -> str:
-    """Paths [T, 2] in the start frame, +x up and +y left; the goal with a ring around it."""
-    cloud = np.concatenate([*paths, goal[None] + radius_m, goal[None] - radius_m])
-    low, high = cloud.min(axis=0) - 0.1, cloud.max(axis=0) + 0.1
-    middle, half = 0.5 * (low + high), max(0.5 * (high - low).max(), 0.4)
-    axes = Axes((middle[1] - half, middle[1] + half), (middle[0] - half, middle[0] + half), 420, 380)
-    axes.LEFT, axes.inner_width = axes.LEFT, 338 * 1  # square: 338 px both ways
-    axes.inner_height = 340
-    body = axes.frame("to the left, m (mirrored: left is left)", "ahead, m")
-    for path in paths:
-        flipped = Series("", 2 * middle[1] - path[:, 1], path[:, 0], color=5)
-        body += axes.line(flipped)
-        x, y = axes.px(float(flipped.x[-1])), axes.py(float(path[-1, 0]))
-        body.append(f'<circle class="f1" cx="{x:.1f}" cy="{y:.1f}" r="2.4"/>')
-    x, y = axes.px(2 * middle[1] - goal[1]), axes.py(goal[0])
-    body.append(f'<circle class="ring" cx="{x:.1f}" cy="{y:.1f}" r="{radius_m / (2 * half) * 338:.1f}"/><circle class="f0" cx="{x:.1f}" cy="{y:.1f}" r="3"/>')
-    return standalone(body, title, 420, 400)
+    """Paths [T, 2] (ahead, left) in the start frame, as seen from above by someone who stands behind the start; the goal with a ring around it."""
+    seen = [np.stack((-p[:, 1], p[:, 0]), axis=1) for p in paths]  # (right, ahead)
+    at = np.array((-goal[1], goal[0]))
+    cloud = np.concatenate([*seen, at[None] + radius_m, at[None] - radius_m])
+    middle, half = 0.5 * (cloud.min(axis=0) + cloud.max(axis=0)), max(0.55 * np.ptp(cloud, axis=0).max(), 0.4)
+    inner = 340  # px, square
+    axes = Axes((middle[0] - half, middle[0] + half), (middle[1] - half, middle[1] + half), inner + Axes.LEFT + Axes.RIGHT, inner + Axes.TOP + Axes.BOTTOM)
+    body = axes.frame("to the right, m", "ahead, m")
+    for path in seen:
+        body += axes.line(Series("", path[:, 0], path[:, 1], color=5))
+        body.append(f'<circle class="f1" cx="{axes.px(path[-1, 0]):.1f}" cy="{axes.py(path[-1, 1]):.1f}" r="2.4"/>')
+    x, y = axes.px(at[0]), axes.py(at[1])
+    body.append(f'<circle class="ring" cx="{x:.1f}" cy="{y:.1f}" r="{radius_m / (2 * half) * inner:.1f}"/><circle class="f0" cx="{x:.1f}" cy="{y:.1f}" r="3"/>')
+    return standalone(body, title, axes.width, axes.height)
 
 
 def cell_plots(suite: Suite, cell: Cell, log: Log, robot: RobotSpec, cruise: np.ndarray) -> list[Plot]:
