@@ -355,14 +355,15 @@ def print_comparison(paths: Sequence[Path], out: Path | None) -> None:
         tables = results.compare(reports)
     except ValueError as error:
         raise CommandError(f"--compare: {error}", ErrorCode.COMMAND_SHAPE) from error
+    overview = results.like_the_paper(reports)
+    print(results.terminal(overview) + "\n")
     for name, lines in tables.items():
         print(f"{name}: {SUITES[name].title}\n{results.terminal(lines)}\n")
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
-        body = [f"## {name.capitalize()}\n\n{results.markdown(lines)}\n" for name, lines in tables.items()]
-        (out / "comparison.md").write_text(
-            "# Leg controllers side by side\n\nMean ± standard deviation; over seeds where there are several.\n\n" + "\n".join(body)
-        )
+        head = "# Leg controllers side by side\n\nMean ± standard deviation, over seeds where there are several, else over episodes.\n"
+        parts = [head, results.markdown(overview) + "\n", *(f"## {name.capitalize()}\n\n{results.markdown(lines)}\n" for name, lines in tables.items())]
+        (out / "comparison.md").write_text("\n".join(parts))
         print(f"written: {out / 'comparison.md'}")
 
 

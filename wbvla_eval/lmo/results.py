@@ -228,3 +228,43 @@ def _over_seeds(group: Sequence[dict[str, Any]], suite: str, row_name: str, colu
     s = spread(r["numbers"][column.key]["mean"] * column.factor for r in rows)
     digits = column.digits if not column.rate else 3
     return f"{s.mean:.{digits}f} ± {s.sd:.{digits}f}"
+
+
+# Heading, then (suite, row, keys) whose means are written with a slash between them: the layout of the paper's Table 3.
+LIKE_THE_PAPER = (
+    ("fwd/back m / rad", "accuracy", "forward/back", ("position_m", "heading_rad")),
+    ("lateral m / rad", "accuracy", "left/right", ("position_m", "heading_rad")),
+    ("turn m / rad", "accuracy", "turn left/right", ("position_m", "heading_rad")),
+    ("CoMS stand m", "stability", "stand", ("coms_m",)),
+    ("CoMS squat m", "stability", "squat", ("coms_m",)),
+)
+PAPER_LMO = ("paper's LMO", ".21±.01 / .05±.01", ".55±.01 / .06±.01", ".05±.01 / .19±.01", ".03±.02", ".03±.02", "–", "–", "–")
+
+
+def like_the_paper(reports: Sequence[dict[str, Any]]) -> list[list[str]]:
+    """One line per label in the layout of the paper's Table 3, with arrivals and falls; spread over seeds where there are several, else over episodes."""
+    lines = [["", *(c[0] for c in LIKE_THE_PAPER), "fell in these", "arrived", "falls/h switching"], list(PAPER_LMO)]
+    for label in dict.fromkeys(r["label"] for r in reports):
+        group = [r for r in reports if r["label"] == label]
+        found = [{(name, row["row"]): row for name, suite in r["suites"].items() for row in suite["rows"]} for r in group]
+        line, fell, of = [label], 0, 0
+        for _, suite, name, keys in LIKE_THE_PAPER:
+            rows = [f[suite, name] for f in found if (suite, name) in f]
+            fell, of = fell + sum(r["falls"] for r in rows), of + sum(r["episodes"] for r in rows)
+            line.append(" / ".join(_mean_text([r["numbers"].get(key) for r in rows], 3) for key in keys))
+        arrived = [f["arrival", "arrival"] for f in found if ("arrival", "arrival") in f]
+        good, tried = sum(round(r["numbers"]["success"]["mean"] * r["episodes"]) for r in arrived), sum(r["episodes"] for r in arrived)
+        switched = [f["switching", "switching"] for f in found if ("switching", "switching") in f]
+        falls, hours = sum(r["falls"] for r in switched), sum(r["hours"] for r in switched)
+        line += [rate_text(fell, of) if of else "–", rate_text(good, tried) if tried else "–"]
+        line.append(f"{falls / hours:.2f} (<= {poisson_upper_bound(falls, hours):.2f})" if hours > 0 else "–")
+        lines.append(line)
+    return lines
+
+
+def _mean_text(numbers: Sequence[dict[str, float] | None], digits: int) -> str:
+    known = [n for n in numbers if n]
+    if not known:
+        return "–"
+    mean, sd = (known[0]["mean"], known[0]["sd"]) if len(known) == 1 else ((s := spread(n["mean"] for n in known)).mean, s.sd)
+    return f"{mean:.{digits}f} ± {sd:.{digits}f}"
