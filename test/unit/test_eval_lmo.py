@@ -22,6 +22,7 @@ from wbvla_eval.lmo.runner import Log, make_world, run
 from wbvla_eval.lmo.suites import SEED_BASE, SUITES, choose
 from wbvla_lmo.controller import LmoController
 from wbvla_lmo.policy import LmoPolicy
+from wbvla_sim.batch import BatchWorld
 
 ROBOT = load_robot("x2")
 CHECKPOINT = Path(__file__).resolve().parents[2] / "checkpoints" / "lmo" / "x2"
@@ -308,6 +309,21 @@ def test_a_robot_that_is_told_to_fall_is_parked_and_counted():
     assert log.seconds[0] == pytest.approx(3.0) and log.seconds[1] < 2.0
     last = int(log.alive[:, 1].sum())
     np.testing.assert_array_equal(log.xy[last + 1 :, 1], np.broadcast_to(log.xy[-1, 1], log.xy[last + 1 :, 1].shape))
+
+
+def test_a_lost_command_leaves_the_motors_with_the_one_before():
+    class Counts(Standing):
+        def act(self, *inputs):
+            self._target = self._target + 1e-4
+            return self._target
+
+    world, seen, slot = make_world(ROBOT, 2), [], BatchWorld.slot
+    knee = ROBOT.joint_names.index("left_knee_joint")
+    world.slot = lambda target, ids=None: (seen.append(target[:, knee].copy()), slot(world, target, ids))
+    run(world, Checked(Counts, ROBOT, 2), hold((0, 0, 0), 0.0, 2.0)(ROBOT, [1, 2], CRUISE), Conditions(loss=0.4), [1, 2])
+    steps = np.round(np.diff(np.array(seen), axis=0) / 1e-4).astype(int)
+    assert (steps == 0).mean() == pytest.approx(0.4, abs=0.12)
+    assert steps.max() > 1  # what comes through is the newest
 
 
 def test_bodies_are_drawn_per_seed_inside_their_ranges():

@@ -26,7 +26,7 @@ from wbvla_eval.lmo.controllers import Checked, Factory, callable_factory, check
 from wbvla_eval.lmo.measures import quality
 from wbvla_eval.lmo.programs import SETTLE_S
 from wbvla_eval.lmo.runner import Log, make_world, run
-from wbvla_eval.lmo.suites import BLOCK, SEED_BASE, SUITES, Cell, Suite, choose
+from wbvla_eval.lmo.suites import BLOCK, SEED_BASE, SUITES, Cell, Suite, choose, file_stem
 from wbvla_eval.provenance import find_checkpoint, lineage, versions
 
 SCHEMA = 1
@@ -102,20 +102,21 @@ def load_subject(options: Options, robot: RobotSpec) -> Subject:
 
 
 class Progress:
-    """One line per cell; on a terminal it counts while the cell runs."""
+    """One line per cell; on a terminal it counts while the cell runs, in a log file every minute."""
 
     def __init__(self, total_cells: int) -> None:
-        self.total, self.done, self._shown_s = total_cells, 0, 0.0
+        self.total, self.done, self._shown_s = total_cells, 0, time.monotonic()
         self.live = sys.stdout.isatty()
 
     def tick(self, label: str, part: float) -> None:
         now = time.monotonic()
-        if self.live and now - self._shown_s > 0.5:
+        if now - self._shown_s > (0.5 if self.live else 60.0):
             self._shown_s = now
-            print(f"\r[{self.done + 1}/{self.total}] {label}: {100 * part:3.0f} %", end="", flush=True)
+            start, end = ("\r", "") if self.live else ("", "\n")
+            print(f"{start}[{self.done + 1}/{self.total}] {label}: {100 * part:3.0f} %", end=end, flush=True)
 
     def cell(self, label: str, episodes: int, falls: int, simulated_s: float, wall_s: float) -> None:
-        self.done += 1
+        self.done, self._shown_s = self.done + 1, time.monotonic()
         start, speed = "\r" if self.live else "", simulated_s / max(wall_s, 1e-9)
         print(f"{start}[{self.done}/{self.total}] {label}: {episodes} episodes, {falls} falls, {simulated_s:.0f} s at {speed:.0f} x real time", flush=True)
 
@@ -179,7 +180,7 @@ def run_cell(suite: Suite, cell: Cell, subject: Subject, robot: RobotSpec, optio
 
 
 def _videos(suite: Suite, cell: Cell, log: Log, robot: RobotSpec, out: Path, *, first: bool, fall: bool) -> list[tuple[str, str]]:
-    stem = f"{suite.name}_{cell.name}".replace(" ", "_").replace(",", "").replace("+", "")
+    stem = file_stem(suite, cell)
     clips = []
     if first:
         video.write(suite, cell, log, robot, out / "videos" / f"{stem}.mp4")

@@ -13,7 +13,7 @@ from wbvla_sim.world import SensorNoise
 Range = tuple[float, float]
 
 # Second word of each generator's seed: draws for one purpose do not move when another purpose draws more. 1 is taken by ArmReplay.
-PROGRAM, BODIES, PULSES, PUSHES, NOISE = 0, 2, 3, 4, 5
+PROGRAM, BODIES, PULSES, PUSHES, NOISE, LOSS = 0, 2, 3, 4, 5, 6
 
 
 @dataclass(frozen=True)
@@ -80,11 +80,16 @@ class Arms:
 
 @dataclass(frozen=True)
 class Conditions:
-    """All of it. The default is the nominal robot: sensor noise of typical size, 20 ms from tick to motors (ours), arms in motion, no pushes."""
+    """All of it. The default is the nominal robot: sensor noise of typical size, 20 ms from tick to motors (ours), arms in motion, no pushes.
+
+    Attributes:
+        loss: probability that a tick's command never reaches the motors; they hold the one before.
+    """
 
     noise: SensorNoise = field(default_factory=SensorNoise.typical)
     bodies: Bodies = Bodies()
     delays: Delays = Delays()
+    loss: float = 0.0
     arms: Arms | None = Arms()
     pulses: Pulses | None = None
     pushes: Pushes | None = None

@@ -14,7 +14,7 @@ from wbvla_eval.lmo.measures import HEADING_TOLERANCE_RAD, POSITION_TOLERANCE_M,
 from wbvla_eval.lmo.programs import DT_S, SETTLE_S, ticks
 from wbvla_eval.lmo.results import Row
 from wbvla_eval.lmo.runner import Log
-from wbvla_eval.lmo.suites import Cell, Suite
+from wbvla_eval.lmo.suites import Cell, Suite, file_stem
 from wbvla_eval.stats import wilson_interval
 from wbvla_eval.svg import Axes, Level, Series, padded
 
@@ -82,7 +82,7 @@ def from_above(title: str, paths: Sequence[np.ndarray], goal: np.ndarray, radius
 
 def cell_plots(suite: Suite, cell: Cell, log: Log, robot: RobotSpec, cruise: np.ndarray) -> list[Plot]:
     """What there is to see of one cell."""
-    stem = f"{suite.name}_{cell.name}".replace(" ", "_").replace(",", "").replace("+", "")
+    stem = file_stem(suite, cell)
     start, some = ticks(SETTLE_S), np.flatnonzero(~log.fell)[:SHOWN]
     if not len(some):
         return []

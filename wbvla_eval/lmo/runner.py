@@ -9,7 +9,7 @@ import numpy as np
 
 from wbvla_core.robot import RobotSpec
 from wbvla_eval.lmo.arms import ArmReplay
-from wbvla_eval.lmo.conditions import NOISE, Conditions, Disturber, embody
+from wbvla_eval.lmo.conditions import LOSS, NOISE, Conditions, Disturber, embody
 from wbvla_eval.lmo.controllers import Checked
 from wbvla_eval.lmo.programs import DT_S, SETTLE_S, Program, Truth
 from wbvla_sim.batch import BatchWorld
@@ -100,8 +100,9 @@ def run(
     motion = (
         None if conditions.arms is None or arm_pose is not None else ArmReplay(robot, seeds, speed=conditions.arms.speed, amplitude=conditions.arms.amplitude)
     )
-    noise = np.random.default_rng((seeds[0], NOISE))
+    noise, losses = np.random.default_rng((seeds[0], NOISE)), np.random.default_rng((seeds[0], LOSS))
     legs, target = robot.indices("lmo_action"), np.tile(start, (n, 1))
+    sent = target.copy()
     alive = np.ones(n, dtype=bool)
     truth = Truth(world.qpos[:, :2].copy(), world.yaw_rad, np.zeros((n, 2)), np.zeros(n))
     log = _empty(world, controller, program, seeds, total, keep_qpos)
@@ -114,7 +115,9 @@ def run(
         if motion is not None:
             target[:, arms] = motion.step(DT_S)
         disturber.apply(world, t)
-        world.slot(target, ids)
+        arrives = losses.random(n) >= conditions.loss
+        sent[arrives] = target[arrives]
+        world.slot(sent, ids)
         now_alive = alive & ~world.fallen
         if (now_alive != alive).any():
             alive = now_alive

@@ -7,6 +7,7 @@ Episodes of a cell have seeds SEED_BASE + 10 000 x block + i: apart from trainin
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -115,6 +116,7 @@ def _stress() -> tuple[Cell, ...]:
     cells += [(f"payload {kg:+d} kg", dataclasses.replace(NOMINAL, bodies=Bodies(payload_kg=(kg, kg)))) for kg in (-5, 5, 10)]
     cells += [(f"friction {mu}", dataclasses.replace(NOMINAL, bodies=Bodies(friction=(mu, mu)))) for mu in (0.4, 0.3, 0.2, 0.1)]
     cells += [(f"latency {5 * n} ms", dataclasses.replace(NOMINAL, delays=Delays((n, n)))) for n in (8, 12, 16, 20)]
+    cells += [(f"loss {100 * p:.0f} %", dataclasses.replace(NOMINAL, loss=p)) for p in (0.2, 0.4)]
     return tuple(Cell(name, 50, program, conditions, measures.switching) for name, conditions in cells)  # the same episodes in every cell
 
 
@@ -189,6 +191,11 @@ QUALITY = (
     Column("self_contact_part", "self-contact %", 2, 100.0),
     Column("clearance_m", "clearance m", 3),
 )
+
+
+def file_stem(suite: Suite, cell: Cell) -> str:
+    """Name of a cell's files, without ending."""
+    return re.sub(r"[^A-Za-z0-9.-]+", "_", f"{suite.name} {cell.name}").strip("_")
 
 
 def choose(names: tuple[str, ...]) -> list[Suite]:
