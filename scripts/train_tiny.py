@@ -172,7 +172,8 @@ def compare(out: Path) -> str:
             lines.append(f"{label}: no metrics.json in {' and '.join(str(file.parent) for file in files if not file.is_file())}")
             continue
         shipped, mine = (numbers(json.loads(file.read_text())) for file in files)
-        lines += [f"{f'{label} {name}':<60} {shipped[name]:>12.4g} {mine[name]:>12.4g}" for name in shipped if name in mine]
+        both = [name for name in shipped if name in mine and not name.startswith("settings.")]
+        lines += [f"{f'{label} {name}':<60} {shipped[name]:>12.4g} {mine[name]:>12.4g}" for name in both]
     return "\n".join(lines)
 
 
