@@ -55,6 +55,7 @@ class SlotUse:
         work_j [N]: positive mechanical work of the leg drives, J.
         force_n [N, 2]: greatest vertical force on each foot, N.
         self_contact [N]: whether the robot touched itself.
+        shake [N]: root mean square of the leg joints' speeds, rad/s.
     """
 
     over: np.ndarray
@@ -63,6 +64,7 @@ class SlotUse:
     work_j: np.ndarray
     force_n: np.ndarray
     self_contact: np.ndarray
+    shake: np.ndarray
 
 
 def batch_mjcf(robot: RobotSpec, options: BatchOptions, scenery: Scenery | None = None) -> str:
@@ -112,7 +114,7 @@ class BatchWorld:
         self._commands = np.zeros((count, depth // SLOT_STEPS + 2, j))  # newest first, one per slot
         self._past = np.zeros((depth + 1, count, 2 * j + 6))  # ring of q, qd, gyro, gravity, one per step
         self._now = 0
-        self.use = SlotUse(*np.zeros((4, count)), np.zeros((count, 2)), np.zeros(count, dtype=bool))
+        self.use = SlotUse(*np.zeros((4, count)), np.zeros((count, 2)), np.zeros(count, dtype=bool), np.zeros(count))
         self.reset()
 
     # -- set-up -------------------------------------------------------------------------------------------------------
@@ -191,7 +193,7 @@ class BatchWorld:
         a, c, legs, use = self.joints.ctrl, self.joints.canonical, self._legs, self.use
         number = np.arange(self.count)[rows]
         effort = self.robot.effort_nm[legs]
-        over, speed, torque, work, force = (np.zeros((len(number), *shape)) for shape in ((), (), (), (), (2,)))
+        over, speed, torque, work, square, force = (np.zeros((len(number), *shape)) for shape in ((), (), (), (), (), (2,)))
         touched = np.zeros(len(number), dtype=bool)
         for step in range(SLOT_STEPS):
             age = np.maximum((self.command_delay[rows] - step + SLOT_STEPS - 1) // SLOT_STEPS, 0)
@@ -204,6 +206,7 @@ class BatchWorld:
             over += np.mean((demand < low[:, legs]) | (demand > high[:, legs]), axis=1) / SLOT_STEPS
             torque = np.maximum(torque, np.max(np.abs(demand) / effort, axis=1))
             speed = np.maximum(speed, np.max(np.abs(qd[:, legs]) / self.robot.velocity_rad_s[legs], axis=1))
+            square += np.mean(qd[:, legs] ** 2, axis=1) / SLOT_STEPS
             last = step == SLOT_STEPS - 1
             self.batch.step(ids, stage=mujoco.mjtStage.mjSTAGE_POS if last else mujoco.mjtStage.mjSTAGE_NONE)
             given = np.zeros((len(number), self.robot.joint_count))
@@ -212,7 +215,15 @@ class BatchWorld:
             force = np.maximum(force, np.abs(self._sensor[np.ix_(number, self._foot_force)]))
             touched |= self._sensor[rows, self._self_contact] > 0
             self._read()
-        for name, value in (("over", over), ("speed", speed), ("torque", torque), ("work_j", work), ("force_n", force), ("self_contact", touched)):
+        for name, value in (
+            ("over", over),
+            ("speed", speed),
+            ("torque", torque),
+            ("work_j", work),
+            ("force_n", force),
+            ("self_contact", touched),
+            ("shake", np.sqrt(square)),
+        ):
             getattr(use, name)[rows] = value
 
     def _read(self) -> None:

@@ -217,7 +217,7 @@ def _log(n: int, seconds: float, **rows) -> Log:
         "seeds": np.arange(n), "alive": np.ones((t, n), bool), "flags": np.zeros((t, n, 3), np.int8), "height_command": zeros + 0.64,
         "xy": np.zeros((t, n, 2)), "height": zeros + 0.64, "yaw": zeros, "tilt": zeros, "com": np.zeros((t, n, 2)), "reference": None,
         "feet": np.zeros((t, n, 2, 3)), "loaded": np.ones((t, n, 2), bool), "over": zeros, "speed": zeros, "torque": zeros, "work_j": zeros,
-        "self_contact": np.zeros((t, n), bool), "force_n": np.zeros((t, n, 2)), "thing": None, "qpos": None, "program": None,
+        "self_contact": np.zeros((t, n), bool), "shake": zeros, "force_n": np.zeros((t, n, 2)), "thing": None, "qpos": None, "program": None,
     }  # fmt: skip
     return Log(**(base | rows))
 
@@ -286,6 +286,28 @@ def test_slip_counts_loaded_soles_per_metre_and_not_the_swinging_ones():
     out = measures.quality(_log(1, seconds, xy=xy, feet=feet, loaded=loaded, work_j=np.full((t, 1), 0.5)), ROBOT)
     assert out["slip_m_per_m"][0] == pytest.approx(0.05, rel=0.05)
     assert out["energy_j_per_m"][0] == pytest.approx(0.5 * 500 / 2.0, rel=0.05)
+
+
+def test_a_gait_on_one_foot_is_uneven_and_flicker_is_no_step():
+    seconds = SETTLE_S + 10.0
+    t, start = ticks(seconds), ticks(SETTLE_S)
+    loaded, flags = np.ones((t, 2, 2), bool), np.zeros((t, 2, 3), np.int8)
+    flags[start:, :, 0] = 1
+    for k in range(10):  # robot 0: left and right in turn, 10 landings each; robot 1: left only; both flicker for one tick
+        begin = start + 10 + 48 * k
+        loaded[begin : begin + 15, 0, 0] = loaded[begin + 24 : begin + 39, 0, 1] = loaded[begin : begin + 15, 1, 0] = False
+        loaded[begin + 20, :, 0] = False
+    out = measures.quality(_log(2, seconds, loaded=loaded, flags=flags), ROBOT)
+    np.testing.assert_allclose(out["steps_hz"], (2.0, 1.0))
+    np.testing.assert_allclose(out["uneven_part"], (0.0, 1.0))
+
+
+def test_shaking_counts_only_when_no_flag_has_been_up_for_two_seconds():
+    seconds = SETTLE_S + 10.0
+    flags, shake = np.zeros((ticks(seconds), 1, 3), np.int8), np.full((ticks(seconds), 1), 0.2)
+    flags[ticks(SETTLE_S) : ticks(5.0), 0, 0] = 1
+    shake[: ticks(7.0) - 1] = 9.0
+    assert measures.quality(_log(1, seconds, flags=flags, shake=shake), ROBOT)["rest_rad_s"][0] == pytest.approx(0.2, rel=1e-3)
 
 
 # ------------------------------------------------------------------------------------------------------------------ runner

@@ -13,6 +13,8 @@ Numbers = dict[str, np.ndarray]  # name -> [N]
 STRIDE_TICKS = 36  # 0.72 s: path lengths are taken at this spacing, so that the sway of the gait is not counted as way
 LEAST_WAY_M = 0.5  # numbers per metre need at least this much of it
 GRAVITY_M_S2 = 9.81
+OFF_TICKS = 5  # a foot that lands has been off the ground for this long
+MANY_STEPS = 8
 REST_S = 1.0
 POSITION_TOLERANCE_M, HEADING_TOLERANCE_RAD = 0.15, np.radians(5.0)  # arrival (issue: 15 cm and 5 deg)
 ARRIVED_S = 1.5  # of standing still at the goal; ours
@@ -151,6 +153,8 @@ def quality(log: Log, robot: RobotSpec) -> Numbers:
     over_part: part of (leg joint, 5 ms step) whose demanded torque lay outside the torque-speed limits. peak_torque_part, peak_speed_part: greatest
     demanded torque and greatest speed of a leg joint over their limits. impact_weights: greatest vertical force on one foot, in body weights.
     self_contact_part: part of the time in touch with itself. clearance_m: 90th percentile height of unloaded soles while a flag is up.
+    steps_hz: touch-downs per second while a flag is up (both feet; a foot must have been off for 0.1 s). uneven_part: difference of left and right touch-downs
+    over their sum, from MANY_STEPS on. rest_rad_s: root mean square leg joint speed when no flag has been up for 2 s.
     """
     a = ticks(SETTLE_S)
     alive = log.alive[a:]
@@ -173,7 +177,21 @@ def quality(log: Log, robot: RobotSpec) -> Numbers:
     clearance = np.full(len(way), np.nan)
     if has.any():
         clearance[has] = np.nanpercentile(heights[has], 90, axis=1)
+    walking = log.flags[a:].any(axis=2) & alive  # [T, N]
+    off = np.cumsum(np.concatenate((np.zeros((1, *log.loaded.shape[1:])), ~log.loaded[a:])), axis=0)
+    landed = np.zeros(log.loaded[a:].shape, dtype=bool)  # loaded now, not once in the OFF_TICKS before
+    landed[OFF_TICKS:] = log.loaded[a + OFF_TICKS :] & (off[OFF_TICKS:-1] - off[: -OFF_TICKS - 1] == OFF_TICKS)
+    landings = np.sum(landed & walking[..., None], axis=0).astype(float)  # [N, 2]
+    steps, walked_s = landings.sum(axis=1), walking.sum(axis=0) * DT_S
+    since = np.cumsum(log.flags.any(axis=2), axis=0)
+    resting = np.zeros(log.alive.shape, dtype=bool)
+    resting[a:] = (since[a:] == since[:-a]) & alive  # SETTLE_S without a flag
+    shake = np.sum(log.shake.astype(float) ** 2 * resting, axis=0)
+    many = np.where(steps >= MANY_STEPS, steps, np.nan)
     return {
+        "steps_hz": np.where(walked_s >= 1.0, steps / np.maximum(walked_s, DT_S), np.nan),
+        "uneven_part": np.abs(landings[:, 0] - landings[:, 1]) / many,
+        "rest_rad_s": np.where(resting.any(axis=0), np.sqrt(shake / np.maximum(resting.sum(axis=0), 1)), np.nan),
         "slip_m_per_m": slid * per_m,
         "energy_j_per_m": np.sum(log.work_j[a:] * alive, axis=0) * per_m,
         "over_part": np.sum(log.over[a:] * alive, axis=0) / time,

@@ -26,7 +26,7 @@ class Log:
         xy [T, N, 2], height [T, N], yaw [T, N] (unwrapped), tilt [T, N], com [T, N, 2]: of the pelvis and of the whole body.
         reference [T, N, 3]: the controller's own velocity reference; None if it shows none.
         feet [T, N, 2, 3]: sole points; loaded [T, N, 2]: vertical force over LOADED_N.
-        over, speed, torque, work_j, self_contact [T, N], force_n [T, N, 2]: wbvla_sim.batch.SlotUse.
+        over, speed, torque, work_j, self_contact, shake [T, N], force_n [T, N, 2]: wbvla_sim.batch.SlotUse.
         thing [T, N]: way of the scenery's first own coordinate (the cart), m; None without.
         qpos [T, N, nq] float32, None unless asked for.
         program: with whatever it knows (goals).
@@ -49,6 +49,7 @@ class Log:
     torque: np.ndarray
     work_j: np.ndarray
     self_contact: np.ndarray
+    shake: np.ndarray
     force_n: np.ndarray
     thing: np.ndarray | None
     qpos: np.ndarray | None
@@ -135,7 +136,7 @@ def run(
         log.feet[t], log.loaded[t] = world.feet, world.foot_force_n > LOADED_N
         use = world.use
         log.over[t], log.speed[t], log.torque[t], log.work_j[t] = use.over, use.speed, use.torque, use.work_j
-        log.self_contact[t], log.force_n[t] = use.self_contact, use.force_n
+        log.self_contact[t], log.force_n[t], log.shake[t] = use.self_contact, use.force_n, use.shake
         if log.thing is not None:
             log.thing[t] = world.qpos[:, own]
         if log.qpos is not None:
@@ -172,6 +173,7 @@ def _empty(world: BatchWorld, controller: Checked, program: Program, seeds: Sequ
         torque=np.zeros((t, n), dtype=np.float32),
         work_j=np.zeros((t, n), dtype=np.float32),
         self_contact=np.zeros((t, n), dtype=bool),
+        shake=np.zeros((t, n), dtype=np.float32),
         force_n=np.zeros((t, n, 2), dtype=np.float32),
         thing=np.zeros((t, n)) if scenery else None,
         qpos=np.zeros((t, n, world.model.nq), dtype=np.float32) if keep_qpos else None,

@@ -190,6 +190,9 @@ QUALITY = (
     Column("impact_weights", "impact weights"),
     Column("self_contact_part", "self-contact %", 2, 100.0),
     Column("clearance_m", "clearance m", 3),
+    Column("steps_hz", "steps Hz", 1),
+    Column("uneven_part", "uneven %", 0, 100.0),
+    Column("rest_rad_s", "at rest rad/s", 2),
 )
 
 
