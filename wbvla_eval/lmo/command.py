@@ -53,7 +53,7 @@ class Options:
     hours: float = 10.0
     """Simulated hours of the switching suite."""
     quick: bool = False
-    """A minute: 5 episodes per cell, 0.05 h of switching. Says whether it runs, not how good it is."""
+    """Two minutes: 5 episodes per cell, 0.05 h of switching. Says whether it runs, not how good it is."""
     seed_base: int = SEED_BASE
     """First seed. Leave it, or the numbers are not comparable."""
     threads: int = 2
