@@ -135,12 +135,12 @@ class Storage(McapWriter):
 
     def _write(self, parts: tuple[bytes, ...], start: int) -> bool:
         """Write all of it; True where that took the reserve."""
-        data = b"".join(parts)
         for attempt in (0, 1):
             try:
-                view = memoryview(data)
-                while view:
-                    view = view[self.bio.write(view) :]
+                for part in parts:
+                    view = memoryview(part)
+                    while view:
+                        view = view[self.bio.write(view) :]
                 return attempt == 1
             except OSError as error:
                 self.bio.truncate(start)
