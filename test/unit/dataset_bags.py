@@ -99,17 +99,14 @@ def write_bag(
             )
         if key == "loco":
             return TYPES[kinds[key]](header=header(at + camera_skew_s), forward=0, lateral=0, yaw=flags, stance_height_m=0.62)
-        constants = {name: getattr(TYPES[kinds[key]], name) for name in ()}
-        return TYPES[kinds[key]](
-            header=header(at), state=0, code=0, reason="", source="vla", command_age_s=0.0, image_age_s=0.0, dropped_messages=0, **constants
-        )
+        return TYPES[kinds[key]](header=header(at), state=0, code=0, reason="", source="vla", command_age_s=0.0, image_age_s=0.0, dropped_messages=0)
 
     rates = {"image": 10, "joints": 200, "imu": 200, "command": 50, "loco": 10, "safety": 10}
     rows = []
     for key, rate in rates.items():
         if key not in skip:
             delay = {"image": 0.008, "loco": 0.03}.get(key, 0.001)
-            rows += [(i / rate + (0.0 if key != "image" else 0.0) + delay, key, i / rate) for i in range(int(seconds * rate))]
+            rows += [(i / rate + delay, key, i / rate) for i in range(int(seconds * rate))]
     with Writer(path, version=9, storage_plugin=plugin) as writer:
         connections = {key: writer.add_connection(topic[key], kinds[key], typestore=STORE) for key in rates if key not in skip}
         for arrival, key, t in sorted(rows):

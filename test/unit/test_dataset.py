@@ -251,7 +251,6 @@ def test_lerobot_v2_1_and_the_columns_of_agibot_world_are_read(made, tmp_path):
     table = {"observation.states.joint.position": q.tolist(), "actions.joint.position": q.tolist(), "task_index": [0] * 60, "episode_index": [0] * 60}
     table |= {"index": list(range(60)), "frame_index": list(range(60)), "timestamp": [i / 10 for i in range(60)]}
     pq.write_table(pa.table(table), root / "data/chunk-000/episode_000000.parquet")
-    (made / "out/videos" / CAMERA / "chunk-000/file-000.mp4").read_bytes()
     from wbvla_train.data.lerobot.video import Encoder
 
     with Encoder(root / "videos/chunk-000/observation.images.head/episode_000000.mp4", 10) as encoder:

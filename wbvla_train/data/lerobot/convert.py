@@ -159,7 +159,8 @@ def _judge(job: Job, bag: Bag, stamps: np.ndarray, skews: np.ndarray, incomplete
     lag = bag.lag.estimate()
     if lag.known and abs(lag.lag_s) > limits.lag_s:
         raise DataError(
-            f"skew: the camera's clock is {lag.lag_s * 1e3:+.0f} ms off the body's (pictures against gyro, fit {lag.fit:.2f}), at most {limits.lag_s * 1e3:g} ms; "
+            f"skew: the camera's clock is {lag.lag_s * 1e3:+.0f} ms off the body's (pictures against gyro, fit {lag.fit:.2f}), "
+            f"at most {limits.lag_s * 1e3:g} ms; "
             "mend the camera's stamps, or --max-lag-s admits more"
         )
     return {

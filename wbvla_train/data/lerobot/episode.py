@@ -19,15 +19,8 @@ from wbvla_train.data.lerobot.schema import camera_feature
 from wbvla_train.data.lerobot.video import Encoder
 
 ROWS, ABOUT = "rows.parquet", "episode.json"
-ARROW = {
-    "float32": pa.float32(),
-    "float64": pa.float64(),
-    "int64": pa.int64(),
-    "bool": pa.bool_(),
-    "int32": pa.int32(),
-    "int8": pa.int8(),
-    "string": pa.string(),
-}
+ARROW = {"float32": pa.float32(), "float64": pa.float64(), "int64": pa.int64(), "int32": pa.int32(), "int8": pa.int8(), "bool": pa.bool_()}
+ARROW |= {"uint8": pa.uint8(), "uint16": pa.uint16(), "string": pa.string()}
 
 
 class DataError(ValueError):
