@@ -23,7 +23,7 @@ NODES = {
     "record_node": "wbvla_cli.record_node",
     "lifecycle_manager": "wbvla_core.ros.manager",
 }
-EXTRAS = ("robot", "sim", "vla", "train", "dev")
+EXTRAS = ("robot", "sim", "vla", "train", "view", "dev")
 
 
 def requirements(name: str) -> list[str]:

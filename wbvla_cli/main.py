@@ -42,6 +42,7 @@ VERBS = (
     Verb(("run",), "wbvla_cli.runner", "start nodes of config/nodes.yaml without ROS launch, and take them down again", "robot"),
     Verb(("record",), "wbvla_cli.record", "record topics to MCAP", "sim"),
     Verb(("dataset",), "wbvla_cli.dataset", "recordings to LeRobot v3: convert, check, info, merge, split, filter", "sim,train"),
+    Verb(("view",), "wbvla_cli.view", "look at a recording or a data set: HTML summary, or rerun", "sim,train,view"),
     Verb(("doctor",), "wbvla_cli.doctor", "what is installed, which ROS, which GL, which checkpoints, what is missing", "robot"),
     Verb(("inspect",), "wbvla_cli.inspect", "print a checkpoint's manifest and lineage", "robot"),
     Verb(("eval", "walk-to"), "wbvla_eval.walk_to", "walk-to-box trials on unseen seeds: success, falls, Wilson intervals", "sim,vla"),

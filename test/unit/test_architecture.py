@@ -35,7 +35,7 @@ NOT_ONBOARD = {"torch", "transformers", "mujoco", "stable_baselines3", "gymnasiu
 MAX_TREE_BYTES = 45e6
 
 # Import name -> distribution, where they differ.
-DISTRIBUTION = {"yaml": "pyyaml", "PIL": "pillow", "zmq": "pyzmq", "stable_baselines3": "stable-baselines3"}
+DISTRIBUTION = {"yaml": "pyyaml", "PIL": "pillow", "zmq": "pyzmq", "stable_baselines3": "stable-baselines3", "rerun": "rerun-sdk"}
 
 
 @dataclass(frozen=True)
