@@ -45,3 +45,5 @@ def show(view: EpisodeView, save: Path | None) -> None:
         segments = view.posture(i)
         if segments:
             rr.log("robot/links", rr.LineStrips3D([np.stack(segment) for segment in segments], radii=0.012))
+    if save is not None:
+        rr.disconnect()  # writes the file's end
