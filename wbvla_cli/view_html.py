@@ -16,7 +16,7 @@ PER_CHART = 4  # joints
 
 
 def posture_svg(view: EpisodeView, frame: int, size: int = 150) -> str:
-    """The robot as a stick figure, from the front and from its left, pelvis in the middle."""
+    """The robot as a stick figure, seen from behind and from its right."""
     segments = view.posture(frame)
     if not segments:
         return ""
@@ -24,7 +24,7 @@ def posture_svg(view: EpisodeView, frame: int, size: int = 150) -> str:
     low, high = points[:, 2].min() - 0.05, points[:, 2].max() + 0.05
     scale = size / (high - low)
     parts = []
-    for column, (axis, sign) in enumerate(((1, -1.0), (0, 1.0))):  # seen from behind, left is left; then from the right, forward to the right
+    for column, (axis, sign) in enumerate(((1, -1.0), (0, 1.0))):  # left on the left; ahead to the right
         middle = size * (0.3 + 0.55 * column)
         for start, end in segments:
             x0, x1 = middle + sign * start[axis] * scale, middle + sign * end[axis] * scale
