@@ -36,7 +36,7 @@ SIDES = ("left", "right")
 PERIOD_S = 0.1  # of decisions, on the clock of the joint states
 WATCH_S = 0.02  # the dead-man's button is looked at this often
 CHUNK_ROWS = 3  # the same target three times: a lost decision does not stop an arm
-MAX_SAG_RAD = 0.3  # arms this far from what was asked of them have been moved by somebody else: begin where they are
+MAX_SAG_RAD = 0.3  # arms this far from what was last asked of them, when control is taken anew, were moved by somebody else: begin where they are
 SETTLE_S = 0.3  # after control was taken, how long an older safety state may still be on its way
 
 
@@ -86,6 +86,7 @@ class TeleopNode(ManagedNode):
         self._closed = dict.fromkeys(SIDES, False)
         self._stamp_s: float | None = None  # of the newest joint state
         self._control_s = math.inf
+        self._gripped = False  # control was taken since the last decision
         self._decisions = 0
 
     def start(self) -> None:
@@ -155,6 +156,7 @@ class TeleopNode(ManagedNode):
             self.edges.good("control")
             self._control_s = time.monotonic()
             self._follower.reset()
+            self._gripped = True
             self.say("in control")
 
     def _let_go(self) -> None:
@@ -183,8 +185,9 @@ class TeleopNode(ManagedNode):
         if joints is None:
             return
         measured = joints[1][self._indices]
-        if self._target is None or np.max(np.abs(measured - self._target)) > MAX_SAG_RAD:
+        if self._target is None or (self._gripped and np.max(np.abs(measured - self._target)) > MAX_SAG_RAD):
             self._target = measured.copy()
+        self._gripped = False
         self._move_arms()
         self._send(self._mapper.step(self._hands, PERIOD_S))
 

@@ -71,7 +71,7 @@ class Audit:
         """One message, in the order of arrival."""
         stream = self._streams.get(topic)
         if stream is None:
-            first = next((line.strip() for line in definition.splitlines() if line.strip() and not line.lstrip().startswith("#")), "")
+            first = next((line.strip() for line in definition.splitlines() if line.strip() and not line.lstrip().startswith("#") and "=" not in line), "")
             stream = self._streams[topic] = _Stream(" ".join(first.split()[:2]) == HEADER, type_name == "sensor_msgs/msg/Image")
             stream.first_ns = stream.last_ns = at_ns
         if self._start_ns is None or at_ns < self._start_ns:  # topics are in order, but not quite among each other
