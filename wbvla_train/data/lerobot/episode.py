@@ -131,7 +131,8 @@ class EpisodeWriter:
             if len(self) % self._image_stride == 0:
                 self._image_stats[key].add(image)
         for key, values in self._rows.items():
-            values.append(np.asarray(rows[key]).ravel())
+            kind = self._features[key]["dtype"]
+            values.append(np.asarray(rows[key], dtype=object if kind == "string" else kind).ravel())
         self._tasks.append(task)
 
     def finish(self, about: Mapping[str, Any]) -> Episode:

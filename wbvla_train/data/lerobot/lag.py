@@ -17,7 +17,7 @@ WIDTH = 160  # px, to which images are thinned
 LEAST_PAIRS = 30
 LEAST_TURN_RAD = 0.15  # standard deviation times root of count of what the body turned between images: below there is nothing to see
 LEAST_FIT = 0.35  # share of the shifts' variance that the gyro must explain
-CLEAR = 0.03  # by how much the best shift of time must fit better than those 0.15 s away
+PARTS, AGREE_S = 4, 0.03  # estimates that leave out a quarter each must agree this well
 
 
 @dataclass(frozen=True)
@@ -115,18 +115,22 @@ class LagMeter:
         reach = 3.0 * np.median(np.abs(shifts - np.median(shifts, 0)), 0) + 2.0  # a shift far outside of the others is a wrong peak
         weight = weight * (np.abs(shifts - np.median(shifts, 0)) < 3 * reach).all(1)[:, None]
         lags = np.arange(-RANGE_S, RANGE_S + STEP_S / 2, STEP_S)
-        fits = np.array([_fit(turned(lag), shifts, weight) for lag in lags])
-        best = int(fits.argmax())
-        lag = float(lags[best])
-        if 0 < best < len(lags) - 1:
-            bend = fits[best - 1] - 2 * fits[best] + fits[best + 1]
-            lag += STEP_S * 0.5 * float((fits[best - 1] - fits[best + 1]) / bend) if bend < 0 else 0.0
-        moved = float(np.linalg.norm(turned(lag).std(0)) * np.sqrt(len(pairs)))
-        away = int(0.15 / STEP_S)
-        sides = [fits[i] for i in (best - away, best + away) if 0 <= i < len(fits)]
-        clear = bool(sides) and fits[best] - max(sides) > CLEAR
-        known = moved > LEAST_TURN_RAD and float(fits[best]) > LEAST_FIT and clear and 0 < best < len(lags) - 1
-        return Lag(lag, float(fits[best]), known)
+        turns = [turned(lag) for lag in lags]
+
+        def best_of(chosen: np.ndarray) -> tuple[float, float, int]:
+            """(lag, fit, place in ``lags``) from some of the pairs."""
+            fits = np.array([_fit(turn[chosen], shifts[chosen], weight[chosen]) for turn in turns])
+            best = int(fits.argmax())
+            bend = fits[best - 1] - 2 * fits[best] + fits[best + 1] if 0 < best < len(lags) - 1 else 0.0
+            between = 0.5 * float((fits[best - 1] - fits[best + 1]) / bend) if bend < 0 else 0.0
+            return float(lags[best]) + STEP_S * between, float(fits[best]), best
+
+        every = np.arange(len(pairs))
+        lag, fit, best = best_of(every)
+        parts = [best_of(np.delete(every, part))[0] for part in np.array_split(every, PARTS)]
+        moved = float(np.linalg.norm(turns[best].std(0)) * np.sqrt(len(pairs)))
+        known = moved > LEAST_TURN_RAD and fit > LEAST_FIT and float(np.ptp(parts)) < AGREE_S and 0 < best < len(lags) - 1
+        return Lag(lag, fit, known)
 
 
 def _fit(turned: np.ndarray, shifts: np.ndarray, weight: np.ndarray) -> float:
