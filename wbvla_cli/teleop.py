@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import tyro
 import yaml
 
+from wbvla_cli.notes import HELP as NOTES_HELP
+from wbvla_cli.notes import Notebook
 from wbvla_core.robot import load_robot
 from wbvla_core.ros.tables import share_dir
 from wbvla_teleop.gamepad import Gamepad
@@ -144,16 +146,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         stack.wait_active()
         operator = Operator(stack, options, mapping, events)
         operator.wait_for_listeners()
-        if options.instruction or options.notes:
-            stack.client.note(options.instruction, options.notes)
+        notebook = Notebook(stack.client.note, options.instruction, options.notes)
+        noting = options.session is not None and events is None and sys.stdin.isatty()
         print(HELP if typing else f"[teleop] {yaml.safe_dump(mapping.buttons, default_flow_style=True).strip()}; Ctrl-C leaves", flush=True)
+        if noting:
+            print(NOTES_HELP, flush=True)
         status = 0
         while not stop.is_set() and not operator.over:
             if stack.dead():
                 status = 1
                 break
-            if typing:
+            if typing or noting:
                 for key in terminal.keys(PERIOD_S):
+                    if noting and notebook.key(key):
+                        key = " "  # who types a sentence does not hold the robot
                     operator.key(key)
             else:
                 time.sleep(PERIOD_S)

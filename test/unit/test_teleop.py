@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from wbvla_cli.notes import Notebook
 from wbvla_teleop.gamepad import Gamepad
 from wbvla_teleop.joystick import AXES, Hands, TeleopError, load_mapping, parse_mapping
 from wbvla_teleop.keyboard import split_keys
@@ -185,6 +186,17 @@ def test_the_terminal_is_as_it_was_after_an_exception_and_after_ctrl_c(end):
     assert termios.tcgetattr(slave) == before
     os.close(master)
     os.close(slave)
+
+
+def test_a_sentence_typed_while_recording_reaches_the_recorder_and_its_letters_move_nothing():
+    said, shown = [], []
+    notebook = Notebook(lambda *words: said.append(words), "walk", "", write=shown.append)
+    assert not notebook.key("w"), "outside of a prompt w means ahead"
+    assert all(notebook.key(key) for key in split_keys("iturn we\x7f\x7fright über 1\n".encode()))
+    assert all(notebook.key(key) for key in "nslipped\n")
+    assert all(notebook.key(key) for key in ("i", "x", "escape"))
+    assert said == [("walk", ""), ("turn right über 1", ""), ("turn right über 1", "slipped")], "told at the start and at each Enter; Escape changes nothing"
+    assert "".join(shown).startswith("instruction: turn we\b \b\b \bright") and not notebook.key("1")
 
 
 # -- gamepad ------------------------------------------------------------------------------------------------------------------------------
