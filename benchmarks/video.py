@@ -54,7 +54,7 @@ def gate(films: list[Path], output: Path) -> tuple[float, list[float], list[dict
     """Wall time with one process per film, their peak memory in MiB, their records."""
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()
-    jobs = [Job(Film(path, f"bench/{path.name}"), output, Gates(), 10.0, 96, 0.0, None, None, ()) for path in films]
+    jobs = [Job(Film(path, f"bench/{path.name}"), output, Gates(), 10.0, 96, 0.0, 70.0, 20.0, ()) for path in films]
     started = time.perf_counter()
     processes = [context.Process(target=_gate, args=(job, queue)) for job in jobs]
     for process in processes:

@@ -137,7 +137,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"wbvla {verb.name}: interrupted", file=sys.stderr)
         return 130
     except WbvlaError as error:
-        print(f"wbvla {verb.name}: {error} [{error.code.name} {int(error.code)}]", file=sys.stderr)
+        code = f" [{error.code.name} {int(error.code)}]" if error.code else ""
+        print(f"wbvla {verb.name}: {error}{code}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # `wbvla ... | head`
         sys.stderr.close()

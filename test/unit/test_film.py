@@ -17,7 +17,7 @@ import pytest
 from wbvla_core.errors import WbvlaError
 from wbvla_train.data.clips import Corpus
 from wbvla_train.data.film import made, record, review, sheet
-from wbvla_train.data.film.duplicates import same_change
+from wbvla_train.data.film.duplicates import mark_duplicates, same_change
 from wbvla_train.data.film.gates import Gates
 from wbvla_train.data.film.info import examine
 from wbvla_train.data.film.ingest import IngestConfig, ingest, list_films, load_records, parse_shard
@@ -189,6 +189,8 @@ def folder(tmp_path_factory) -> Path:
                 packet.stream = stream
                 target.mux(packet)
     shutil.copy(root / "walk.mp4", root / ".hidden.mp4")
+    (root / "gone.mp4").symlink_to(root / "nowhere.mp4")
+    (root / "notes.txt").write_text("tuesday")
     (root / "camera.json").write_text('{"fovy_deg": 61, "pitch_deg": 30}')
     return root
 
@@ -214,6 +216,8 @@ def test_a_folder_becomes_clips_and_what_was_left_out_is_named(ingested):
     assert found[b"phone/walk.mp4"] == ["loco"] and found[b"phone/hands.mov"] == ["mani"] and found[b"phone/caf\xe9.mp4"] == ["loco"]
     assert found[b"phone/dark.mp4"] == ["dark"] and found[b"phone/broken.mp4"] == [] and b"phone/.hidden.mp4" not in found
     assert any("LEFT OUT phone/broken.mp4" in line and "cannot be opened" in line for line in lines)
+    assert any("LEFT OUT phone/gone.mp4" in line and "link to nowhere" in line for line in lines)
+    assert any("passed over" in line and "1 .txt" in line for line in lines)
     listed = {p.parent.name.rsplit("_", 1)[0]: p.parent.parent.name for p in output.rglob("clips.json")}
     assert listed == {"walk-again": "loco", "hands": "mani", "caf": "loco"}  # of two copies the first by name stays
 
@@ -232,7 +236,7 @@ def test_a_second_run_does_nothing_and_a_run_from_nothing_gives_the_same_bytes(f
     before, lines = tree(output), []
     times = {p: p.stat().st_mtime_ns for p in output.rglob("clip_*.mp4")}
     assert ingest(config_for(folder, output), log=lines.append) == 1
-    assert "1 to do" in lines[0]  # only the broken one is tried again
+    assert "2 to do" in lines[0]  # only the broken one and the dead link are tried again
     assert tree(output) == before and times == {p: p.stat().st_mtime_ns for p in output.rglob("clip_*.mp4")}
     shutil.rmtree(tmp_path / "clips", ignore_errors=True)
     for shard in ("1/2", "0/2"):  # two machines, in any order
@@ -262,6 +266,56 @@ def test_the_contact_sheet_needs_no_other_file_and_shows_every_stretch(ingested)
     cards = sum("strip" in entry for r in load_records(ingested[0]) for entry in r["segments"])
     assert text.count('<div class="s ') == cards > 4
     assert not re.search(r'(src|href)="(?!data:)', text) and "caf\\udce9" in text and "cannot be opened" in text
+
+
+def test_a_decision_that_the_page_takes_back_is_no_longer_in_force(ingested, tmp_path):
+    output, saved = tmp_path / "clips", tmp_path / "saved.json"
+    shutil.copytree(ingested[0], output)
+    for decisions, left in (({"a@0.000": "keep", "b@0.000": "loco"}, {"a@0.000": "keep", "b@0.000": "loco"}), ({"a@0.000": ""}, {"b@0.000": "loco"})):
+        saved.write_text(json.dumps({"schema": 1, "segments": decisions}))
+        review.review(review.ReviewConfig(output, apply=saved), log=lambda text: None)
+        assert json.loads((output / "overrides.json").read_text())["segments"] == left
+
+
+def test_many_films_make_several_pages_that_lead_to_each_other(ingested, tmp_path, monkeypatch):
+    output = tmp_path / "clips"
+    shutil.copytree(ingested[0], output)
+    records = load_records(output)
+    monkeypatch.setattr(sheet, "CARDS_PER_PAGE", 2)
+    sheet.write(output, records)
+    pages = sorted(output.glob("sheet*.html"))
+    assert len(pages) > 1 and pages[0].name == "sheet.html"
+    texts = [page.read_text() for page in pages]
+    assert all(f'href="{page.name}"' in text for page in pages for text in texts)
+    assert sum(text.count('<div class="s ') for text in texts) == sum("strip" in entry for r in records for entry in r["segments"])
+    monkeypatch.undo()
+    sheet.write(output, records)
+    assert [page.name for page in output.glob("sheet*.html")] == ["sheet.html"]
+
+
+def test_a_lens_that_is_stated_later_is_taken_over_and_a_wrong_one_is_refused(tmp_path):
+    root, output = tmp_path / "gopro", tmp_path / "clips"
+    film(root.mkdir() or root / "a.mp4", walk(1, seconds=2.0))
+    for text, expected in ((None, 70.0), ('{"fovy_deg": 81, "pitch_deg": 10}', 81.0)):
+        if text:
+            (root / "camera.json").write_text(text)
+        assert ingest(config_for(root, output), log=lambda text: None) == 0
+        (sidecar,) = output.rglob("clips.json")
+        assert json.loads(sidecar.read_text())["clips"][0]["camera"]["fovy_deg"] == expected
+    for text in ("[1]", '{"fovy_deg": 1.2}'):
+        (root / "camera.json").write_text(text)
+        with pytest.raises(WbvlaError, match="camera.json"):
+            ingest(config_for(root, output), log=lambda text: None)
+
+
+def test_of_two_duplicates_the_damaged_film_is_left_out(ingested, tmp_path):
+    output = tmp_path / "clips"
+    shutil.copytree(ingested[0], output)
+    records = load_records(output)
+    names = {r["film"]: r for r in records}
+    names["phone/walk again.mp4"]["report"]["problems"].append("cut off")  # the first by name, and so far the one that stays
+    mark_duplicates(output, records)
+    assert names["phone/walk.mp4"]["segments"][0]["reason"] == "" and names["phone/walk again.mp4"]["segments"][0]["reason"] == "duplicate"
 
 
 def test_a_damaged_record_and_a_half_written_clip_are_made_again(folder, ingested, tmp_path):
@@ -312,7 +366,7 @@ def test_bad_options_are_refused(tmp_path, folder):
 
 
 def test_a_job_is_done_again_when_film_settings_or_decisions_change(folder, tmp_path):
-    job = record.Job(list_films((folder / "walk.mp4",))[0], tmp_path, Gates(), 10.0, 96, 0.1, None, None, ())
+    job = record.Job(list_films((folder / "walk.mp4",))[0], tmp_path, Gates(), 10.0, 96, 0.1, 70.0, 20.0, ())
     others = (replace(job, gates=Gates(blur=0.6)), replace(job, overrides=(("k", "keep"),)), replace(job, image_size=224))
     keys = {job.key("a"), job.key("b"), *(other.key("a") for other in others)}
     assert len(keys) == 5 and replace(job, threads=4).key("a") == job.key("a")

@@ -1,7 +1,8 @@
 """Clips that show what another clip shows, also when re-encoded, resized, trimmed or at another frame rate.
 
 Two clips of one room by one still camera look alike and are no duplicates: what is compared is therefore how the picture *changes*. Of
-two duplicates the one whose film comes later by name is left out, so that the result does not depend on which was gated first.
+two duplicates the one of a damaged film is left out, else the one whose film comes later by name: the result does not depend on which
+was gated first.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def same_change(a: np.ndarray, b: np.ndarray) -> float:
 def mark_duplicates(output: Path, records: list[dict]) -> int:
     """Set ``reason`` = "duplicate" and ``of`` in the entries (in memory) of clips that repeat an earlier one; returns how many."""
     clips = []
-    for record in sorted(records, key=lambda r: r["film"]):
+    for record in sorted(records, key=lambda r: (bool(r["report"]["problems"]), r["film"])):
         entries = [entry for entry in record["segments"] if "clip" in entry and not entry["reason"]]
         if entries:
             thumbs = np.load(output / "films" / record["id"] / "thumbs.npy", mmap_mode="r")

@@ -24,18 +24,23 @@ class Gates:
     """Thresholds. Ours, set on made films of seed 11 (:mod:`wbvla_train.data.film.made`); heights = picture heights.
 
     Attributes:
-        dark_luma: mean luma (0-255) below which nothing can be seen; burnt_share: share of pixels at 250 or more.
-        empty_contrast, empty_edges: standard deviation of luma and share of edge pixels below which there is nothing but a blank wall.
+        dark_luma: mean luma (0-255) below which nothing can be seen.
+        burnt_share: share of pixels at 250 or more above which the picture is over-exposed.
+        empty_contrast: standard deviation of luma below which, with few edges, there is nothing but a blank wall.
+        empty_edges: share of edge pixels below which a picture counts as having few.
         blur: :attr:`Measure.blur` over half a second; sharp film lies at 0.15-0.45.
         shake_heights: root mean square of the change of the camera's movement between samples 0.1 s apart, over a second.
             Walking lies below 0.035.
         still_peak: the 99.5th percentile of the change between samples below which nothing moves; sensor noise lies below 4.
-        static_s: how long nothing may move. freeze_s: how long a moving picture may stand exactly still.
+        static_s: how long nothing may move.
+        freeze_s: how long a moving picture may stand exactly still.
         frozen_change: mean change of a picture that is repeated (encoders leave a trace).
-        cut_match, cut_residual: a cut is where the frame before, however moved, correlates less and differs in more pixels than this.
+        cut_match: a cut is where the frame before, however moved, correlates with this one less than this, and ...
+        cut_residual: ... differs from it in more than this share of the pixels.
         gap_s: longest step between two samples; a wider one (dropped frames) ends a clip, because no frame pair spans it.
         loco_heights_s: camera speed over a second above which a clip is locomotion.
-        min_clip_s, max_clip_s: shorter stretches are left out, longer ones are divided evenly.
+        min_clip_s: shorter stretches are left out.
+        max_clip_s: longer stretches are divided evenly.
     """
 
     dark_luma: float = 20.0

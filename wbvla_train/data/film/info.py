@@ -10,11 +10,11 @@ from typing import Annotated
 import numpy as np
 import tyro
 
-from wbvla_train.data.film.gates import Gates, Segment, event_before, judge
+from wbvla_train.data.film.gates import Gates, Segment, judge
 from wbvla_train.data.film.ingest import list_films
-from wbvla_train.data.film.measure import Measure, measure
-from wbvla_train.data.film.reader import FilmError, FilmReport, samples
-from wbvla_train.data.film.record import printable
+from wbvla_train.data.film.measure import Measure
+from wbvla_train.data.film.reader import FilmError, FilmReport, fingerprint, samples
+from wbvla_train.data.film.record import blocks, printable
 
 
 @dataclass(frozen=True)
@@ -33,20 +33,16 @@ class InfoConfig:
 
 def examine(path: Path, rate_hz: float, gates: Gates) -> tuple[FilmReport, list[Measure], list[Segment]]:
     """Read a film once; its report, measures, and stretches and events in order of time."""
-    report, before = FilmReport(), None
+    report = FilmReport()
     measures: list[Measure] = []
     segments: list[Segment] = []
-    start = 0
-    for sample in samples(path, rate_hz, 16, report):
-        now = measure(sample, before)
-        event = event_before(now, measures[-1] if measures else None, gates)
-        if event:
-            segments += judge(measures[start:], gates, rate_hz)
-            segments.append(Segment(now.stamp_s, now.stamp_s, now.index, event))
-            start = len(measures)
-        measures.append(now)
-        before = sample
-    return report, measures, segments + judge(measures[start:], gates, rate_hz)
+    for block, event in blocks(samples(path, rate_hz, 16, report), gates):
+        measured = [now for _, now in block]
+        segments += judge(measured, gates, rate_hz)
+        if event is not None:
+            segments.append(event)
+        measures += measured
+    return report, measures, segments
 
 
 def info(config: InfoConfig, log=print) -> int:
@@ -54,6 +50,7 @@ def info(config: InfoConfig, log=print) -> int:
     status = 0
     for film in list_films(config.inputs):
         try:
+            fingerprint(film.path)  # says first what is wrong with the file itself
             report, measures, segments = examine(film.path, config.rate_hz, config.gates)
         except FilmError as error:
             log(f"{printable(film.name)}: {error}")

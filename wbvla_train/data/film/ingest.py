@@ -15,6 +15,7 @@ import os
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
@@ -29,7 +30,19 @@ from wbvla_train.data.film import sheet
 from wbvla_train.data.film.duplicates import mark_duplicates
 from wbvla_train.data.film.gates import Gates
 from wbvla_train.data.film.reader import SUFFIXES, FilmReport
-from wbvla_train.data.film.record import DECISIONS, SCHEMA, Film, Job, is_done, printable, process_film, read_record, write_sidecars
+from wbvla_train.data.film.record import (
+    DECISIONS,
+    LENS_FILE,
+    SCHEMA,
+    Film,
+    Job,
+    is_done,
+    lens,
+    printable,
+    process_film,
+    read_record,
+    write_sidecars,
+)
 
 OVERRIDES = "overrides.json"
 SUMMARY = "summary.json"
@@ -43,11 +56,13 @@ class IngestConfig:
         inputs: folders (searched through) or single films. A folder's ``camera.json`` {"fovy_deg": 70, "pitch_deg": 20} states the lens.
         output: data root: ``wbvla train lam loco --data OUTPUT`` or ``--extra-data OUTPUT/train/loco``.
         workers: processes.
-        shard: ``i/n``: take every n-th film, starting with the i-th (0 <= i < n); the last shard to end writes the lists.
+        shard: ``i/n``: take every n-th film, starting with the i-th (0 <= i < n); the last shard to end writes the lists. For job
+            arrays: ``--shard $SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT``.
         rate_hz: frames kept per second of the film's own clock (the policy's 10 Hz); a slower film is kept whole.
         image_size: side of the square clips, px: 96 for the tiny models, 224 for the full size.
         dev_share: share of films that become the dev split, chosen by name.
-        fovy_deg, pitch_deg: vertical field of view and pitch below the horizontal, where no camera.json says so.
+        fovy_deg: vertical field of view, deg, where no camera.json says so (70 is assumed without either).
+        pitch_deg: optical axis below the horizontal, deg, where no camera.json says so (20 is assumed without either).
         overrides: decisions from the contact sheet; default OUTPUT/overrides.json.
         gates: thresholds.
     """
@@ -71,24 +86,37 @@ def list_films(inputs: tuple[Path, ...]) -> list[Film]:
     Raises:
         WbvlaError: an input that does not exist, two inputs of one name, no film at all.
     """
+    if not inputs:
+        raise WbvlaError("no folder of films was given, for example: wbvla video ingest FOLDER --output data/film")
     films: dict[str, Film] = {}
     for root in inputs:
         root = Path(os.path.abspath(root))
         if not root.exists():
             raise WbvlaError(f"{printable(str(root))} does not exist; give folders with films, or films")
-        paths = [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file() and not p.name.startswith("."))
+        paths = [root] if root.is_file() else sorted(p for p in _files(root) if p.suffix.lower() in SUFFIXES)
         for path in paths:
             name = f"{root.parent.name if root.is_file() else root.name}/{path.relative_to(root.parent if root.is_file() else root).as_posix()}"
             if name in films and films[name].path != path:
                 raise WbvlaError(f"two films are called {printable(name)}: {printable(str(path))} and {printable(str(films[name].path))}; rename one folder")
             films[name] = Film(path, name)
     if not films:
-        raise WbvlaError(f"no film ({', '.join(SUFFIXES)}) under {[printable(str(i)) for i in inputs]}")
+        raise WbvlaError(f"no film ({', '.join(SUFFIXES)}) under {', '.join(printable(str(i)) for i in inputs)}")
     return [films[name] for name in sorted(films)]
 
 
+def _files(root: Path) -> Iterator[Path]:
+    """Everything below a folder that is no folder and not hidden; links to nowhere too, so that they are named."""
+    return (path for path in root.rglob("*") if not path.is_dir() and not path.name.startswith("."))
+
+
+def passed_over(inputs: tuple[Path, ...]) -> dict[str, int]:
+    """Suffix -> how many files of the folders are no films by their suffix."""
+    files = (path for root in inputs for path in _files(root) if path.suffix.lower() not in SUFFIXES and path.name != LENS_FILE)
+    return dict(sorted(Counter(path.suffix.lower() or path.name for path in files).items()))
+
+
 def read_overrides(path: Path) -> dict[str, str]:
-    """Segment key -> decision; {} where there is no file.
+    """Segment key -> decision ("": a decision that was taken back); {} where there is no file.
 
     Raises:
         WbvlaError: not of the form that the contact sheet saves.
@@ -97,7 +125,7 @@ def read_overrides(path: Path) -> dict[str, str]:
         return {}
     try:
         decisions = json.loads(path.read_text())["segments"]
-        wrong = sorted({str(v) for v in decisions.values()} - set(DECISIONS))
+        wrong = sorted({str(v) for v in decisions.values()} - {"", *DECISIONS})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise WbvlaError(f"{printable(str(path))} is no overrides file ({type(error).__name__}: {error}); save it from the contact sheet again") from None
     if wrong:
@@ -131,7 +159,7 @@ def ingest(config: IngestConfig, log=print) -> int:
     """Work through all films; returns the exit status: 0, or 1 where a film or a part of one was left out."""
     index, count = parse_shard(config.shard)
     films = list_films(config.inputs)
-    overrides = read_overrides(config.overrides or config.output / OVERRIDES)
+    overrides = {key: decision for key, decision in read_overrides(config.overrides or config.output / OVERRIDES).items() if decision}
     if config.workers < 1 or not 0.0 <= config.dev_share < 1.0 or config.rate_hz <= 0 or config.image_size % 2 or config.image_size < 16:
         raise WbvlaError("expected --workers >= 1, 0 <= --dev-share < 1, --rate-hz > 0 and an even --image-size of at least 16")
     try:
@@ -148,10 +176,13 @@ def _ingest(config: IngestConfig, films: list[Film], mine: list[Film], overrides
     def job(film: Film, threads: int = 1) -> Job:
         own = tuple(sorted((key, value) for key, value in overrides.items() if key.rpartition("@")[0] == film.name))
         c = config
-        return Job(film, Path(os.path.abspath(c.output)), c.gates, c.rate_hz, c.image_size, c.dev_share, c.fovy_deg, c.pitch_deg, own, threads)
+        return Job(film, Path(os.path.abspath(c.output)), c.gates, c.rate_hz, c.image_size, c.dev_share, *lenses[film], own, threads)
 
+    lenses = {film: lens(film, config.fovy_deg, config.pitch_deg) for film in films}  # first: what has to be mended by hand is said at once
     missing = [film for film in mine if not is_done(job(film))]
     log(f"video ingest: {len(mine)} films, {len(mine) - len(missing)} done before, {len(missing)} to do with {config.workers} processes")
+    if other := passed_over(config.inputs):
+        log(f"video ingest: passed over, no films by their names: {', '.join(f'{count} {suffix}' for suffix, count in other.items())}")
     threads = max(config.workers // max(len(missing), 1), 1)
     started, seconds = time.perf_counter(), 0.0
     for number, record in enumerate(_run([job(film, threads) for film in missing], config.workers), start=1):
@@ -164,7 +195,11 @@ def _ingest(config: IngestConfig, films: list[Film], mine: list[Film], overrides
         return 1 if any(_faulty(read_record(job(film).folder)) for film in mine) else 0
     with _locked(config.output / ".lock_lists", True):
         records = load_records(config.output)
-        duplicates = mark_duplicates(config.output, records)
+        try:
+            duplicates = mark_duplicates(config.output, records)
+        except FileNotFoundError:  # another shard removed a film's folder in between
+            log("video ingest: another shard does its films again; it writes the lists of clips when it ends")
+            return 1 if any(_faulty(read_record(job(film).folder)) for film in mine) else 0
         clips = write_sidecars(config.output, records)
         summary = summarise(records)
         write_json(config.output / SUMMARY, summary)
@@ -175,9 +210,13 @@ def _ingest(config: IngestConfig, films: list[Film], mine: list[Film], overrides
     for name in unknown:
         log(f"override for {printable(name)}: no such film among the inputs")
     log(f"video ingest: {clips} clips ({duplicates} duplicates left out); look at {config.output / sheet.FILE}")
+    names = {film.name for film in films}
+    if gone := [record for record in records if record["film"] not in names]:
+        log(f"video ingest: {len(gone)} films of earlier runs are not among these inputs; their clips stay. Delete {config.output / 'films'}/<id> to drop one")
     faulty = [record for record in records if _faulty(record)]
     for record in faulty:
-        log(f"LEFT OUT {printable(record['film'])}: {record['error'] or '; '.join(record['report']['problems'])}")
+        what = "LEFT OUT" if record["error"] else "LEFT OUT IN PART"
+        log(f"{what} {printable(record['film'])}: {record['error'] or '; '.join(record['report']['problems'])}")
     return 1 if faulty or unknown else 0
 
 

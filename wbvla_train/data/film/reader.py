@@ -15,7 +15,7 @@ from av.video.reformatter import Interpolation
 
 from wbvla_core.errors import WbvlaError
 
-SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".avi", ".webm")
+SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".avi", ".webm", ".3gp", ".mts", ".m2ts", ".mpg", ".mpeg")
 ANALYSIS_LINES = 180  # short side of the grey picture that the gates look at, px: more than any LAM sees, so "sharp" means sharp for it
 FULL_RANGE = 2  # AVCOL_RANGE_JPEG
 _FROM_VIDEO_RANGE = np.clip((np.arange(256) - 16) * 255.0 / 219.0, 0, 255).astype(np.uint8)  # luma 16..235 -> 0..255
@@ -58,13 +58,24 @@ class FilmReport:
 
 
 def fingerprint(path: Path) -> str:
-    """Identifies a film's content by its size and three stretches of 1 MiB; reading all of 500 GB twice would cost an hour."""
-    size = path.stat().st_size
-    digest = hashlib.sha256(str(size).encode())
-    with path.open("rb") as file:
-        for start in (0, max(size // 2 - 2**19, 0), max(size - 2**20, 0)):
-            file.seek(start)
-            digest.update(file.read(2**20))
+    """Identifies a film's content by its size and three stretches of 1 MiB; reading all of 500 GB twice would cost an hour.
+
+    Raises:
+        FilmError: it cannot be read: gone, a link to nowhere, no rights, a failing disk.
+    """
+    try:
+        size = path.stat().st_size
+        digest = hashlib.sha256(str(size).encode())
+        with path.open("rb") as file:
+            for start in (0, max(size // 2 - 2**19, 0), max(size - 2**20, 0)):
+                file.seek(start)
+                digest.update(file.read(2**20))
+    except FileNotFoundError:
+        raise FilmError("is gone since the folder was listed, or a link to nowhere") from None
+    except PermissionError:
+        raise FilmError("may not be read (permissions); chmod it, or run as its owner") from None
+    except OSError as error:
+        raise FilmError(f"cannot be read from its disk or card: {error.strerror}; copy it again") from None
     return digest.hexdigest()
 
 
@@ -77,11 +88,11 @@ def samples(path: Path, rate_hz: float, size: int, report: FilmReport, *, thread
     Raises:
         FilmError: no file, not a film, no video track, no frame.
     """
-    if path.stat().st_size == 0:
-        raise FilmError("the file is empty (0 bytes); copy it from the camera again")
     try:
         container = av.open(str(path))
     except (av.error.FFmpegError, OSError, UnicodeError) as error:
+        if path.exists() and path.stat().st_size == 0:
+            raise FilmError("the file is empty (0 bytes); copy it from the camera again") from None
         raise FilmError(f"cannot be opened as a film: {_reason(error)}; if its recording was cut off, its index is missing: repair or delete it") from None
     with container:
         if not container.streams.video:
@@ -125,12 +136,12 @@ def _stream(container, stream, rate_hz: float, size: int, report: FilmReport, ex
             due = math.floor(since_s * rate_hz + 0.05) + 1
             yield Sample(since_s, report.frames - 1, *_pictures(frame, size, report.rotation_deg // 90))
     if first_s is None:
-        raise FilmError(f"holds no readable frame ({broken} broken packets); delete it or copy it again")
+        raise FilmError(f"holds no readable frame ({broken} of its packets cannot be decoded); delete it or copy it again")
     report.duration_s = last_s - first_s
     report.fps = (report.frames - 1) / report.duration_s if report.frames > 1 else 0.0
     report.variable_rate = report.frames > 2 and longest_s > 1.5 * shortest_s
     if broken:
-        report.problems.append(f"{broken} packets could not be decoded; the rest was used")
+        report.problems.append(f"{broken} {'packet' if broken == 1 else 'packets'} could not be decoded; the rest was used")
     if disordered:
         report.problems.append(f"{disordered} frames without a stamp or with one not later than the frame before (clock jump) were left out")
     if expected_s - report.duration_s > SHORTFALL_S:

@@ -13,6 +13,7 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from wbvla_train.data.mp4 import write_mp4
 SCHEMA = 1
 BLOCK_S = 20.0  # a stretch is judged at the latest after this: memory does not grow with the film
 STRIP_PICTURES = 4
+LENS_FILE = "camera.json"
 DECISIONS = ("keep", "reject", LOCO, MANI)
 
 
@@ -66,8 +68,8 @@ class Job:
     rate_hz: float
     image_size: int
     dev_share: float
-    fovy_deg: float | None
-    pitch_deg: float | None
+    fovy_deg: float
+    pitch_deg: float
     overrides: tuple[tuple[str, str], ...]  # (segment key, decision) of this film
     threads: int = 1
 
@@ -108,8 +110,35 @@ def is_done(job: Job) -> bool:
         return False
     try:
         return record["key"] == job.key(fingerprint(job.film.path))
-    except OSError:
+    except FilmError:
         return False
+
+
+def lens(film: Film, fovy_deg: float | None, pitch_deg: float | None) -> tuple[float, float]:
+    """Field of view and pitch of a film's camera: from the nearest camera.json beside or above the film, else as given, else the middle of the human range.
+
+    Raises:
+        WbvlaError: a camera.json, or an option, that describes no camera.
+    """
+    stated: dict[str, float] = {}
+    where = "--fovy-deg, --pitch-deg"
+    for folder in list(film.path.parents)[: film.name.count("/")]:
+        path = folder / LENS_FILE
+        if path.is_file():
+            where = printable(str(path))
+            try:
+                stated = {key: float(value) for key, value in json.loads(path.read_text()).items() if key in ("fovy_deg", "pitch_deg")}
+            except (OSError, ValueError, AttributeError, TypeError):
+                raise WbvlaError(f'{where} is not of the form {{"fovy_deg": 70, "pitch_deg": 20}}; mend or remove it') from None
+            break
+    default = CameraView()
+    fovy = stated.get("fovy_deg", default.fovy_deg if fovy_deg is None else fovy_deg)
+    pitch = stated.get("pitch_deg", default.pitch_deg if pitch_deg is None else pitch_deg)
+    try:
+        CameraView(fovy, 1.0, pitch)
+    except ValueError as error:
+        raise WbvlaError(f"{where}: {error}") from None
+    return fovy, pitch
 
 
 def process_film(job: Job) -> dict:
@@ -128,46 +157,40 @@ def process_film(job: Job) -> dict:
         record["key"] = job.key(fingerprint(job.film.path))
         stream = samples(job.film.path, job.rate_hz, job.image_size, report, threads=job.threads)
         writer = _SegmentWriter(job)
-        _cut_up(stream, job, writer)
+        for block, event in blocks(stream, job.gates):
+            writer.write(block)
+            if event is not None:
+                writer.note(event)
         record["segments"] = writer.entries
         np.save(job.folder / "thumbs.npy", np.concatenate(writer.thumbs) if writer.thumbs else np.zeros((0, 16, 16), np.uint8))
-        record["camera"] = _camera(job, report).to_json()
+        aspect = round(float(np.clip(report.width / max(report.height, 1), 0.2, 5.0)), 4)
+        record["camera"] = CameraView(job.fovy_deg, aspect, job.pitch_deg).to_json()
         known = {segment_key(job.film.name, entry["start_s"]) for entry in writer.entries}
         report.problems.extend(f"override {printable(key)} names no stretch of this film" for key, _ in job.overrides if key not in known)
     except FilmError as error:
         record["error"] = str(error)
-    except FileNotFoundError as error:
-        if job.output in Path(str(error.filename)).parents:
-            raise
-        record["error"] = "is gone since the folder was listed"
-    except PermissionError as error:
-        if job.output in Path(str(error.filename)).parents:
-            raise
-        record["error"] = "may not be read (permissions)"
     record["report"] = asdict(report)
     write_json(job.folder / "record.json", record)
     return record
 
 
-def _cut_up(stream, job: Job, writer: _SegmentWriter) -> None:
-    """Walk through the film once, holding one block of it."""
+def blocks(stream: Iterator[Sample], gates: Gates) -> Iterator[tuple[list[tuple[Sample, Measure]], Segment | None]]:
+    """Walk through a film once, holding one block of it: at most BLOCK_S without cut or gap, and the event that ends it (None: length, or the film's end)."""
     block: list[tuple[Sample, Measure]] = []
-    before: Sample | None = None
-    last: Measure | None = None
     for sample in stream:
+        before, last = block[-1] if block else (None, None)
         now = measure(sample, before)
-        event = event_before(now, last, job.gates)
+        event = event_before(now, last, gates)
         if event:
-            writer.write(block)
+            value, limit = (now.match, gates.cut_match) if event == "cut" else (now.dt_s, gates.gap_s)
+            yield block, Segment(now.stamp_s, now.stamp_s, now.index, event, value, limit)
             block = []
-            value, limit = (now.match, job.gates.cut_match) if event == "cut" else (now.dt_s, job.gates.gap_s)
-            writer.note(Segment(now.stamp_s, now.stamp_s, now.index, event, value, limit))
         elif block and now.stamp_s - block[0][1].stamp_s >= BLOCK_S:
-            writer.write(block)
+            yield block, None
             block = []
         block.append((sample, now))
-        before, last = sample, now
-    writer.write(block)
+    if block:
+        yield block, None
 
 
 class _SegmentWriter:
@@ -216,23 +239,6 @@ class _SegmentWriter:
         entry["thumbs"] = [self.samples, self.samples + len(part)]
         self.samples += len(part)
         self.thumbs.append(np.stack([m.thumb for _, m in part]))
-
-
-def _camera(job: Job, report: FilmReport) -> CameraView:
-    """The camera as far as it is known: the film's own shape; lens and pitch from camera.json beside or above the film, or the options."""
-    stated: dict[str, float] = {}
-    for folder in list(job.film.path.parents)[: job.film.name.count("/")]:
-        if (folder / "camera.json").is_file():
-            try:
-                stated = {k: float(v) for k, v in json.loads((folder / "camera.json").read_text()).items() if k in ("fovy_deg", "pitch_deg")}
-            except (ValueError, AttributeError, TypeError):
-                form = '{"fovy_deg": 70, "pitch_deg": 20}'
-                raise WbvlaError(f"{printable(str(folder / 'camera.json'))} is not of the form {form}; mend or remove it") from None
-            break
-    default = CameraView()
-    fovy = stated.get("fovy_deg", default.fovy_deg if job.fovy_deg is None else job.fovy_deg)
-    pitch = stated.get("pitch_deg", default.pitch_deg if job.pitch_deg is None else job.pitch_deg)
-    return CameraView(fovy, round(float(np.clip(report.width / max(report.height, 1), 0.2, 5.0)), 4), pitch)
 
 
 def write_sidecars(output: Path, records: list[dict]) -> int:

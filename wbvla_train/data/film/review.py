@@ -37,7 +37,8 @@ def review(config: ReviewConfig, log=print) -> int:
     if config.apply is not None:
         if not config.apply.exists():
             raise WbvlaError(f"{config.apply} does not exist; save it from the contact sheet")
-        merged = {**read_overrides(config.output / OVERRIDES), **read_overrides(config.apply)}
+        both = {**read_overrides(config.output / OVERRIDES), **read_overrides(config.apply)}
+        merged = {key: decision for key, decision in both.items() if decision}
         write_json(config.output / OVERRIDES, {"schema": 1, "segments": merged})
         log(f"{len(merged)} decisions in {config.output / OVERRIDES}; run wbvla video ingest again to carry them out")
     mark_duplicates(config.output, records)
