@@ -158,7 +158,7 @@ def test_episodes_are_begun_kept_and_discarded_by_service_with_note_mapping_and_
     note = interface_class(topic("record_note").type)
     probe.send("record_note", note(data="{instruction: wave the left arm, notes: grün}"))
     probe.send("teleop_mapping", note(data="axes: {}"))
-    until(lambda: record._facts.get("instruction") and topic_table().topics["teleop_mapping"].name in record._latched, 3.0)
+    until(lambda: record._facts.get("instruction") and record._latched[topic_table().topics["teleop_mapping"].name], 3.0)
     answers = [probe.call("record_stop", Trigger.Request()), probe.call("record_start", Trigger.Request()), probe.call("record_start", Trigger.Request())]
     assert [a.success for a in answers] == [False, True, False] and "no episode" in answers[0].message and "being recorded" in answers[2].message
     for i in range(50):

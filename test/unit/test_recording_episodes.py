@@ -74,6 +74,13 @@ def test_clocks_that_disagree_wander_or_jump_are_named(skew_s, said):
     assert said in audit.report()["topics"][JOINTS]["verdict"]
 
 
+def test_what_was_said_long_before_an_episode_begins_is_neither_skew_nor_a_clock_that_goes_back():
+    audit, topic = Audit(topic_table()), "/wbvla/robot/driver_state"
+    stream(audit, topic, 2.0, 6.0, skew_s=lambda t: 0.4 if t == 0 else 0.001, kind="wbvla_msgs/msg/SafetyState")
+    row = audit.report()["topics"][topic]
+    assert row["verdict"] == "ok" and row["skew_s"]["max"] == 0.001 and row["received"] == 12
+
+
 def test_a_frozen_camera_is_found_with_time_and_length_though_its_stamps_go_on():
     audit = Audit(topic_table())
     stream(audit, CAMERA, 10.0, 10.0, body=lambda i: bytes([min(i, 40) if i < 70 else i]), kind="sensor_msgs/msg/Image")
@@ -116,7 +123,7 @@ def test_episodes_are_kept_discarded_and_numbered_on_and_nothing_is_deleted(tmp_
     begin(session)
     session.end()
     assert session.discard().name == "episode_0002", "after it was kept"
-    with pytest.raises(EpisodeError, match="none was kept"):
+    with pytest.raises(EpisodeError, match="kept last, once"):
         session.discard()
     with pytest.raises(EpisodeError, match="no episode"):
         session.end()

@@ -162,7 +162,7 @@ class Session:
         if self.bag is not None:
             self.end(lost=lost, state="discarded")
         elif self._last is None or not self._last.exists():
-            raise EpisodeError("no episode is being recorded, and none was kept that could be discarded")
+            raise EpisodeError("no episode is being recorded, and only the one kept last, once, can be discarded afterwards; move others by hand")
         else:
             facts = json.loads((self._last / FACTS).read_text(encoding="utf-8")) | {"state": "discarded"}
             write_json(self._last / FACTS, facts)
