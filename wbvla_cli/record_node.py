@@ -199,7 +199,7 @@ class RecordNode(ManagedNode):
         problems = report["problems"]
         self._say_state({"state": "waiting", "episode": folder.name, "kept": True, "problems": problems})
         verdict = f"{len(problems)} problems: {'; '.join(problems[:3])}" if problems else "no problems"
-        return f"{folder.name} is kept: {report['messages']} messages in {report['duration_s']:.1f} s, {verdict}"
+        return "; ".join((f"{folder.name} is kept: {report['messages']} messages in {report['duration_s']:.1f} s, {verdict}", *report["notes"]))
 
     def _discard_episode(self) -> str:
         self._bag = None
