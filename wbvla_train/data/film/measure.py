@@ -18,6 +18,9 @@ THUMB = 16  # side of the signature picture by which duplicates are found
 EDGE_LEVELS = 6.0  # smaller steps between neighbours are sensor noise
 BRIGHT_LEVEL = 250
 FEATURES = 120
+STILL_PX, STILL_SHARE = 1.0, 0.2  # a camera from which this share of the features hardly moves stands: what moves more are hands
+AGREE_PX = 2.0
+JOLT_RESIDUAL = 0.6  # a shift that leaves more of the picture unexplained is none
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,11 @@ def blur_of(grey: np.ndarray) -> tuple[float, float]:
 
 
 def _ego_motion(before: np.ndarray, now: np.ndarray) -> tuple[np.ndarray, float]:
-    """Similarity [2, 3] from the frame before to this one (identity where nothing can be tracked) and the share of features that follow it."""
+    """Similarity [2, 3] from the frame before to this one (identity where nothing can be tracked) and the share of features that follow it.
+
+    Hands before a still camera may carry most of the features, and the best fit would then be theirs: where enough features hardly move, it
+    is fitted to those alone.
+    """
     identity = np.eye(2, 3)
     points = cv2.goodFeaturesToTrack(before, FEATURES, 0.01, 7, blockSize=5)
     if points is None or len(points) < 8:
@@ -98,10 +105,14 @@ def _ego_motion(before: np.ndarray, now: np.ndarray) -> tuple[np.ndarray, float]
     sound = (found.ravel() > 0) & (found_back.ravel() > 0) & (np.abs(back - points).max(axis=(1, 2)) < 1.0)
     if sound.sum() < 6:
         return identity, 0.0
-    matrix, inliers = cv2.estimateAffinePartial2D(points[sound], moved[sound], method=cv2.RANSAC, ransacReprojThreshold=2.0, maxIters=300)
+    start, end = points[sound], moved[sound]
+    still = np.linalg.norm((end - start)[:, 0], axis=1) < STILL_PX
+    rest = still if still.sum() >= max(STILL_SHARE * len(points), 6) else np.ones(len(start), dtype=bool)
+    matrix, _ = cv2.estimateAffinePartial2D(start[rest], end[rest], method=cv2.RANSAC, ransacReprojThreshold=AGREE_PX, maxIters=300)
     if matrix is None:
         return identity, 0.0
-    return matrix, float(inliers.sum()) / len(points)
+    miss = np.linalg.norm(start[:, 0] @ matrix[:, :2].T + matrix[:, 2] - end[:, 0], axis=1)
+    return matrix, float((miss < AGREE_PX).sum()) / len(points)
 
 
 def measure(sample: Sample, before: Sample | None) -> Measure:
@@ -125,7 +136,7 @@ def measure(sample: Sample, before: Sample | None) -> Measure:
     if tracked < 0.1:  # a jolt beyond the tracker's reach is no cut: look for one shift of the whole picture
         jolt = _whole_shift(before.grey, grey)
         jolt_match, jolt_residual = _match(before.grey, grey, np.array(((1.0, 0.0, jolt[0]), (0.0, 1.0, jolt[1]))))
-        if jolt_match > max(match, 0.6):
+        if jolt_match > max(match, 0.6) and jolt_residual < JOLT_RESIDUAL:
             match, residual, scale, shift, matrix = jolt_match, jolt_residual, 1.0, jolt / height, np.eye(2, 3)
     return Measure(
         stamp_s=sample.stamp_s,
