@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _view(options)
     except (DataError, RobotSpecError) as error:
-        print(f"wbvla view: {shown(error)}", file=sys.stderr)
+        print(f"wbvla view: {shown(options.file)}: {shown(error)}", file=sys.stderr)
         return 2
 
 

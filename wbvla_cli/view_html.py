@@ -95,7 +95,7 @@ def page(view: EpisodeView) -> str:
     skew = f"{np.nanquantile(np.abs(view.skew_s), 0.99) * 1e3:.1f} ms" if np.isfinite(view.skew_s).any() else "–"
     cards = [("frames", str(len(view.time_s)), f"{duration:.1f} s"), ("rate", f"{rate:.2f} Hz", "images"), ("skew, p99", skew, "by stamps, limit 20 ms")]
     if view.checked:
-        cards.append(("faults in the data set", str(len(errors)), f"{len(view.findings) - len(errors)} warnings"))
+        cards.append(("faults in this episode", str(len(errors)), f"{len(view.findings) - len(errors)} warnings"))
     boxes = "".join(f"<div class='card'><b>{html.escape(v)}</b><span>{html.escape(n)}</span><small>{html.escape(h)}</small></div>" for n, v, h in cards)
     found = [(f.severity, str(f.episode), str(f.frame), f.kind, f.text) for f in view.findings]
     sections = [

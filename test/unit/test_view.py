@@ -63,6 +63,11 @@ def test_what_cannot_be_shown_is_refused_in_a_sentence(bag, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     assert view.main([str(tmp_path / "empty")]) == 2
     assert "one recording expected" in capsys.readouterr().err
+    cut = tmp_path / "cut.mcap"
+    cut.write_bytes(next(bag.glob("*.mcap")).read_bytes()[:5000])
+    assert view.main([str(cut)]) == 2
+    said = capsys.readouterr().err
+    assert "cut.mcap" in said and "mends it" in said
 
 
 def test_the_foxglove_layout_names_topics_that_exist_and_places_every_panel():
