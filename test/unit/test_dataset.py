@@ -229,7 +229,7 @@ def test_merge_split_and_filter_keep_every_number_and_every_bit_of_the_pictures(
         assert all(np.array_equal(ours[key], origin[key]) for key in ours if key not in ("index", "episode_index"))
         assert all(np.array_equal(a, b) for a, b in zip(both.views[i].images(CAMERA), one.views[i % 2].images(CAMERA)))
     assert [f.kind for f in check(tmp_path / "both")] == ["duplicate", "duplicate"]
-    assert edit.split(tmp_path / "both", tmp_path / "parts", {"train": 0.75, "test": 0.25}, log=print) == 0
+    assert command.main(["split", str(tmp_path / "both"), "--output", str(tmp_path / "parts"), "--shares", "train", "0.75", "test", "0.25"]) == 0
     assert [len(open_dataset(tmp_path / "parts" / name).views) for name in ("train", "test")] == [3, 1]
     argv = ["filter", str(tmp_path / "both"), "--output", str(tmp_path / "some"), "--task", "left$", "--drop-faulty"]
     assert command.main(argv) == 0

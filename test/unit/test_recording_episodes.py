@@ -98,6 +98,13 @@ def test_a_topic_whose_clock_is_not_the_robots_is_a_problem_whatever_the_robots_
         assert "wander" in robot_and_joystick(clock_s, lambda t: 0.0 if t < 8 else 0.2)["problems"][0]
 
 
+def test_a_topic_that_all_nodes_share_has_neither_one_rate_nor_one_order():
+    audit, topic = Audit(topic_table()), "/diagnostics"
+    stream(audit, topic, 7.0, 4.0, skew_s=lambda t: -0.2 if t == 0 else 0.001, kind="diagnostic_msgs/msg/DiagnosticArray")
+    row = audit.report()["topics"][topic]
+    assert row["verdict"] == "ok" and row["expected"] == row["received"] == 28 and row["skew_s"]["min"] == -0.2
+
+
 def test_an_episode_in_which_nobody_commands_is_noted():
     audit = Audit(topic_table())
     stream(audit, JOINTS, 200.0, 2.0)

@@ -67,6 +67,7 @@ class Audit:
         self._streams: dict[str, _Stream] = {}
         self._wall = {row.name for row in self._rows.values() if row.owner in WALL_CLOCK}
         self._decisions = {table.topics[key].name for key in ("teleop_loco", "vla_loco")}
+        self._shared = {row.name for row in self._rows.values() if row.owner == "every node"}  # several publishers: no one rate, and no one order
         self._clock_topic = table.topics["joint_states"].name
         self._clock_s: float | None = None  # skew of the newest message of the clock's topic
         self._start_ns: int | None = None
@@ -102,7 +103,7 @@ class Audit:
         stamp_ns = sec * 1_000_000_000 + nanosec
         if stamp_ns == 0:
             return
-        if stream.last_stamp_ns is not None and stamp_ns < stream.last_stamp_ns:
+        if stream.last_stamp_ns is not None and stamp_ns < stream.last_stamp_ns and topic not in self._shared:
             stream.backwards += 1
         stream.last_stamp_ns = stamp_ns
         skew_s = (at_ns - stamp_ns) / 1e9
@@ -143,7 +144,8 @@ class Audit:
             if stream is None:
                 topics[name] = {"received": 0, "nominal_hz": row.rate_hz, "verdict": "silent"}
                 continue
-            entry, faults = self._topic(name, row.rate_hz if row and not row.on_demand else 0.0, stream, start_ns, beyond_clock=clock_s is not None)
+            rate_hz = row.rate_hz if row and not row.on_demand and name not in self._shared else 0.0
+            entry, faults = self._topic(name, rate_hz, stream, start_ns, beyond_clock=clock_s is not None)
             topics[name] = entry | {"verdict": "; ".join(faults) or "ok"}
             problems += [f"{name}: {fault}" for fault in faults]
         notes = []
