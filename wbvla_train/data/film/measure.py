@@ -17,6 +17,7 @@ cv2.setNumThreads(1)  # processes are the parallelism; the same numbers on every
 THUMB = 16  # side of the signature picture by which duplicates are found
 EDGE_LEVELS = 6.0  # smaller steps between neighbours are sensor noise
 BRIGHT_LEVEL = 250
+SMEAR_MARGIN = 0.16  # how much softer than the mean of all edges a smear makes its own direction, at least
 FEATURES = 120
 STILL_PX, STILL_SHARE = 1.0, 0.2  # a camera from which this share of the features hardly moves stands: what moves more are hands
 AGREE_PX = 2.0
@@ -74,9 +75,11 @@ _DIRECTIONS = (
 
 
 def blur_of(grey: np.ndarray) -> tuple[float, float]:
-    """(blur 0..1, share of edge pixels). The worst of four directions: a smear blurs along itself only."""
+    """(blur 0..1, share of edge pixels). The worst of four directions, for a smear blurs along itself only; but not far above all of them together:
+    edges that happen to run along one direction (stripes, planks) look soft in it.
+    """
     image = grey.astype(np.float32)
-    worst, edges = 0.0, 0.0
+    worst, edges, total, weight = 0.0, 0.0, 0.0, 0
     for later, earlier, kernel in _DIRECTIONS:
         softer = cv2.filter2D(image, -1, kernel)
         step, soft_step = cv2.absdiff(image[later], image[earlier]), cv2.absdiff(softer[later], softer[earlier])
@@ -86,8 +89,9 @@ def blur_of(grey: np.ndarray) -> tuple[float, float]:
         if count > 0.002 * edge.size:
             lost = cv2.subtract(step, soft_step)
             np.maximum(lost, 0.0, out=lost)
-            worst = max(worst, 1.0 - float(np.dot(lost.ravel(), edge.ravel())) / float(np.dot(step.ravel(), edge.ravel())))
-    return (worst if edges > 0.002 else 1.0), edges
+            soft = 1.0 - float(np.dot(lost.ravel(), edge.ravel())) / float(np.dot(step.ravel(), edge.ravel()))
+            worst, total, weight = max(worst, soft), total + soft * count, weight + count
+    return (min(worst, total / weight + SMEAR_MARGIN) if weight else 1.0), edges
 
 
 def _ego_motion(before: np.ndarray, now: np.ndarray) -> tuple[np.ndarray, float]:
