@@ -145,7 +145,7 @@ def audit(folder: Path) -> int:
         for name, text in session.recovered:
             print(f"{name}: {text}")
         session.close()
-        bags = sorted(folder.glob("episode_*"))
+        bags = sorted(path for path in folder.glob("episode_*") if path.is_dir())
         if not bags:
             raise BagError(f"{folder} holds neither a bag nor episodes")
     else:

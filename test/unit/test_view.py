@@ -47,6 +47,7 @@ def test_the_page_holds_pictures_posture_and_charts_and_loads_nothing(bag, tmp_p
     for title in ("Locomotion command", "Stance height", "Skew by stamps", "left arm", "turn left"):
         assert title in text, title
     assert not re.search(r'(src|href)="?https?://', text)
+    assert view.main([str(bag)]) == 0 and (bag / "view.html").is_file(), "inside of the episode's folder: a session holds nothing but episodes"
 
 
 @pytest.mark.skipif(importlib.util.find_spec("rerun") is None, reason="the optional extra view is not installed")
