@@ -17,6 +17,8 @@ from safetensors.torch import load_file, save_file
 from wbvla_core.errors import CheckpointError, ErrorCode
 from wbvla_core.robot import load_robot
 from wbvla_perception.preprocess import ImageSpec, pixel_values, policy_image
+from wbvla_train.vla.train import build_model
+from wbvla_vla import config as sizes
 from wbvla_vla import published
 from wbvla_vla.checkpoint import load_vla, save_vla
 from wbvla_vla.config import LanguageConfig, TowerConfig, VlaConfig, full
@@ -231,6 +233,13 @@ def test_saved_as_our_own_checkpoint_it_reads_back_the_same(tmp_path):
     ids = torch.from_numpy(again.tokenizer.encode(SENTENCE))[None]
     a, b = (model(GOLDEN["pixel_values"], ids).logits for model in (again.model, loaded.model))
     assert deviation(a, b) < 0.01  # half precision
+
+
+def test_training_begins_from_published_weights_where_it_is_told_to(monkeypatch):
+    monkeypatch.setitem(sizes.PRESETS, "full", lambda: TINY)
+    model, tokenizer = build_model("full", pretrained=str(FIXTURE / "hf"))
+    assert torch.equal(model.projector.fc1.weight, load("hf").model.projector.fc1.weight)
+    assert tokenizer.vocab_size == ROWS + 40
 
 
 def test_the_hub_is_asked_for_weights_and_descriptions_of_one_revision_only(monkeypatch):

@@ -2,6 +2,7 @@
 
 wbvla train vla tiny
 wbvla train vla debug
+wbvla train vla full --pretrained openvla-7b
 """
 
 from __future__ import annotations
@@ -22,12 +23,16 @@ from wbvla_vla import config as sizes
 from wbvla_vla.checkpoint import save_half
 from wbvla_vla.config import VlaConfig
 from wbvla_vla.model import PrismaticVla, parameter_count
+from wbvla_vla.pretrained import load_published
 from wbvla_vla.tokens import InstructionTokenizer, build_tokenizer
 
 
-def build_model(size: str, seed: int = 0) -> tuple[PrismaticVla, InstructionTokenizer]:
-    """Model and tokenizer from the seed, before any training."""
+def build_model(size: str, seed: int = 0, pretrained: str | None = None) -> tuple[PrismaticVla, InstructionTokenizer]:
+    """Model and tokenizer before any training of ours: from published weights, or from the seed."""
     config: VlaConfig = sizes.PRESETS[size]()
+    if pretrained:
+        loaded = load_published(pretrained, config)
+        return loaded.model, loaded.tokenizer
     sentences = [sentence for task in TASKS for sentence in paraphrases(task)]
     tokenizer = InstructionTokenizer(build_tokenizer(sentences, config.codebook_size, config.tokens_per_kind), config.language.max_words, config.prompt)
     torch.manual_seed(seed)
@@ -57,7 +62,7 @@ def train(config: VlaTrainConfig, log=print) -> Path:
     torch.set_num_threads(config.codes.loop.threads)  # before labelling already: on a busy machine more threads wait for each other
     robot = load_robot(config.robot)
     spec = stills.image_spec(robot)
-    model, tokenizer = build_model(config.size, config.grounding.loop.seed)
+    model, tokenizer = build_model(config.size, config.grounding.loop.seed, config.pretrained)
     metrics: dict[str, dict] = {}
     if config.stage in ("all", "grounding"):
         metrics["grounding"] = train_grounding(config, model, tokenizer, spec, log)
