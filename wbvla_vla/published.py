@@ -29,9 +29,9 @@ from wbvla_vla.tokens import TOKENIZER_FILE
 INDEX_FILE = "model.safetensors.index.json"
 HUB_FILES = ("config.json", TOKENIZER_FILE, INDEX_FILE, "model*.safetensors", "checkpoints/latest-checkpoint.pt")
 NAMED = 4  # how many names an error spells out
-# Llama-2's own epsilon. The Hugging Face layout does not write it down: there it is LlamaConfig's default, and so in what OpenVLA computes.
-LLAMA2_EPS = 1e-5
-LLAMA_DEFAULTS = {"num_attention_heads": 32, "rms_norm_eps": 1e-6, "hidden_act": "silu", "rope_theta": 10000.0, "rope_scaling": None}
+# Epsilon of Llama's norms: Llama-2's own; and LlamaConfig's default, with which the Hugging Face layout runs because it writes none down.
+LLAMA2_EPS, DEFAULT_EPS = 1e-5, 1e-6
+LLAMA_DEFAULTS = {"num_attention_heads": 32, "hidden_act": "silu", "rope_theta": 10000.0, "rope_scaling": None}  # no shape shows these
 # What the description must say; sizes are held by the tensors' shapes.
 ARCHITECTURE = {
     "vision_backbone_id": "dinosiglip-vit-so-224px",
@@ -108,9 +108,9 @@ def read_folder(folder: Path, config: VlaConfig) -> tuple[Layout, VlaConfig, dic
     described = _read_json(path)
     if described.get("model_type") in ("openvla", "prismatic"):
         _require(path, described, ARCHITECTURE)
-        text = LLAMA_DEFAULTS | described.get("text_config", {})
-        _require(path, text, LLAMA_DEFAULTS | {"num_attention_heads": config.language.heads, "rms_norm_eps": text["rms_norm_eps"]})
-        return HUGGING_FACE, _with_epsilon(config, text["rms_norm_eps"]), _read_safetensors(folder)
+        text = described.get("text_config", {})
+        _require(path, LLAMA_DEFAULTS | text, LLAMA_DEFAULTS | {"num_attention_heads": config.language.heads})
+        return HUGGING_FACE, _with_epsilon(config, text.get("rms_norm_eps", DEFAULT_EPS)), _read_safetensors(folder)
     if "model" in described:
         _require(path, described["model"], ARCHITECTURE)
     elif described.get("vla", {}).get("base_vlm") not in BASE_VLMS:

@@ -14,9 +14,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from wbvla_cli.main import main
 from wbvla_core.errors import CheckpointError, ErrorCode
 from wbvla_core.robot import load_robot
 from wbvla_perception.preprocess import ImageSpec, pixel_values, policy_image
+from wbvla_train.vla.config import VlaTrainConfig
 from wbvla_train.vla.train import build_model
 from wbvla_vla import config as sizes
 from wbvla_vla import published
@@ -86,6 +88,11 @@ def edit_pt(folder: Path, change) -> None:
     content = torch.load(path, weights_only=True)
     change(content["model"])
     torch.save(content, path)
+
+
+@pytest.fixture
+def tiny_preset(monkeypatch) -> None:
+    monkeypatch.setitem(sizes.PRESETS, "full", lambda: TINY)
 
 
 # what it computes
@@ -235,11 +242,22 @@ def test_saved_as_our_own_checkpoint_it_reads_back_the_same(tmp_path):
     assert deviation(a, b) < 0.01  # half precision
 
 
-def test_training_begins_from_published_weights_where_it_is_told_to(monkeypatch):
-    monkeypatch.setitem(sizes.PRESETS, "full", lambda: TINY)
-    model, tokenizer = build_model("full", pretrained=str(FIXTURE / "hf"))
+def test_training_begins_from_published_weights_where_it_is_told_to(tiny_preset):
+    model, tokenizer = build_model(VlaTrainConfig(size="full", pretrained=str(FIXTURE / "hf")))
     assert torch.equal(model.projector.fc1.weight, load("hf").model.projector.fc1.weight)
     assert tokenizer.vocab_size == ROWS + 40
+
+
+def test_the_command_checks_a_folder_and_writes_it_as_our_own_checkpoint(tiny_preset, tmp_path, capsys):
+    assert main(["import", "prismatic", str(FIXTURE / "hf")]) == 0
+    text = capsys.readouterr().out
+    assert "Hugging Face layout" in text and "512 published rows" in text and "40 tokens of ours" in text
+    assert main(["import", "prismatic", str(FIXTURE / "original"), "--out", str(tmp_path / "vla/base")]) == 0
+    loaded = load_vla(tmp_path / "vla/base", load_robot("x2"))
+    assert loaded.image_spec.size == TINY.image_size
+    assert loaded.manifest.extra["vision_weights"].startswith("published")
+    assert main(["import", "prismatic", str(tmp_path)]) == 2
+    assert "config.json is not there" in capsys.readouterr().err
 
 
 def test_the_hub_is_asked_for_weights_and_descriptions_of_one_revision_only(monkeypatch):

@@ -58,6 +58,7 @@ class VlaTrainConfig:
         output: exported checkpoint.
         pretrained: published weights to begin from, a folder or ``owner/name[/folder]@revision`` on the hub
             (:mod:`wbvla_vla.pretrained`); None = random ones.
+        pretrained_towers, pretrained_tokenizer: what such a folder may lack: timm's files of DINOv2 and SigLIP, the folder of Llama-2's tokenizer.json.
     """
 
     size: Literal["debug", "tiny", "full"] = "tiny"
@@ -68,6 +69,8 @@ class VlaTrainConfig:
     run_dir: Path = Path("runs/vla_tiny")
     output: Path = Path("checkpoints/vla/tiny")
     pretrained: str | None = None
+    pretrained_towers: tuple[Path, Path] | None = None
+    pretrained_tokenizer: Path | None = None
     resume: bool = True
 
     def to_json(self) -> dict[str, Any]:

@@ -27,16 +27,16 @@ from wbvla_vla.pretrained import load_published
 from wbvla_vla.tokens import InstructionTokenizer, build_tokenizer
 
 
-def build_model(size: str, seed: int = 0, pretrained: str | None = None) -> tuple[PrismaticVla, InstructionTokenizer]:
+def build_model(config: VlaTrainConfig) -> tuple[PrismaticVla, InstructionTokenizer]:
     """Model and tokenizer before any training of ours: from published weights, or from the seed."""
-    config: VlaConfig = sizes.PRESETS[size]()
-    if pretrained:
-        loaded = load_published(pretrained, config)
+    size: VlaConfig = sizes.PRESETS[config.size]()
+    if config.pretrained:
+        loaded = load_published(config.pretrained, size, towers=config.pretrained_towers, tokenizer=config.pretrained_tokenizer)
         return loaded.model, loaded.tokenizer
     sentences = [sentence for task in TASKS for sentence in paraphrases(task)]
-    tokenizer = InstructionTokenizer(build_tokenizer(sentences, config.codebook_size, config.tokens_per_kind), config.language.max_words, config.prompt)
-    torch.manual_seed(seed)
-    return PrismaticVla(config, tokenizer), tokenizer
+    tokenizer = InstructionTokenizer(build_tokenizer(sentences, size.codebook_size, size.tokens_per_kind), size.language.max_words, size.prompt)
+    torch.manual_seed(config.grounding.loop.seed)
+    return PrismaticVla(size, tokenizer), tokenizer
 
 
 def train_grounding(config: VlaTrainConfig, model: PrismaticVla, tokenizer: InstructionTokenizer, spec: ImageSpec, log=print) -> dict[str, float]:
@@ -62,7 +62,7 @@ def train(config: VlaTrainConfig, log=print) -> Path:
     torch.set_num_threads(config.codes.loop.threads)  # before labelling already: on a busy machine more threads wait for each other
     robot = load_robot(config.robot)
     spec = stills.image_spec(robot)
-    model, tokenizer = build_model(config.size, config.grounding.loop.seed, config.pretrained)
+    model, tokenizer = build_model(config)
     metrics: dict[str, dict] = {}
     if config.stage in ("all", "grounding"):
         metrics["grounding"] = train_grounding(config, model, tokenizer, spec, log)
