@@ -54,6 +54,7 @@ VERBS = (
     Verb(("video", "info"), "wbvla_train.data.film.info", "what a film is and what the gates would say of it", "train"),
     Verb(("data", "video"), "wbvla_train.data.video", "render action-free egocentric video", "train"),
     Verb(("data", "demos"), "wbvla_train.data.demos", "record demonstrations by the scripted teleoperator", "train"),
+    Verb(("import", "prismatic"), "wbvla_cli.import_prismatic", "check published Prismatic or OpenVLA weights; write them as a checkpoint", "train"),
     Verb(("train", "lmo"), "wbvla_train.lmo.train", "leg policy: PPO in batched MuJoCo", "train"),
     Verb(("train", "lam"), "wbvla_train.lam.train", "latent action model from video", "train"),
     Verb(("train", "vla"), "wbvla_train.vla.train", "vision-language model that predicts latent actions", "train"),

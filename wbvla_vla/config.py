@@ -17,6 +17,7 @@ class TowerConfig:
         stem: "patch" = one strided convolution, as published; "conv" = three strided convolutions (ours: on two cores a plain patch
             projection had not learnt to see after 20 k samples, a convolutional stem had after 30 k).
         feature_layer: hidden states that are used, -1 = after the final norm, -2 = before the last block (prior work: Prismatic).
+        activation: of the MLPs; None = as the transformers class has it (DINOv2 "gelu", SigLIP "gelu_pytorch_tanh").
     """
 
     hidden_size: int
@@ -27,6 +28,7 @@ class TowerConfig:
     stem: Literal["patch", "conv"] = "patch"
     registers: int = 0
     feature_layer: int = -2
+    activation: str | None = None
 
     def tokens(self, image_size: int) -> int:
         return (image_size // self.patch_size) ** 2
@@ -40,6 +42,7 @@ class LanguageConfig:
         attention: who sees whom. "prefix" = image, words and latent-action queries all see each other (ours for training from
             nothing: image tokens know the sentence from the first block on; prior work: PaliGemma's prefix mask); "parallel" =
             causal over image and words as Llama-2 was trained, full among the queries (prior work: OpenVLA-OFT's parallel decoding).
+        rms_norm_eps: added to the mean square in the norms (transformers' default; prior work: 1e-5 in Llama-2).
     """
 
     hidden_size: int
@@ -49,6 +52,7 @@ class LanguageConfig:
     attention: Literal["prefix", "parallel"] = "parallel"
     max_words: int = 16
     initializer_range: float = 0.02
+    rms_norm_eps: float = 1e-6
 
 
 @dataclass(frozen=True)
@@ -109,8 +113,9 @@ def full() -> VlaConfig:
     """Dimensions of the published Prismatic-7B: DINOv2 ViT-L/14 with registers, SigLIP So400m/14, Llama-2 7B (prior work)."""
     return VlaConfig(
         dino=TowerConfig(1024, 24, 16, 4096, 14, registers=4),
-        siglip=TowerConfig(1152, 27, 16, 4304, 14),
-        language=LanguageConfig(4096, 32, 32, 11008, attention="parallel", max_words=64),
+        # Google trained SigLIP with the tanh approximation; Prismatic trained on top of timm 0.9, which computes the exact GELU.
+        siglip=TowerConfig(1152, 27, 16, 4304, 14, activation="gelu"),
+        language=LanguageConfig(4096, 32, 32, 11008, attention="parallel", max_words=64, rms_norm_eps=1e-5),
         image_size=224,
         prompt="In: What action should the robot take to {instruction}?\nOut:",
     )

@@ -90,6 +90,7 @@ class VisionTowers(nn.Module):
                 patch_size=d.patch_size,
                 num_register_tokens=d.registers,
                 **common,
+                **_activation(d),
             )
         )
         self.siglip = SiglipVisionModel(
@@ -101,6 +102,7 @@ class VisionTowers(nn.Module):
                 patch_size=s.patch_size,
                 vision_use_head=False,
                 image_size=config.image_size,
+                **_activation(s),
             )
         )
         if d.stem == "conv":
@@ -114,6 +116,10 @@ class VisionTowers(nn.Module):
         dino = _features(self.dino, pixel_values[:, :3], self.config.dino)
         siglip = _features(self.siglip, pixel_values[:, 3:], self.config.siglip)
         return torch.cat((dino[:, 1 + self.config.dino.registers :], siglip), dim=-1)  # class and register tokens dropped
+
+
+def _activation(config: TowerConfig) -> dict[str, str]:
+    return {"hidden_act": config.activation} if config.activation else {}
 
 
 def _features(tower: nn.Module, pixels: torch.Tensor, config: TowerConfig) -> torch.Tensor:
@@ -153,6 +159,7 @@ class PrismaticVla(nn.Module):
                 num_hidden_layers=lang.layers,
                 num_attention_heads=lang.heads,
                 initializer_range=lang.initializer_range,
+                rms_norm_eps=lang.rms_norm_eps,
                 pad_token_id=tokenizer.pad_id,
                 bos_token_id=tokenizer.bos_id,
                 eos_token_id=None,

@@ -142,7 +142,7 @@ def train_codes(config: VlaTrainConfig, model: PrismaticVla, tokenizer: Instruct
     if grounded.exists():
         model.load_state_dict({name: value.float() for name, value in load_file(grounded).items()})
     else:
-        log(f"no {grounded}: stage 1 starts from random weights")
+        log(f"no {grounded}: stage 1 starts from {config.pretrained or 'random weights'}")
     data, held_out = load_codes(config, tokenizer, log)
     train_index, check_index = data.index[~held_out[data.index]], data.index[held_out[data.index]]
     if not len(train_index):

@@ -56,6 +56,9 @@ class VlaTrainConfig:
         stage: "all", or one of them ("codes" needs the weights that "grounding" left in ``run_dir``).
         run_dir: resumable states and logs.
         output: exported checkpoint.
+        pretrained: published weights to begin from, a folder or ``owner/name[/folder]@revision`` on the hub
+            (:mod:`wbvla_vla.pretrained`); None = random ones.
+        pretrained_towers, pretrained_tokenizer: what such a folder may lack: timm's files of DINOv2 and SigLIP, the folder of Llama-2's tokenizer.json.
     """
 
     size: Literal["debug", "tiny", "full"] = "tiny"
@@ -65,6 +68,9 @@ class VlaTrainConfig:
     codes: CodesConfig = field(default_factory=CodesConfig)
     run_dir: Path = Path("runs/vla_tiny")
     output: Path = Path("checkpoints/vla/tiny")
+    pretrained: str | None = None
+    pretrained_towers: tuple[Path, Path] | None = None
+    pretrained_tokenizer: Path | None = None
     resume: bool = True
 
     def to_json(self) -> dict[str, Any]:
@@ -83,7 +89,7 @@ def _debug() -> VlaTrainConfig:
 
 
 def _full() -> VlaTrainConfig:
-    """Paper: 20 000 steps at a global batch of 1024; published weights take stage 0's place (its steps are 0)."""
+    """Paper: 20 000 steps at a global batch of 1024; published weights (``--pretrained``) take stage 0's place."""
     return VlaTrainConfig(
         size="full",
         stage="codes",

@@ -36,7 +36,8 @@ def export(
         "lam_mani": checkpoint.load_manifest(config.codes.lam_mani, kind="lam"),
         "lam_loco": checkpoint.load_manifest(config.codes.lam_loco, kind="lam"),
     }
-    extra = {"vision_weights": "ours, from simulator labels (stage 0)", "parameters": parameter_count(model)}
+    vision = f"published: {config.pretrained}" if config.pretrained else "ours, from simulator labels (stage 0)"
+    extra = {"vision_weights": vision, "parameters": parameter_count(model)}
     manifest = save_vla(config.output, config.output.name, model, tokenizer, spec, robot, parents, extra)
     hours = sum(stage.get("hours", 0.0) for stage in stages.values())
     write_json(config.output / METRICS_FILE, run_record(config, hours, stages=stages, manifest=manifest.hash))

@@ -2,6 +2,7 @@
 
 wbvla train vla tiny
 wbvla train vla debug
+wbvla train vla full --pretrained openvla-7b
 """
 
 from __future__ import annotations
@@ -22,16 +23,20 @@ from wbvla_vla import config as sizes
 from wbvla_vla.checkpoint import save_half
 from wbvla_vla.config import VlaConfig
 from wbvla_vla.model import PrismaticVla, parameter_count
+from wbvla_vla.pretrained import load_published
 from wbvla_vla.tokens import InstructionTokenizer, build_tokenizer
 
 
-def build_model(size: str, seed: int = 0) -> tuple[PrismaticVla, InstructionTokenizer]:
-    """Model and tokenizer from the seed, before any training."""
-    config: VlaConfig = sizes.PRESETS[size]()
+def build_model(config: VlaTrainConfig) -> tuple[PrismaticVla, InstructionTokenizer]:
+    """Model and tokenizer before any training of ours: from published weights, or from the seed."""
+    size: VlaConfig = sizes.PRESETS[config.size]()
+    if config.pretrained:
+        loaded = load_published(config.pretrained, size, towers=config.pretrained_towers, tokenizer=config.pretrained_tokenizer)
+        return loaded.model, loaded.tokenizer
     sentences = [sentence for task in TASKS for sentence in paraphrases(task)]
-    tokenizer = InstructionTokenizer(build_tokenizer(sentences, config.codebook_size, config.tokens_per_kind), config.language.max_words, config.prompt)
-    torch.manual_seed(seed)
-    return PrismaticVla(config, tokenizer), tokenizer
+    tokenizer = InstructionTokenizer(build_tokenizer(sentences, size.codebook_size, size.tokens_per_kind), size.language.max_words, size.prompt)
+    torch.manual_seed(config.grounding.loop.seed)
+    return PrismaticVla(size, tokenizer), tokenizer
 
 
 def train_grounding(config: VlaTrainConfig, model: PrismaticVla, tokenizer: InstructionTokenizer, spec: ImageSpec, log=print) -> dict[str, float]:
@@ -57,7 +62,7 @@ def train(config: VlaTrainConfig, log=print) -> Path:
     torch.set_num_threads(config.codes.loop.threads)  # before labelling already: on a busy machine more threads wait for each other
     robot = load_robot(config.robot)
     spec = stills.image_spec(robot)
-    model, tokenizer = build_model(config.size, config.grounding.loop.seed)
+    model, tokenizer = build_model(config)
     metrics: dict[str, dict] = {}
     if config.stage in ("all", "grounding"):
         metrics["grounding"] = train_grounding(config, model, tokenizer, spec, log)
