@@ -59,7 +59,9 @@ def build(model: PrismaticVla, max_words: int, config: EngineConfig) -> Forward:
         WbvlaError: see :meth:`EngineConfig.require`.
     """
     config.require()
-    model.to(config.device, DTYPES[config.dtype]).eval().requires_grad_(False)
+    model.to(config.device).eval().requires_grad_(False)
+    for parameter in model.parameters():  # not the buffers: frequencies of rotary positions in bfloat16 turn by up to half a radian over 300 tokens
+        parameter.data = parameter.data.to(DTYPES[config.dtype])
     quantize(model, config.quantize)
     if config.device == "cpu":
         return record(model, max_words) if config.compile and config.dtype == "float32" and config.quantize == "none" else _plain(model)
