@@ -74,7 +74,8 @@ def quantize(model: PrismaticVla, kind: str) -> None:
         return
     ao = _torchao()
     names = set(linear_layers(model, towers=False))
-    settings = ao.Int8WeightOnlyConfig() if kind == "int8" else ao.Int4WeightOnlyConfig(group_size=128)
+    # the packing whose kernel comes with torch
+    settings = ao.Int8WeightOnlyConfig() if kind == "int8" else ao.Int4WeightOnlyConfig(group_size=128, int4_packing_format="tile_packed_to_4d")
     ao.quantize_(model, settings, filter_fn=lambda module, name: isinstance(module, nn.Linear) and name in names)
 
 

@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from wbvla_core.errors import WbvlaError
-from wbvla_vla.config import debug
+from wbvla_vla.config import PRESETS, debug
 from wbvla_vla.engine import EngineConfig, build
 from wbvla_vla.model import PrismaticVla
 from wbvla_vla.tokens import InstructionTokenizer, build_tokenizer
+from wbvla_vla.trace import Plain
 
 torch.set_num_threads(1)  # small matrices: more threads only wait for each other
 
@@ -53,6 +54,19 @@ def test_int8_weights_are_near_the_model_and_leave_towers_and_head_alone():
     plain = {name for name, parameter in model.named_parameters() if type(parameter.data) is torch.Tensor}
     assert "language.lm_head.weight" in plain and any(name.startswith("vision.") for name in plain)
     assert "language.model.layers.0.mlp.up_proj.weight" not in plain
+
+
+@pytest.mark.parametrize("preset", ["debug", "full"])
+def test_no_step_of_the_pass_asks_for_a_value_so_that_a_cuda_graph_can_hold_it(preset):
+    """On the meta device every read of a value, and every mix with a tensor on the CPU, is an error."""
+    config = PRESETS[preset]()
+    words = ["walk to the red box", config.prompt]
+    tokenizer = InstructionTokenizer(build_tokenizer(words, config.codebook_size, config.tokens_per_kind), config.language.max_words, config.prompt)
+    with torch.device("meta"), torch.no_grad():
+        model = PrismaticVla(config, tokenizer).to("meta")
+        sizes = (torch.empty(1, 6, config.image_size, config.image_size), torch.ones(1, config.language.max_words, dtype=torch.long))
+        logits = Plain(model)(*sizes)[0]
+    assert logits.is_meta and logits.shape == (1, 2, config.tokens_per_kind, config.codebook_size)
 
 
 def test_what_this_machine_cannot_do_is_refused_with_the_way_out(monkeypatch):
