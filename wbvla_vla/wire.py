@@ -163,7 +163,7 @@ def read_decision(message: dict[str, Any], robot: RobotSpec) -> Decision:
     latent = None
     if packed.get("latent") is not None:
         codes = field(packed, "latent", dict)
-        latent = LatentAction(*(tuple(field(codes, name, list)) for name in ("manipulation", "locomotion")), field(codes, "codebook_size", int))
+        latent = LatentAction(_codes(codes, "manipulation"), _codes(codes, "locomotion"), field(codes, "codebook_size", int))
     return Decision(
         field(packed, "stamp_s", float),
         command.validate(robot.stance_height_range_m),
@@ -171,6 +171,13 @@ def read_decision(message: dict[str, Any], robot: RobotSpec) -> Decision:
         latent,
         {str(name): field(timing, name, float) for name in timing},
     )
+
+
+def _codes(message: dict[str, Any], name: str) -> tuple[int, ...]:
+    values = field(message, name, list)
+    if not all(type(value) is int and value >= 0 for value in values):
+        raise LinkError(f"field {name!r} must hold indices of codes, got {_brief(values)}")
+    return tuple(values)
 
 
 def read_served(message: dict[str, Any]) -> ServedPolicy:

@@ -18,7 +18,7 @@ import pytest
 import zmq
 
 from wbvla_core.checkpoint import load_manifest
-from wbvla_core.errors import CheckpointError, ErrorCode, ImageError, InstructionError, LinkError, StateError, WbvlaError
+from wbvla_core.errors import CheckpointError, CommandError, ErrorCode, ImageError, InstructionError, LinkError, StateError, WbvlaError
 from wbvla_core.robot import load_robot
 from wbvla_core.types import Decision, PolicyInput, RobotState
 from wbvla_vla import serve, wire
@@ -242,6 +242,48 @@ def test_a_malformed_question_is_answered_with_the_field_that_is_wrong(zero):
         assert "decision" in ask(wire.pack(**good, input=packed))
     with asking(zero) as policy:
         policy.infer(seen())
+
+
+def test_an_answer_that_is_no_decision_for_this_image_is_never_used():
+    def changed(path: str, value) -> Callable[[bytes], bytes]:
+        def change(answer: bytes) -> bytes:
+            message = msgpack.unpackb(answer)
+            *parents, last = path.split(".")
+            inner = message
+            for name in parents:
+                inner = inner[name]
+            inner[last] = value
+            return msgpack.packb(message)
+
+        return change
+
+    class Garbling(serve.PolicyServer):
+        garble = staticmethod(lambda answer: answer)
+
+        def _answer(self, *question) -> bytes:
+            return self.garble(super()._answer(*question))
+
+    server = Garbling(*serve.load("zero", ROBOT), ROBOT, "tcp://127.0.0.1:*")
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    with asking(server) as policy:
+        for garble, error, text in (
+            (lambda answer: b"\xff" + answer, LinkError, "one msgpack map"),
+            (changed("version", 2), LinkError, "'version' must be 1, got 2"),
+            (changed("decision.stamp_s", 0.5), LinkError, "answered for the image of 0.5, asked was 1.5"),
+            (changed("decision.loco.forward", 300), CommandError, "must be -1, 0 or 1, got 300"),
+            (changed("decision.loco.stance_height_m", 9.0), CommandError, "must lie in"),
+            (changed("decision.arms.joint_names", ["a"]), CommandError, "must name the joints"),
+            (changed("decision.latent.locomotion", ["a"]), LinkError, "indices of codes"),
+            (changed("server_s", None), LinkError, "'server_s' must be float"),
+        ):
+            server.garble = garble
+            with pytest.raises(error, match=text):
+                policy.infer(seen())
+        server.garble = lambda answer: answer
+        policy.infer(seen())
+    server.stop()
+    thread.join(SOON_S)
 
 
 def test_where_nobody_serves_the_client_says_so():
