@@ -40,6 +40,7 @@ class Verb:
 VERBS = (
     Verb(("demo",), "wbvla_cli.demo", "the X2 carries out a sentence in simulation; writes video, bag and report", "sim,vla"),
     Verb(("run",), "wbvla_cli.runner", "start nodes of config/nodes.yaml without ROS launch, and take them down again", "robot"),
+    Verb(("serve",), "wbvla_cli.serve", "a policy on a GPU machine, asked over the network by the 10 Hz node on the robot", "robot,vla"),
     Verb(("teleop",), "wbvla_cli.teleop", "keyboard, gamepad or script on the robot or the simulator, with or without recording", "sim"),
     Verb(("record",), "wbvla_cli.record", "record topics to MCAP: one bag or a session of episodes; audit, mend", "sim"),
     Verb(("dataset",), "wbvla_cli.dataset", "recordings to LeRobot v3: convert, check, info, merge, split, filter", "sim,train"),

@@ -7,6 +7,8 @@ checkpoint  VLA and policy bundles on disk, lineage
 published, pretrained  Prismatic's and OpenVLA's published weights: their two layouts; into our classes
 model    two vision towers -> projector -> Llama -> eight latent-action tokens in one forward pass
 trace    the model as a recorded graph, for one image at a time
+engine   the forward pass on CPU or GPU: number format, quantisation, recorded or CUDA graph
 policy   WholeBodyPolicy: VLA + decoder from a policy bundle, Decision out
 fakes    ZeroPolicy, ReplayPolicy: the same interface without a network
+serve, remote, wire  a policy on another machine: server, client (no torch), messages
 """
