@@ -88,7 +88,7 @@ def make(options: Options, robot: RobotSpec) -> tuple[LoadedVla, ActionDecoder]:
     finally:
         torch.set_default_dtype(before)
     decoder = build_decoder(DECODERS.get(options.preset, DecoderConfig()), config, robot).to(options.device)
-    spec = ImageSpec(config.image_size, robot.camera.width, robot.camera.height, robot.camera.fovy_deg)
+    spec = ImageSpec.of(robot.camera, config.image_size)
     return LoadedVla(model.to(options.device).eval(), tokenizer, spec, None), decoder.eval()
 
 

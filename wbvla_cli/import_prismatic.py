@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +11,7 @@ import torch
 import tyro
 
 from wbvla_core.robot import load_robot
-from wbvla_train.data.stills import image_spec
+from wbvla_perception.preprocess import ImageSpec
 from wbvla_vla.checkpoint import save_vla
 from wbvla_vla.config import PRESETS
 from wbvla_vla.model import parameter_count
@@ -48,7 +48,7 @@ def main(argv: Sequence[str]) -> int:
     print(f"  vocabulary: {loaded.rows} published rows, {loaded.tokenizer.vocab_size - loaded.rows} tokens of ours after them")
     if options.out:
         robot = load_robot(options.robot)
-        spec = replace(image_spec(robot), size=model.config.image_size)
+        spec = ImageSpec.of(robot.camera, model.config.image_size)
         extra = {"vision_weights": f"published: {options.source}", "parameters": parameter_count(model)}
         manifest = save_vla(options.out, options.out.name, model, loaded.tokenizer, spec, robot, {}, extra)
         print(f"{manifest.label} written to {options.out}")

@@ -12,7 +12,7 @@ import tyro
 
 from wbvla_core.robot import load_robot
 from wbvla_eval.provenance import find_checkpoint
-from wbvla_vla.serve import PolicyServer, load
+from wbvla_vla.serve import PolicyServer, load, needs_network
 
 
 @dataclass(frozen=True)
@@ -51,13 +51,13 @@ def main(argv: Sequence[str]) -> int:
     robot = load_robot(options.robot)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     start = time.perf_counter()
-    if options.policy == "zero" or options.policy.startswith("replay:"):
-        served, make = load(options.policy, robot)
-    else:
+    if needs_network(options.policy):
         from wbvla_vla.engine import EngineConfig
 
         engine = EngineConfig(options.device, options.dtype, options.quantize, options.compile)
         served, make = load(str(find_checkpoint(options.policy)), robot, engine, options.threads)
+    else:
+        served, make = load(options.policy, robot)
     try:
         server = PolicyServer(served, make, robot, options.bind)
         print(

@@ -28,8 +28,14 @@ if TYPE_CHECKING:
     from wbvla_vla.engine import EngineConfig
     from wbvla_vla.policy import Policy
 
+REPLAY = "replay:"
 MAX_ROBOTS = 16  # ours: whose memory is kept; the one that was silent for longest is forgotten first
 POLL_MS = 200  # how long a signal may go unnoticed: one that arrives just before a wait, or in another thread, does not end the wait
+
+
+def needs_network(policy: str) -> bool:
+    """Whether ``policy`` names a bundle: "zero" and "replay:FILE" come without torch."""
+    return policy != "zero" and not policy.startswith(REPLAY)
 
 
 def load(policy: str, robot: RobotSpec, engine: EngineConfig | None = None, threads: int = 1) -> tuple[ServedPolicy, Callable[[], Policy]]:
@@ -41,16 +47,16 @@ def load(policy: str, robot: RobotSpec, engine: EngineConfig | None = None, thre
     Raises:
         CheckpointError, ValueError: a bundle or a file that cannot be used.
     """
+    if needs_network(policy):
+        from wbvla_vla.policy import WholeBodyPolicy
+
+        loaded = WholeBodyPolicy.load(policy, robot, threads=threads, engine=engine)
+        return ServedPolicy.of(loaded.manifest), loaded.twin
     if policy == "zero":
         return ServedPolicy.without_network("zero", "", robot), lambda: ZeroPolicy(robot)
-    if policy.startswith("replay:"):
-        path = Path(policy.removeprefix("replay:"))
-        decisions = read_replay(path, robot)
-        return ServedPolicy.without_network(policy, sha256_file(path), robot), lambda: ReplayPolicy(decisions)
-    from wbvla_vla.policy import WholeBodyPolicy
-
-    loaded = WholeBodyPolicy.load(policy, robot, threads=threads, engine=engine)
-    return ServedPolicy.of(loaded.manifest), loaded.twin
+    path = Path(policy.removeprefix(REPLAY))
+    decisions = read_replay(path, robot)
+    return ServedPolicy.without_network(policy, sha256_file(path), robot), lambda: ReplayPolicy(decisions)
 
 
 class PolicyServer:

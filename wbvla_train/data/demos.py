@@ -28,7 +28,7 @@ from wbvla_core.checkpoint import load_manifest
 from wbvla_core.robot import RobotSpec, load_robot
 from wbvla_core.types import Decision, LocoCommand, PolicyInput
 from wbvla_decoder.policy import ArmScaling, arm_state, posture
-from wbvla_perception.preprocess import policy_image
+from wbvla_perception.preprocess import ImageSpec, policy_image
 from wbvla_sim.episode import EpisodeLog, Policy, run_episode
 from wbvla_sim.expert import SQUAT_HEIGHT_M, Perturbation, Perturbed, ScriptedTeleoperator
 from wbvla_sim.instructions import SIDES, TASKS, Task, sample_instruction
@@ -36,7 +36,7 @@ from wbvla_sim.kinematic import KinematicController, KinematicWorld
 from wbvla_sim.scene import random_scene
 from wbvla_sim.world import SensorNoise, World, WorldOptions
 from wbvla_train.data.shards import write_shards
-from wbvla_train.data.stills import box_labels, camera_tangents, image_spec
+from wbvla_train.data.stills import box_labels, camera_tangents
 
 SEED_BASE = 0  # training scenes lie below 1 000 000: demonstrations in the lower half, stills in the upper; evaluation draws above
 KINDS = tuple(dict.fromkeys(task.kind for task in TASKS))
@@ -87,7 +87,7 @@ class DemosConfig:
         }
         if not self.kinds:
             del kept["kinds"]
-        return kept | parents | {"kind": "demos", "image": image_spec(load_robot(self.robot)).to_json()}
+        return kept | parents | {"kind": "demos", "image": ImageSpec.of(load_robot(self.robot).camera).to_json()}
 
 
 class Snapshot:
@@ -200,7 +200,7 @@ def record_episode(config: DemosConfig, robot: RobotSpec, number: int, learned: 
     elif rng.random() < config.turned_share:
         flags = rng.integers(-1, 2, 3)
         start, settle_s = LocoCommand(int(min(flags[0], 0)), int(flags[1]), int(flags[2]), robot.default_stance_height_m), float(rng.uniform(1.0, 3.0))
-    spec = image_spec(robot)
+    spec = ImageSpec.of(robot.camera)
     sentence = sample_instruction(task, rng)
     log = run_episode(
         world,

@@ -14,7 +14,6 @@ import torch
 from wbvla_core.robot import load_robot
 from wbvla_perception.preprocess import ImageSpec
 from wbvla_sim.instructions import TASKS, paraphrases
-from wbvla_train.data import stills
 from wbvla_train.loop import TrainLoop
 from wbvla_train.vla.config import PRESETS, VlaTrainConfig
 from wbvla_train.vla.grounding import Grounding, GroundingStep
@@ -61,7 +60,7 @@ def train(config: VlaTrainConfig, log=print) -> Path:
 
     torch.set_num_threads(config.codes.loop.threads)  # before labelling already: on a busy machine more threads wait for each other
     robot = load_robot(config.robot)
-    spec = stills.image_spec(robot)
+    spec = ImageSpec.of(robot.camera)
     model, tokenizer = build_model(config)
     metrics: dict[str, dict] = {}
     if config.stage in ("all", "grounding"):
