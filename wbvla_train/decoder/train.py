@@ -21,6 +21,7 @@ from wbvla_perception.preprocess import ImageSpec
 from wbvla_train.decoder.batches import Batch, Demonstrations
 from wbvla_train.decoder.config import PRESETS, DecoderTrainConfig
 from wbvla_train.loop import TrainLoop, run_record
+from wbvla_train.parallel import Part, to_device
 from wbvla_train.vla.grounding import BoxHead, box_errors, box_loss
 from wbvla_vla import lora
 from wbvla_vla.checkpoint import build_decoder, load_vla, save_policy
@@ -48,11 +49,15 @@ class FineTuneStep:
     def __init__(self, config: DecoderTrainConfig, student: Student, demos: Demonstrations, spec: ImageSpec) -> None:
         self.config, self.student, self.demos, self.spec = config, student, demos, spec
 
-    def __call__(self, rng: np.random.Generator) -> tuple[torch.Tensor, dict[str, float]]:
+    def draw(self, rng: np.random.Generator, step: int, part: Part) -> Batch:
+        part.require_whole("stage 2 from demonstrations with counterfactual sentences")
         c = self.config
         shares = {"walk_share": c.walk_share, "mirror_share": c.mirror_share, "wave_share": c.wave_share, "arm_states": c.arm_states}
-        batch = self.demos.draw(rng, self.demos.train_index, c.batch, c.sentences, self.spec, augment=True, **shares)
-        out, action, box = self.student(batch)
+        return self.demos.draw(rng, self.demos.train_index, c.batch, c.sentences, self.spec, augment=True, **shares)
+
+    def loss(self, model: nn.Module, batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:
+        c = self.config
+        out, action, box = model(batch)
         flags = F.cross_entropy(action.flag_logits.float().flatten(0, 1), batch.flags.flatten())
         height = (action.height.float() - batch.height).abs().mean()
         arms = ((action.arms.float() - batch.arms).abs().mean(dim=(1, 2)) * batch.arm_weight).sum() / batch.arm_weight.sum().clamp_min(1.0)
@@ -74,6 +79,7 @@ class FineTuneStep:
         answers, targets = [], []
         for i in range(batches):
             batch = self.demos.draw(np.random.default_rng((1, i)), self.demos.check_index, 32, 4, self.spec, walk_share=c.walk_share)
+            batch = to_device(batch, next(self.student.parameters()).device)
             out, action, box = self.student(batch)
             right = action.flag_logits.argmax(-1) == batch.flags
             for axis, name in enumerate(AXES):

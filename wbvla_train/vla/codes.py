@@ -20,8 +20,9 @@ from wbvla_train.data.shards import read_shards
 from wbvla_train.lam.export import Lam, load_lam
 from wbvla_train.lam.label import label_frames
 from wbvla_train.loop import TrainLoop
+from wbvla_train.parallel import Part, to_device
 from wbvla_train.vla.config import VlaTrainConfig
-from wbvla_train.vla.grounding import Grounding, GroundingStep, box_loss
+from wbvla_train.vla.grounding import Grounding, GroundingBatch, GroundingStep, box_loss
 from wbvla_train.vla.images import jitter, to_model
 from wbvla_train.vla.pictures import GROUNDED_FILE, load_stills
 from wbvla_vla.model import PrismaticVla, code_loss
@@ -95,6 +96,22 @@ def held_out_episodes(episode: np.ndarray, share: float = 0.05) -> np.ndarray:
     return episode >= numbers[-max(1, int(len(numbers) * share))]
 
 
+@dataclass
+class CodeBatch:
+    """N labelled frames, and a batch of stage 0 beside them or None."""
+
+    pixels: torch.Tensor  # [N, 6, S, S]
+    words: torch.Tensor  # [N, W]
+    codes: torch.Tensor  # [N, 2, tokens] int64
+    grounding: GroundingBatch | None = None
+
+
+def code_step_loss(vla: torch.nn.Module, batch: CodeBatch) -> tuple[torch.Tensor, dict[str, float]]:
+    """Cross-entropy of the codes, and how many are right."""
+    out = vla(batch.pixels, batch.words)
+    return code_loss(out.logits.float(), batch.codes), {"code_accuracy": float((out.codes() == batch.codes).float().mean())}
+
+
 class CodesStep:
     """Draws a batch of labelled frames; beside it a few pictures of stage 0, so that words keep their meaning."""
 
@@ -104,20 +121,22 @@ class CodesStep:
         self.model, self.spec, self.data, self.index, self.batch = model, spec, data, index, batch
         self.grounding, self.weight = grounding, weight
 
-    def __call__(self, rng: np.random.Generator) -> tuple[torch.Tensor, dict[str, float]]:
+    def draw(self, rng: np.random.Generator, step: int, part: Part) -> CodeBatch:
+        if self.grounding:
+            part.require_whole("stage 1 with pictures of stage 0 beside it (grounding_weight)")
         rows = self.index[rng.integers(len(self.index), size=self.batch)]
-        pixels = to_model(jitter(self.data.images[rows], rng), self.spec)
-        out = self.model(pixels, torch.from_numpy(self.data.word_ids[rows]))
-        codes = torch.from_numpy(self.data.codes[rows])
-        loss = code_loss(out.logits.float(), codes)
-        numbers = {"code_accuracy": float((out.codes() == codes).float().mean())}
-        if self.grounding and self.weight > 0:
-            pixels, words, image_index, _, target = self.grounding.draw(rng)
-            _, language = self.grounding.model(pixels, words, image_index)
-            grounded = box_loss(language, target)
-            loss = loss + self.weight * grounded
-            numbers["grounding"] = float(grounded.detach())
-        return loss, numbers
+        images = jitter(self.data.images[rows], rng)
+        rows, images = rows[part.of(self.batch)], images[part.of(self.batch)]
+        beside = self.grounding.draw(rng) if self.grounding and self.weight > 0 else None
+        return CodeBatch(to_model(images, self.spec), torch.from_numpy(self.data.word_ids[rows]), torch.from_numpy(self.data.codes[rows]), beside)
+
+    def loss(self, model: torch.nn.Module, batch: CodeBatch) -> tuple[torch.Tensor, dict[str, float]]:
+        if batch.grounding is None:
+            return code_step_loss(model, batch)
+        loss, numbers = code_step_loss(self.model, batch)  # ``model`` is the VLA with stage 0's heads around it
+        _, language = model(batch.grounding.pixels, batch.grounding.words, batch.grounding.image_index)
+        grounded = box_loss(language, batch.grounding.language)
+        return loss + self.weight * grounded, {**numbers, "grounding": float(grounded.detach())}
 
     @torch.no_grad()
     def evaluate(self, count: int = 1024) -> dict[str, float]:
@@ -127,8 +146,9 @@ class CodesStep:
         rows = self.index[np.random.default_rng(1).permutation(len(self.index))[:count]]
         right = []
         for part in np.array_split(rows, max(1, len(rows) // 128)):
-            out = self.model(to_model(self.data.images[part], self.spec), torch.from_numpy(self.data.word_ids[part]))
-            right.append((out.codes().numpy() == self.data.codes[part]).mean(axis=2))  # [n, 2]
+            inputs = (to_model(self.data.images[part], self.spec), torch.from_numpy(self.data.word_ids[part]))
+            out = self.model(*to_device(inputs, next(self.model.parameters()).device))
+            right.append((out.codes().cpu().numpy() == self.data.codes[part]).mean(axis=2))  # [n, 2]
         accuracy = np.concatenate(right).mean(axis=0)
         codes = self.data.codes[rows]
         floor = [np.mean([np.bincount(codes[:, kind, token]).max() / len(rows) for token in range(codes.shape[2])]) for kind in range(2)]
