@@ -117,7 +117,7 @@ class TrainLoop:
         torch.set_num_threads(config.threads)
         self.processes = processes or Processes.of_launcher()
         self.config, self.module, self.run_dir = config, module, Path(run_dir)
-        self.log = log if self.processes.main else _silent
+        self.log = self.processes.only_main(log)
         loop = {key: value for key, value in asdict(config).items() if key not in HOW_IT_IS_RUN}
         self._step, self._settings = step, json.dumps({**settings, "loop": loop}, default=str, sort_keys=True)
         if config.frozen_bf16 and not self.processes.blocks:
@@ -301,10 +301,6 @@ def _parameter_groups(module: nn.Module, weight_decay: float, lr_factors: Mappin
     if unused:
         raise ValueError(f"no trained parameter is called {sorted(unused)} (a factor on the learning rate was asked for)")
     return [{"params": parameters, "weight_decay": decay, "lr_factor": factor} for (decay, factor), parameters in groups.items()]
-
-
-def _silent(_: str) -> None:
-    pass
 
 
 def run_record(config: Any, hours: float, **numbers: Any) -> dict[str, Any]:

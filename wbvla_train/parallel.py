@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import partial
@@ -102,6 +102,10 @@ class Processes:
     def main(self) -> bool:
         """Whether this process writes and prints for all."""
         return self.rank == 0
+
+    def only_main(self, log: Callable[[str], None]) -> Callable[[str], None]:
+        """``log`` on the main process, silence elsewhere."""
+        return log if self.main else lambda _: None
 
     def wait(self) -> None:
         """Until all are here."""

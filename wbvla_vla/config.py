@@ -109,6 +109,20 @@ def tiny() -> VlaConfig:
     )
 
 
+def small() -> VlaConfig:
+    """For one GPU: widths and depths of published models a size down (prior work: DINOv2 ViT-S/14 with registers, SigLIP-B, Qwen2.5-0.5B).
+
+    SigLIP-B was published with 16 px patches; both towers must cut the image alike, so that here it has 14 (ours). As many key-value heads as heads,
+    in 64 numbers each (Qwen2.5 shares them): our blocks are Llama's.
+    """
+    return VlaConfig(
+        dino=TowerConfig(384, 12, 6, 1536, 14, registers=4),
+        siglip=TowerConfig(768, 12, 12, 3072, 14),
+        language=LanguageConfig(896, 24, 14, 4864, attention="prefix", max_words=32),
+        image_size=224,
+    )
+
+
 def full() -> VlaConfig:
     """Dimensions of the published Prismatic-7B: DINOv2 ViT-L/14 with registers, SigLIP So400m/14, Llama-2 7B (prior work)."""
     return VlaConfig(
@@ -121,4 +135,4 @@ def full() -> VlaConfig:
     )
 
 
-PRESETS = {"debug": debug, "tiny": tiny, "full": full}
+PRESETS = {"debug": debug, "tiny": tiny, "small": small, "full": full}

@@ -160,7 +160,7 @@ def test_a_killed_decoder_training_goes_on_with_the_same_losses(chain: Chain) ->
     config = dataclasses.replace(chain.decoder, loop=dataclasses.replace(chain.decoder.loop, steps=6))
 
     def losses(run_dir: str, stop: int | None) -> list[float]:
-        loop, *_ = decoder_train.build(dataclasses.replace(config, run_dir=chain.root / run_dir), quiet)
+        loop = decoder_train.build(dataclasses.replace(config, run_dir=chain.root / run_dir), quiet).loop
         loop.resume()
         values = []
         while loop.step < (stop or config.loop.steps):
@@ -199,5 +199,6 @@ def test_an_interrupted_recording_is_continued_with_the_same_data(chain: Chain, 
 
 
 def test_presets_are_complete() -> None:
-    assert isinstance(VLA_PRESETS["full"][1].codes, CodesConfig) and isinstance(VLA_PRESETS["tiny"][1].grounding, GroundingConfig)
-    assert set(VLA_PRESETS) == set(DECODER_PRESETS) == {"debug", "tiny", "full"}
+
+    assert isinstance(VLA_PRESETS["7b-pretrain"][1].codes, CodesConfig) and isinstance(VLA_PRESETS["tiny"][1].grounding, GroundingConfig)
+    assert set(VLA_PRESETS) == {"debug", "tiny", "small", "7b-pretrain"} and set(DECODER_PRESETS) == {"debug", "tiny", "small", "7b-lora"}

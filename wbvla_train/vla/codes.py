@@ -8,23 +8,24 @@ that what happened is not what was asked for, are left out.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 
 from wbvla_perception.preprocess import ImageSpec
 from wbvla_train.data.shards import read_shards
 from wbvla_train.lam.export import Lam, load_lam
 from wbvla_train.lam.label import label_frames
-from wbvla_train.loop import TrainLoop
+from wbvla_train.loop import Step
 from wbvla_train.parallel import Part, to_device
 from wbvla_train.vla.config import VlaTrainConfig
 from wbvla_train.vla.grounding import Grounding, GroundingBatch, GroundingStep, box_loss
-from wbvla_train.vla.images import jitter, to_model
-from wbvla_train.vla.pictures import GROUNDED_FILE, load_stills
+from wbvla_train.vla.images import jitter, require_size, to_model
+from wbvla_train.vla.pictures import load_stills
 from wbvla_vla.model import PrismaticVla, code_loss
 from wbvla_vla.tokens import InstructionTokenizer
 
@@ -149,21 +150,20 @@ class CodesStep:
             inputs = (to_model(self.data.images[part], self.spec), torch.from_numpy(self.data.word_ids[part]))
             out = self.model(*to_device(inputs, next(self.model.parameters()).device))
             right.append((out.codes().cpu().numpy() == self.data.codes[part]).mean(axis=2))  # [n, 2]
-        accuracy = np.concatenate(right).mean(axis=0)
-        codes = self.data.codes[rows]
-        floor = [np.mean([np.bincount(codes[:, kind, token]).max() / len(rows) for token in range(codes.shape[2])]) for kind in range(2)]
-        return {"mani_accuracy": float(accuracy[0]), "mani_majority": float(floor[0]), "loco_accuracy": float(accuracy[1]), "loco_majority": float(floor[1])}
+        return code_scores(np.concatenate(right).mean(axis=0), self.data.codes[rows])
 
 
-def train_codes(config: VlaTrainConfig, model: PrismaticVla, tokenizer: InstructionTokenizer, spec: ImageSpec, log=print) -> dict[str, float]:
-    """Stage 1, from stage 0's weights where there are some; leaves the result in ``model``."""
+def code_scores(accuracy: np.ndarray, codes: np.ndarray) -> dict[str, float]:
+    """Accuracy of both kinds [2] beside that of the most frequent code per token in ``codes`` [N, 2, tokens]."""
+    floor = [np.mean([np.bincount(codes[:, kind, token]).max() / len(codes) for token in range(codes.shape[2])]) for kind in range(2)]
+    return {"mani_accuracy": float(accuracy[0]), "mani_majority": float(floor[0]), "loco_accuracy": float(accuracy[1]), "loco_majority": float(floor[1])}
+
+
+def recorded_step(config: VlaTrainConfig, model: PrismaticVla, tokenizer: InstructionTokenizer, spec: ImageSpec, log=print) -> CodeTraining:
+    """Stage 1 from our own demonstrations, all in memory."""
     c = config.codes
-    grounded = config.run_dir / GROUNDED_FILE
-    if grounded.exists():
-        model.load_state_dict({name: value.float() for name, value in load_file(grounded).items()})
-    else:
-        log(f"no {grounded}: stage 1 starts from {config.pretrained or 'random weights'}")
     data, held_out = load_codes(config, tokenizer, log)
+    require_size(data.images, spec, c.demos)
     train_index, check_index = data.index[~held_out[data.index]], data.index[held_out[data.index]]
     if not len(train_index):
         raise ValueError(f"no frame of {c.demos} carries a code label: episodes are shorter than the LAMs' gap, or all are disturbed; record longer ones")
@@ -176,8 +176,21 @@ def train_codes(config: VlaTrainConfig, model: PrismaticVla, tokenizer: Instruct
     step = CodesStep(model, spec, data, train_index, c.batch, grounding, c.grounding_weight)
     check = CodesStep(model, spec, data, check_index, c.batch, None, 0.0)
     log(f"stage 1: {len(train_index)} labelled frames ({len(data.images)} in all), {c.loop.steps} steps of {c.batch}")
-    loop = TrainLoop(c.loop, module, step, config.run_dir / "codes", {"stage": "codes", "size": config.size, "batch": c.batch}, log)
-    if config.resume:
-        loop.resume()
-    loop.run(check.evaluate, evaluate_every=max(1, c.loop.steps // 8))
-    return {**check.evaluate(count=4096), "samples": c.loop.steps * c.batch, "hours": loop.seconds / 3600}
+    return CodeTraining(module, step, check.evaluate, lambda: check.evaluate(count=4096), {})
+
+
+@dataclass
+class CodeTraining:
+    """What stage 1 trains and how.
+
+    Attributes:
+        module: the VLA, or the VLA with stage 0's heads around it.
+        evaluate, evaluate_well: numbers on held-out episodes: now and then, and at the end.
+        settings: what a resumable state depends on beside size and batch.
+    """
+
+    module: torch.nn.Module
+    step: Step
+    evaluate: Callable[[], dict[str, float]]
+    evaluate_well: Callable[[], dict[str, float]]
+    settings: dict[str, Any]
