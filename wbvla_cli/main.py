@@ -60,6 +60,7 @@ VERBS = (
     Verb(("train", "lam"), "wbvla_train.lam.train", "latent action model from video", "train"),
     Verb(("train", "vla"), "wbvla_train.vla.train", "vision-language model that predicts latent actions", "train"),
     Verb(("train", "decoder"), "wbvla_train.decoder.train", "decoder from latent actions to robot commands", "train"),
+    Verb(("train", "plan"), "wbvla_train.plan", "what a training preset takes of each GPU's memory", "train"),
     Verb(("label",), "wbvla_train.lam.label", "label video with the codes of the latent action models", "train"),
 )
 BY_WORDS = {verb.words: verb for verb in VERBS}

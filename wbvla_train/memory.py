@@ -11,8 +11,9 @@ Kept for the backward pass per token, in bytes, with bfloat16 products, float32 
     projector                 18 V + 4 D, V = width of both towers together
     mask of a Llama block     2 L² per sentence of L tokens
 
-Where blocks are computed again in the backward pass: their inputs, 4 D, and the largest block once. bfloat16 copies of float32 weights count apart.
-FSDP keeps residuals in bfloat16, so that this is somewhat more than it takes.
+Where blocks are computed again in the backward pass: their inputs, 4 D, and the largest block once. Gradients of activations pass through memory beside
+them: counted as large as the largest block's activations (ours: not measured). bfloat16 copies of float32 weights count apart. FSDP keeps residuals in
+bfloat16, so that this is somewhat more than it takes.
 """
 
 from __future__ import annotations
@@ -67,8 +68,8 @@ class MemoryPlan:
         )
 
 
-def activation_bytes(module: nn.Module, config: VlaConfig, frames: int, sentences: int, checkpointing: bool, rank: int = 0) -> float:
-    """What autograd keeps of one piece of a batch; see the module text.
+def activation_bytes(module: nn.Module, config: VlaConfig, frames: int, sentences: int, checkpointing: bool, rank: int = 0) -> tuple[float, float]:
+    """What autograd keeps of one piece of a batch, and the largest block's part of it; see the module text.
 
     Args:
         module: with the VLA in it; of its towers, blocks without anything trained keep nothing.
@@ -91,7 +92,7 @@ def activation_bytes(module: nn.Module, config: VlaConfig, frames: int, sentence
         kept, largest = kept + here, max(largest, here)
         inputs += 4 * width * tokens if here else 0
     projector = frames * image * (18 * vision + 4 * language.hidden_size)
-    return (inputs + largest if checkpointing else kept) + projector
+    return (inputs + largest if checkpointing else kept) + projector, largest
 
 
 def block_name(module: nn.Module) -> str | None:
@@ -124,7 +125,8 @@ def plan_memory(
         parts["bf16 copies"] = 2 * (trained if half else total)
     if processes.offload:
         parts |= dict.fromkeys(("weights", "gradients", "optimizer"), 0.0)
-    parts["activations"] = activation_bytes(module, config, frames, sentences, loop.checkpointing, rank) * (1 if loop.bf16 else 2)
+    kept, largest = activation_bytes(module, config, frames, sentences, loop.checkpointing, rank)
+    parts |= {"activations": kept * (1 if loop.bf16 else 2), "their gradients": largest * (1 if loop.bf16 else 2)}
     setting = f"{processes.count} processes, {'sharded' if processes.blocks else 'each with all weights'}, {batch} samples a step, {frames} at once"
     setting += f" ({loop.accumulate} pieces)" if loop.accumulate > 1 else ""
     setting += ", activations computed again" if loop.checkpointing else ""

@@ -129,6 +129,30 @@ def test_merged_adapters_equal_unmerged_ones_and_a_fresh_adapter_changes_nothing
 
 
 @torch.no_grad()
+def test_adapters_that_were_merged_come_out_again() -> None:
+    model, tokenizer = make()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    adapted = lora.attach(model, lora.LoraSettings())  # rank 32, all linear layers
+    for name, parameter in adapted.named_parameters():
+        if "lora_B" in name:
+            parameter.normal_(0.0, 0.1)
+    unmerged = adapted(pixels(), words(tokenizer, "turn left")).logits
+    adapted.merge_adapter()
+    torch.testing.assert_close(adapted(pixels(), words(tokenizer, "turn left")).logits, unmerged, rtol=1e-4, atol=1e-5)
+    adapted.unmerge_adapter()
+    for name, value in lora.merge(adapted_with_zero(adapted)).state_dict().items():
+        torch.testing.assert_close(value, before[name], rtol=0, atol=1e-6, msg=name)
+
+
+def adapted_with_zero(adapted):
+    """The same with adapters that add nothing: what is left is the base."""
+    for name, parameter in adapted.named_parameters():
+        if "lora_B" in name:
+            parameter.zero_()
+    return adapted
+
+
+@torch.no_grad()
 def test_half_precision_weights_read_back_as_the_nearest_halves(tmp_path) -> None:
     model, tokenizer = make()
     save_half(model.state_dict(), tmp_path / "model.safetensors")

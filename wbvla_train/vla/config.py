@@ -109,9 +109,9 @@ def _small() -> VlaTrainConfig:
 def _7b_pretrain() -> VlaTrainConfig:
     """Paper: 20 000 steps at a global batch of 1024; published weights (``--pretrained``) take stage 0's place.
 
-    Four pieces: 32 frames at once on each of 8 GPUs, what fits 80 GB by the memory plan; on 32 GPUs and more ``--codes.loop.accumulate 1``.
+    Two pieces: 64 frames at once on each of 8 GPUs of 80 GB (by the memory plan); on more GPUs ``--codes.loop.accumulate 1``.
     """
-    loop = LoopConfig(steps=20_000, lr=2e-5, warmup_steps=0, final_lr=1.0, save_every=500, accumulate=4, checkpointing=True)
+    loop = LoopConfig(steps=20_000, lr=2e-5, warmup_steps=0, final_lr=1.0, save_every=500, accumulate=2, checkpointing=True)
     return VlaTrainConfig(
         size="full",
         stage="codes",
