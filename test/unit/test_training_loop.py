@@ -58,6 +58,11 @@ def test_two_processes_take_the_steps_of_one(together: dict, alone: dict, way: s
         torch.testing.assert_close(torch.tensor(together[way]["weights"][name]), torch.tensor(value), rtol=1e-4, atol=1e-6)
 
 
+def test_sharded_in_bfloat16_the_losses_are_those_of_float32_to_two_digits(together: dict, alone: dict) -> None:
+    found = together["sharded in bfloat16"]
+    assert found["losses"] == pytest.approx(alone["losses"], rel=0.02) and found["losses"] != pytest.approx(alone["losses"], rel=1e-5)
+
+
 def test_a_sharded_training_that_is_broken_off_goes_on_to_the_bit(together: dict) -> None:
     assert together["broken off"] == together["sharded"]
 

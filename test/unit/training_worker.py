@@ -90,6 +90,7 @@ def main(root: Path, until_killed: bool) -> None:
         "wrapped": outcome(make(root / "wrapped", processes=plain)),
         "wrapped in pieces": outcome(make(root / "pieces", replace(CONFIG, accumulate=2, checkpointing=True), plain)),
         "sharded in pieces": outcome(make(root / "shards", replace(CONFIG, accumulate=2, checkpointing=True), here)),
+        "sharded in bfloat16": outcome(make(root / "half", replace(CONFIG, bf16=True), here)),
     }
     first = make(root / "broken", processes=here)
     values = losses(first, 3)

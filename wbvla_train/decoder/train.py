@@ -138,6 +138,7 @@ def build(config: DecoderTrainConfig, log=print) -> FineTuning:
     decoder = build_decoder(replace(config.decoder, chunk_rows=rows), vla.model.config, robot)
     student = Student(lora.attach(vla.model, config.lora), decoder, vla.model.config.language.hidden_size)
     if config.lerobot:
+        student.box_head.requires_grad_(False)  # nobody says where boxes are
         step = StreamedFineTune(config, student, RobotFrames(frames, robot, config.decoder), vla.image_spec)
         count = step.stream.frames
     else:
