@@ -78,9 +78,9 @@ def main() -> None:
         for step in range(options.steps):
             stream.batch(step, slice(0, options.batch))
             seen.append(resident_mib())
-        quarter = max(1, options.steps // 4)
         rate = options.steps * options.batch / (time.perf_counter() - start_s)
-        print(f"before {before:.0f} MiB; highest in the first quarter {max(seen[:quarter]):.0f} MiB, in the last {max(seen[-quarter:]):.0f} MiB")
+        quarters = "  ".join(f"{part.max():.0f}" for part in np.array_split(np.array(seen), 4))
+        print(f"resident: {before:.0f} MiB before; highest in each quarter of the run: {quarters} MiB")
         print(f"{rate:.0f} frames/s, decoded and resized, one thread")
 
 

@@ -258,7 +258,7 @@ class TrainLoop:
                 if self.step % self.config.save_every == 0:
                     self.save()
                 if evaluate and evaluate_every and self.step % evaluate_every == 0:
-                    self.log("  held out: " + "  ".join(f"{name} {value:.3f}" for name, value in evaluate().items()))
+                    self.log("  held out: " + "  ".join(f"{name} {value:.3f}" for name, value in self.evaluated(evaluate).items()))
             if self.processes.launched and self.step > start_step:
                 self.save()
         finally:
@@ -267,6 +267,12 @@ class TrainLoop:
             if self.step > start_step and not self.processes.launched:
                 self.save()
         return dict(self._shown)
+
+    def evaluated(self, evaluate: Callable[[], dict[str, float]]) -> dict[str, float]:
+        """What ``evaluate`` gives: in float32, or in the steps' number format where weights are held in it; launched, all processes must call it."""
+        half = self.config.bf16 and (self.processes.launched or self.config.frozen_bf16)
+        with torch.autocast(self.processes.device.type, dtype=torch.bfloat16, enabled=half):
+            return evaluate()
 
     def _on_terminate(self):
         """Save the state on SIGTERM: on the way out, or, where many processes must do it together, after the step; returns the previous handler."""

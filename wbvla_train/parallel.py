@@ -93,7 +93,7 @@ class Processes:
 
         state = PartialState(cpu=os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true" or not torch.cuda.is_available())
         local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-        here = cls(True, state.process_index, state.num_processes, local, torch.device(state.device.type, state.device.index))
+        here = cls(True, state.process_index, state.num_processes, local, state.device)
         if os.environ.get("ACCELERATE_USE_FSDP", "").lower() != "true" or here.count == 1:
             return here
         return replace(here, **fsdp_settings())
@@ -117,7 +117,7 @@ class Processes:
         values = list(values)
         if self.count == 1:
             return values
-        together = torch.tensor(values, dtype=torch.float64, device="cpu" if self.device.type == "cpu" else self.device)
+        together = torch.tensor(values, dtype=torch.float64, device=self.device)
         distributed.all_reduce(together)
         return (together / self.count).tolist()
 

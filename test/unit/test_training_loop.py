@@ -40,7 +40,7 @@ def launch(count: int, *arguments: str) -> list[subprocess.Popen]:
 def together(tmp_path_factory: pytest.TempPathFactory) -> dict:
     """What two processes made of it."""
     processes = launch(2, str(tmp_path_factory.mktemp("two")))
-    ended = [process.communicate(timeout=120) for process in processes]
+    ended = [process.communicate(timeout=240) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], ended[0][1] + ended[1][1]
     return json.loads(ended[0][0].splitlines()[-1])
 
@@ -88,6 +88,8 @@ def test_frozen_weights_can_be_held_in_half_the_memory_and_trained_ones_stay(tmp
     assert {kind for name, kind in kinds.items() if ".frozen." in name} == {torch.bfloat16}
     assert {kind for name, kind in kinds.items() if ".frozen." not in name} == {torch.float32}
     assert loop.train_step() > 0
+    held_out = torch.randn(2, worker.WIDTH)
+    assert loop.evaluated(lambda: {"mean": float(loop.module(held_out).mean())})["mean"] != 0
 
 
 def test_sharding_by_a_class_that_the_model_lacks_is_refused(tmp_path: Path) -> None:

@@ -164,7 +164,7 @@ def train(config: DecoderTrainConfig, log=print) -> Path:
     if config.resume:
         loop.resume()
     loop.run(run.step.evaluate, evaluate_every=max(1, config.loop.steps // 10))
-    held_out = run.step.evaluate(batches=40)
+    held_out = loop.evaluated(lambda: run.step.evaluate(batches=40))
     weights = loop.weights(trained_only=True)
     if loop.processes.main:
         _export(config, run, weights, held_out, config.loop.steps * config.batch * sentences, log)

@@ -17,7 +17,7 @@ from wbvla_perception.preprocess import ImageSpec
 from wbvla_sim.instructions import TASKS, paraphrases
 from wbvla_train.loop import TrainLoop
 from wbvla_train.memory import plan_memory, require_memory
-from wbvla_train.parallel import Processes
+from wbvla_train.parallel import Part, Processes
 from wbvla_train.vla import export
 from wbvla_train.vla.codes import recorded_step
 from wbvla_train.vla.config import PRESETS, VlaTrainConfig
@@ -81,7 +81,7 @@ def train_codes(
         loop.resume()
     loop.run(training.evaluate, evaluate_every=max(1, c.loop.steps // 8))
     weights = loop.weights() if training.module is model else model.state_dict()
-    return {**training.evaluate_well(), "samples": c.loop.steps * c.batch, "hours": loop.seconds / 3600}, weights
+    return {**loop.evaluated(training.evaluate_well), "samples": c.loop.steps * c.batch, "hours": loop.seconds / 3600}, weights
 
 
 def train(config: VlaTrainConfig, log=print) -> Path:
@@ -89,6 +89,8 @@ def train(config: VlaTrainConfig, log=print) -> Path:
     torch.set_num_threads(config.codes.loop.threads)  # before labelling already: on a busy machine more threads wait for each other
     processes = Processes.of_launcher()
     log = processes.only_main(log)
+    if config.stage != "codes":
+        Part(processes.rank, processes.count).require_whole("stage 0")  # before pictures are rendered
     robot = load_robot(config.robot)
     model, tokenizer = build_model(config)
     spec = ImageSpec.of(robot.camera, model.config.image_size)

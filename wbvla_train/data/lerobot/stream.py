@@ -69,7 +69,7 @@ class FrameStream:
         self._size = np.array([len(chunk[2]) for chunk in self._chunks])
         self._per_lane = batch // self.lanes
         self._orders: dict[int, tuple[int, np.ndarray, np.ndarray]] = {}
-        self._pools: dict[int, tuple[tuple[int, int], dict[str, np.ndarray]]] = {}
+        self._pools: dict[int, tuple[tuple[int, int], list[dict[str, np.ndarray]]]] = {}
 
     def batch(self, step: int, part: slice) -> dict[str, np.ndarray]:
         """Samples ``part`` of the batch of ``step``, [n, ...] per array."""
@@ -81,10 +81,12 @@ class FrameStream:
         epoch, position = divmod(step * self._per_lane + within, int(self._size[self._lanes[lane]].sum()))
         chunks, ends = self._order(lane, epoch)
         pool = int(np.searchsorted(ends, position, side="right"))
-        arrays = self._pool(lane, epoch, pool, chunks)
-        size = int(ends[pool] - (ends[pool - 1] if pool else 0))
-        shuffled = np.random.default_rng((self._seed, 2, lane, epoch, pool)).permutation(size)
-        return arrays, int(shuffled[position - int(ends[pool] - size)])
+        members = chunks[pool * self._pool_chunks : (pool + 1) * self._pool_chunks]
+        starts = ends[pool] - self._size[members][::-1].cumsum()[::-1]  # positions at which the pool's chunks begin
+        shuffled = np.random.default_rng((self._seed, 2, lane, epoch, pool)).permutation(int(ends[pool] - starts[0])) + starts[0]
+        row = int(shuffled[position - starts[0]])
+        chunk = int(np.searchsorted(starts, row, side="right")) - 1
+        return self._pool(lane, epoch, pool, members)[chunk], row - int(starts[chunk])
 
     def _order(self, lane: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """Chunks of a lane in the order of this epoch, and the position at which each pool ends."""
@@ -94,16 +96,16 @@ class FrameStream:
             self._orders[lane] = (epoch, chunks, ends)
         return self._orders[lane][1:]
 
-    def _pool(self, lane: int, epoch: int, pool: int, chunks: np.ndarray) -> dict[str, np.ndarray]:
+    def _pool(self, lane: int, epoch: int, pool: int, members: np.ndarray) -> list[dict[str, np.ndarray]]:
+        """Arrays of the chunks of a pool; one pool per lane is in memory."""
         if self._pools.get(lane, (None,))[0] != (epoch, pool):
-            self._pools.pop(lane, None)  # before the next one is read: one pool per lane in memory
-            parts = []
-            for index in chunks[pool * self._pool_chunks : (pool + 1) * self._pool_chunks]:
-                number, start, frames = self._chunks[index]
-                arrays = self._read(self._views[number], start, int(frames[-1]) + 1 - start)
-                parts.append({key: value[frames - start] for key, value in arrays.items()})
-            self._pools[lane] = ((epoch, pool), {key: np.concatenate([part[key] for part in parts]) for key in parts[0]})
+            self._pools.pop(lane, None)  # before the next one is read
+            self._pools[lane] = ((epoch, pool), [self._chunk(*self._chunks[index]) for index in members])
         return self._pools[lane][1]
+
+    def _chunk(self, number: int, start: int, frames: np.ndarray) -> dict[str, np.ndarray]:
+        arrays = self._read(self._views[number], start, int(frames[-1]) + 1 - start)
+        return {key: value[frames - start] for key, value in arrays.items()}
 
 
 def camera_of(dataset: Dataset, wanted: str = "") -> str:
@@ -141,10 +143,11 @@ def read_images(view: View, camera: str, start: int, count: int, spec: ImageSpec
         DataError: the video ends before them.
     """
     path, from_s = view.videos[camera]
-    images = []
+    images, done = np.empty((count, spec.size, spec.size, 3), dtype=np.uint8), 0
     for _, image in read_frames(path, from_s + start / view.dataset.fps, count):
         require_rgb8(image)
-        images.append(image if image.shape[:2] == (spec.size, spec.size) else policy_image(image, spec))
-    if len(images) < count:
-        raise DataError(f"{shown(path)} has no frame {start + len(images)} of episode {view.index}, {view.length} expected; `wbvla dataset check` says more")
-    return np.stack(images)
+        images[done] = image if image.shape == images.shape[1:] else policy_image(image, spec)
+        done += 1
+    if done < count:
+        raise DataError(f"{shown(path)} has no frame {start + done} of episode {view.index}, {view.length} expected; `wbvla dataset check` says more")
+    return images
