@@ -132,8 +132,8 @@ class Processes:
         if not self.blocks:
             ids = None if self.device.type == "cpu" else [self.device.index]
             # The towers' last blocks and mask tokens take no part in the loss (features of the penultimate layer): they get no gradient.
-            wrapped = partial(DistributedDataParallel, device_ids=ids, find_unused_parameters=True, forward_sync_buffers=False, gradient_as_bucket_view=True)
-            return wrapped(module.to(self.device))
+            options = {"find_unused_parameters": True, "forward_sync_buffers": False, "gradient_as_bucket_view": True}
+            return DistributedDataParallel(module.to(self.device), device_ids=ids, **options)
         return self._shard(module, bf16)
 
     def _shard(self, module: nn.Module, bf16: bool) -> nn.Module:
