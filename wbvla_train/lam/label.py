@@ -19,8 +19,11 @@ import torch
 import tyro
 
 from wbvla_core.errors import CheckpointError, ErrorCode
+from wbvla_perception.preprocess import ImageSpec
 from wbvla_train.data.camera import CameraView
 from wbvla_train.data.clips import SIDECAR, area_resize, pair_indices
+from wbvla_train.data.lerobot.reader import open_dataset
+from wbvla_train.data.lerobot.stream import camera_of, read_images, recorded_spec
 from wbvla_train.data.mp4 import read_mp4
 from wbvla_train.lam.export import Lam, load_lam
 from wbvla_train.lam.geometry import lens_from_view
@@ -106,12 +109,31 @@ def label_folder(lam: Lam, folder: Path, overwrite: bool = False) -> bool:
     return True
 
 
+def label_dataset(lam: Lam, root: Path, camera: str = "", overwrite: bool = False) -> bool:
+    """Label a LeRobot data set, all episodes one after the other in one file; returns False if that was done before by the same LAM.
+
+    Raises:
+        CheckpointError: labels of another LAM are there and ``overwrite`` is off.
+        DataError: its pictures are smaller than policy images.
+    """
+    path = label_path(root, lam)
+    if path.exists() and not overwrite:
+        read_labels(path, lam)
+        return False
+    dataset = open_dataset(root)
+    camera = camera_of(dataset, camera)
+    spec = recorded_spec(dataset, camera, ImageSpec(size=max(ImageSpec().size, lam.model.config.image_size)))
+    parts = [label_frames(lam, read_images(view, camera, 0, view.length, spec), np.arange(view.length) / dataset.fps) for view in dataset.views]
+    write_labels(path, lam, *(np.concatenate(column) for column in zip(*parts, strict=True)))
+    return True
+
+
 @dataclass(frozen=True)
 class LabelConfig:
     """Options of ``wbvla label``.
 
     Attributes:
-        data: root under which every folder with a clips.json is labelled.
+        data: root under which every folder with a clips.json, and every LeRobot data set, is labelled.
         lams: LAM checkpoints.
         overwrite: replace labels that were made by another LAM.
         threads: of torch.
@@ -128,8 +150,9 @@ def main(argv: list[str] | None = None) -> int:
     config = tyro.cli(LabelConfig, args=argv, prog="wbvla label", description=main.__doc__)
     torch.set_num_threads(config.threads)
     folders = sorted(path.parent for path in config.data.rglob(SIDECAR))
-    if not folders:
-        print(f"no {SIDECAR} under {config.data}; render video first: wbvla data video", file=sys.stderr)
+    datasets = sorted(path.parent.parent for path in config.data.rglob("meta/info.json"))
+    if not folders and not datasets:
+        print(f"no {SIDECAR} and no LeRobot data set under {config.data}; render video first: wbvla data video", file=sys.stderr)
         return 1
     started, fresh = time.perf_counter(), 0
     lams = [load_lam(path) for path in config.lams]
@@ -140,6 +163,9 @@ def main(argv: list[str] | None = None) -> int:
             print(
                 f"label: {i}/{len(folders)} folders, {fresh} label files written, {elapsed:.0f} s, {elapsed / i * (len(folders) - i):.0f} s to go", flush=True
             )
+    for root in datasets:
+        made = sum(label_dataset(lam, root, overwrite=config.overwrite) for lam in lams)
+        print(f"label: {root}, {made} label files written", flush=True)
     return 0
 
 

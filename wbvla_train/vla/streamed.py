@@ -14,7 +14,7 @@ from wbvla_train.data.lerobot.episode import DataError, shown
 from wbvla_train.data.lerobot.reader import Dataset, View, open_dataset
 from wbvla_train.data.lerobot.stream import FrameStream, StreamConfig, camera_of, read_images, recorded_spec
 from wbvla_train.lam.export import Lam, load_lam
-from wbvla_train.lam.label import label_frames, label_path, read_labels, write_labels
+from wbvla_train.lam.label import label_dataset, label_path, read_labels
 from wbvla_train.parallel import Part, Processes, to_device
 from wbvla_train.vla.codes import CodeBatch, CodeTraining, code_scores, code_step_loss, held_out_episodes
 from wbvla_train.vla.config import VlaTrainConfig
@@ -69,12 +69,7 @@ def _labels(dataset: Dataset, camera: str, lam: Lam, processes: Processes, log) 
         if processes.count > 1:
             raise DataError(f"{shown(dataset.root)} has no labels of {lam.manifest.label}; make them in one process first: wbvla label --data {dataset.root}")
         log(f"labelling {dataset.info['total_frames']} frames of {shown(dataset.root)} with {lam.manifest.label}")
-        spec = recorded_spec(dataset, camera, ImageSpec(size=max(ImageSpec().size, lam.model.config.image_size)))
-        parts = [
-            label_frames(lam, read_images(view, camera, 0, view.length, spec), np.arange(view.length) / dataset.fps)  # one episode in memory
-            for view in dataset.views
-        ]
-        write_labels(path, lam, *(np.concatenate(column) for column in zip(*parts, strict=True)))
+        label_dataset(lam, dataset.root, camera)
     return read_labels(path, lam)
 
 
