@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -53,13 +54,17 @@ def label_demos(root: Path, demos: dict[str, np.ndarray], lam: Lam, log=print) -
         with np.load(path, allow_pickle=False) as cache:
             return cache["codes"], cache["valid"]
     log(f"labelling {len(demos['image'])} frames with {lam.manifest.label}")
-    starts = np.flatnonzero(np.diff(demos["episode"], prepend=demos["episode"][0] - 1))
-    parts = [label_frames(lam, demos["image"][a:b], demos["stamp_s"][a:b]) for a, b in zip(starts, [*starts[1:], len(demos["image"])], strict=True)]
+    parts = [label_frames(lam, demos["image"][a:b], demos["stamp_s"][a:b]) for a, b in pairwise(episode_bounds(demos["episode"]))]
     codes, valid = np.concatenate([c for c, _ in parts]), np.concatenate([v for _, v in parts])
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.npz")
     np.savez_compressed(temporary, codes=codes, valid=valid)
     os.replace(temporary, path)
     return codes, valid
+
+
+def episode_bounds(episode: np.ndarray) -> np.ndarray:
+    """First frames of the episodes, in order, and the number of frames [episodes + 1]."""
+    return np.append(np.flatnonzero(np.diff(episode, prepend=episode[0] - 1)), len(episode))
 
 
 def undisturbed(demos: dict[str, np.ndarray], gap_s: float) -> np.ndarray:
@@ -76,15 +81,19 @@ def undisturbed(demos: dict[str, np.ndarray], gap_s: float) -> np.ndarray:
         step += 1
 
 
+def read_labelled(root: Path, lams: list[Lam], log=print, keys: tuple[str, ...] = ()) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
+    """Recordings (DEMO_KEYS and ``keys``), their codes [T, kinds, tokens], and which frames carry a code of both LAMs [T] bool."""
+    demos = read_shards(root, (*DEMO_KEYS, *keys))
+    labels = [label_demos(root, demos, lam, log) for lam in lams]
+    usable = labels[0][1] & labels[1][1] & undisturbed(demos, max(lam.gap_s for lam in lams))
+    return demos, np.stack([labels[0][0], labels[1][0]], axis=1).astype(np.int64), usable
+
+
 def load_codes(config: VlaTrainConfig, tokenizer: InstructionTokenizer, log=print) -> tuple[CodeSet, np.ndarray]:
     """The labelled frames, and which of them are held out (the last episodes)."""
     c = config.codes
-    demos = read_shards(c.demos, DEMO_KEYS)
-    lams = [load_lam(c.lam_mani), load_lam(c.lam_loco)]
-    labels = [label_demos(c.demos, demos, lam, log) for lam in lams]
-    usable = labels[0][1] & labels[1][1] & undisturbed(demos, max(lam.gap_s for lam in lams))
+    demos, codes, usable = read_labelled(c.demos, [load_lam(c.lam_mani), load_lam(c.lam_loco)], log)
     sentences, inverse = np.unique(demos["sentence"], return_inverse=True)
-    codes = np.stack([labels[0][0], labels[1][0]], axis=1).astype(np.int64)
     data = CodeSet(demos["image"], tokenizer.encode_batch(sentences.tolist())[inverse], codes, np.flatnonzero(usable))
     return data, held_out_episodes(demos["episode"])
 
@@ -107,8 +116,8 @@ class CodesStep:
     def __call__(self, rng: np.random.Generator) -> tuple[torch.Tensor, dict[str, float]]:
         rows = self.index[rng.integers(len(self.index), size=self.batch)]
         pixels = to_model(jitter(self.data.images[rows], rng), self.spec)
-        out = self.model(pixels, torch.from_numpy(self.data.word_ids[rows]))
         codes = torch.from_numpy(self.data.codes[rows])
+        out = self.model(pixels, torch.from_numpy(self.data.word_ids[rows]), codes=codes)
         loss = code_loss(out.logits.float(), codes)
         numbers = {"code_accuracy": float((out.codes() == codes).float().mean())}
         if self.grounding and self.weight > 0:
@@ -156,7 +165,10 @@ def train_codes(config: VlaTrainConfig, model: PrismaticVla, tokenizer: Instruct
     step = CodesStep(model, spec, data, train_index, c.batch, grounding, c.grounding_weight)
     check = CodesStep(model, spec, data, check_index, c.batch, None, 0.0)
     log(f"stage 1: {len(train_index)} labelled frames ({len(data.images)} in all), {c.loop.steps} steps of {c.batch}")
-    loop = TrainLoop(c.loop, module, step, config.run_dir / "codes", {"stage": "codes", "size": config.size, "batch": c.batch}, log)
+    settings = {"stage": "codes", "size": config.size, "batch": c.batch}
+    if config.decoding != "parallel":
+        settings["decoding"] = config.decoding
+    loop = TrainLoop(c.loop, module, step, config.run_dir / "codes", settings, log)
     if config.resume:
         loop.resume()
     loop.run(check.evaluate, evaluate_every=max(1, c.loop.steps // 8))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from wbvla_train.loop import LoopConfig
+from wbvla_vla.config import Decoding
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ class VlaTrainConfig:
         stage: "all", or one of them ("codes" needs the weights that "grounding" left in ``run_dir``).
         run_dir: resumable states and logs.
         output: exported checkpoint.
+        decoding: how the codes are decoded, see :class:`wbvla_vla.config.VlaConfig`.
         pretrained: published weights to begin from, a folder or ``owner/name[/folder]@revision`` on the hub
             (:mod:`wbvla_vla.pretrained`); None = random ones.
         pretrained_towers, pretrained_tokenizer: what such a folder may lack: timm's files of DINOv2 and SigLIP, the folder of Llama-2's tokenizer.json.
@@ -63,6 +65,7 @@ class VlaTrainConfig:
 
     size: Literal["debug", "tiny", "full"] = "tiny"
     stage: Literal["all", "grounding", "codes"] = "all"
+    decoding: Decoding = "parallel"
     robot: str = "x2"
     grounding: GroundingConfig = field(default_factory=GroundingConfig)
     codes: CodesConfig = field(default_factory=CodesConfig)

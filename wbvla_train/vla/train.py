@@ -7,6 +7,7 @@ wbvla train vla full --pretrained openvla-7b
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -28,7 +29,7 @@ from wbvla_vla.tokens import InstructionTokenizer, build_tokenizer
 
 def build_model(config: VlaTrainConfig) -> tuple[PrismaticVla, InstructionTokenizer]:
     """Model and tokenizer before any training of ours: from published weights, or from the seed."""
-    size: VlaConfig = sizes.PRESETS[config.size]()
+    size: VlaConfig = replace(sizes.PRESETS[config.size](), decoding=config.decoding)
     if config.pretrained:
         loaded = load_published(config.pretrained, size, towers=config.pretrained_towers, tokenizer=config.pretrained_tokenizer)
         return loaded.model, loaded.tokenizer
