@@ -75,7 +75,7 @@ def test_an_oracle_learns_a_code_that_follows_from_its_action_and_not_one_that_d
     codes = np.stack(((action[:, 0] > 0).astype(int), rng.integers(2, size=1200)), axis=1)[:, :, None]  # mani: the sign, loco: a coin
     features = torch.zeros(1200, 2, 4).half()
     stop = np.arange(1200) >= 900
-    config = OracleConfig(width=16, batch=64, steps=200, check_every=50)
+    config = OracleConfig(width=16, dropout=0.1, lr=2e-3, batch=64, steps=200, check_every=50)
     oracle, (mean, deviation) = fit_oracle(config, features, action, codes, stop, 2, lambda _: None)
     guess = ask(oracle, features[stop], torch.from_numpy((action[stop] - mean) / deviation)).argmax(-1).numpy()
     right = (guess == codes[stop]).mean(axis=(0, 2))

@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from wbvla_core.checkpoint import METRICS_FILE, write_json
+from wbvla_core.errors import WbvlaError
 from wbvla_core.robot import load_robot
 from wbvla_decoder.model import ActionDecoder, DecoderOutput
 from wbvla_perception.preprocess import ImageSpec
@@ -95,6 +96,11 @@ def build(config: DecoderTrainConfig, log=print) -> tuple[TrainLoop, FineTuneSte
     torch.set_num_threads(config.loop.threads)  # before labelling already: on a busy machine more threads wait for each other
     robot = load_robot(config.robot)
     vla = load_vla(config.vla, robot)
+    if vla.model.config.decoding != "parallel":
+        raise WbvlaError(
+            f"{vla.manifest.label} decodes its codes one after the other; counterfactual sentences have no codes that it could be given, so stage 2 "
+            "needs a VLA that decodes in parallel: train one with `wbvla train vla --decoding parallel`"
+        )
     demos = Demonstrations(config.demos, robot, vla.tokenizer, (config.lam_mani, config.lam_loco), log, config.asked_arm_states)
     torch.manual_seed(config.loop.seed)
     decoder = build_decoder(replace(config.decoder, chunk_rows=demos.arm_rows), vla.model.config, robot)

@@ -48,8 +48,9 @@ class CodeSet:
 
 
 def label_demos(root: Path, demos: dict[str, np.ndarray], lam: Lam, log=print) -> tuple[np.ndarray, np.ndarray]:
-    """Codes [T, tokens] and valid [T] of every frame, episode by episode; cached beside the data under the LAM's hash."""
-    path = root / f"codes_{lam.manifest.name}_{lam.manifest.hash[:12]}_{len(demos['image'])}.npz"
+    """Codes [T, tokens] and valid [T] of every frame, episode by episode; cached beside the data under the LAM's hash (and the gap, if it is not its own)."""
+    gap = "" if lam.gap_s == lam.manifest.extra["gap_s"] else f"_{lam.gap_s:g}s"
+    path = root / f"codes_{lam.manifest.name}_{lam.manifest.hash[:12]}_{len(demos['image'])}{gap}.npz"
     if path.exists():
         with np.load(path, allow_pickle=False) as cache:
             return cache["codes"], cache["valid"]
