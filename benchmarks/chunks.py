@@ -18,7 +18,6 @@ what the demonstrator, asked at every image, would have commanded without latenc
 from __future__ import annotations
 
 import multiprocessing
-import os
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -61,9 +60,9 @@ class SoftMask(ChunkFollower):
     def set_chunk(self, chunk: ArmChunk, now_s: float, age_s: float) -> None:
         due_s = now_s - age_s + chunk.dt_s * np.arange(1, len(chunk.positions) + 1)
         fresh = round(TICKS_PER_DECISION * SLOT_S / chunk.dt_s)  # rows of a chunk that no older one has
-        weight = soft_mask(len(due_s), int(np.sum(due_s <= now_s)), fresh)[:, None]
+        later = due_s > now_s + 1e-9
+        weight = soft_mask(len(due_s), int(np.sum(~later)), fresh)[:, None]
         rows = weight * np.stack([self._plan(t) for t in due_s]) + (1.0 - weight) * chunk.positions
-        later = due_s > now_s
         self._times, self._rows = np.append(now_s, due_s[later]), np.concatenate((self._plan(now_s)[None], rows[later]))
 
 
@@ -133,7 +132,7 @@ def run(job: tuple[Options, str, int, TrialSpec]) -> dict[str, Any]:
     log = run_episode(world, controller, policy, trial.instruction, observe=observe, seed=trial.seed, decision_delay_ticks=delay, **times)
     success = judge_log(trial.task, log, trace_of(log, robot, scene)).success
     column = [list(controller.arms).index(joint) for joint in robot.indices(f"{trial.task.side}_arm")]
-    return {"method": method, "delay": delay, "success": success, **measure(log, log.tick_target[:, controller.arms], METHODS[method], delay, column)}
+    return {"success": success, **measure(log, log.tick_target[:, controller.arms], METHODS[method], delay, column)}
 
 
 def measure(log: EpisodeLog, target: np.ndarray, method: type[ChunkFollower], delay: int, waving: list[int]) -> dict[str, Any]:
@@ -166,16 +165,15 @@ def main() -> int:
         raise SystemExit(f"--latency-ms must be multiples of {SLOT_S * 1e3:.0f}, got {wrong}")
     trials = instruction_trials(options.trials, TEST_SEEDS.start + SEED_OFFSET, kinds=("wave",))
     delays = [round(value / SLOT_S / 1e3) for value in options.latency_ms]
-    jobs = [(options, method, delay, trial) for delay, method, trial in product(delays, METHODS, trials)]
-    with multiprocessing.get_context("spawn").Pool(options.processes, initializer=os.nice, initargs=(10,)) as pool:
-        rows = list(pool.imap(run, jobs))
     print("| latency | passing over | largest step at a border | anywhere | jerk, rad/s3 | from the demonstrator, rad | waves |\n|---|---|---|---|---|---|---|")
-    for delay, method in product(delays, METHODS):
-        mine = [row for row in rows if (row["method"], row["delay"]) == (method, delay)]
-        border, anywhere = (max(row[key] for row in mine) for key in ("border", "anywhere"))
-        jerk, distance = (float(np.mean([row[key] for row in mine])) for key in ("jerk", "distance"))
-        waves = rate_text(sum(row["success"] for row in mine), len(mine))
-        print(f"| {delay * SLOT_S * 1e3:.0f} ms | {method} | {border:.3f} rad | {anywhere:.3f} rad | {jerk:.0f} | {distance:.3f} | {waves} |")
+    with multiprocessing.get_context("spawn").Pool(options.processes) as pool:
+        for delay, method in product(delays, METHODS):
+            rows = pool.map(run, [(options, method, delay, trial) for trial in trials], chunksize=1)
+            border, anywhere = (max(row[key] for row in rows) for key in ("border", "anywhere"))
+            jerk, distance = (float(np.mean([row[key] for row in rows])) for key in ("jerk", "distance"))
+            waves = rate_text(sum(row["success"] for row in rows), len(rows))
+            shown = f"{border:.3f} rad | {anywhere:.3f} rad | {jerk:.0f} | {distance:.3f} | {waves}"
+            print(f"| {delay * SLOT_S * 1e3:.0f} ms | {method} | {shown} |", flush=True)
     return 0
 
 
