@@ -138,8 +138,8 @@ def run(job: tuple[Options, str, int, TrialSpec]) -> dict[str, Any]:
 def measure(log: EpisodeLog, target: np.ndarray, method: type[ChunkFollower], delay: int, waving: list[int]) -> dict[str, Any]:
     """Steps, jerk and distance from the demonstrator of one episode; target [N, A] as commanded, ``waving``: the waving arm's columns."""
     free = replay(method, log, log.arms, delay, target[0])
-    step = np.abs(np.diff(free[delay:], axis=0)).max(axis=1)
-    border = step[TICKS_PER_DECISION - 1 :: TICKS_PER_DECISION]  # the first chunk takes over at tick ``delay``, where the arm rests
+    step = np.abs(np.diff(free[delay + TICKS_PER_DECISION - 1 :], axis=0)).max(axis=1)  # from the second chunk on: before the first the arm rests
+    border = step[::TICKS_PER_DECISION]
     jerk = np.diff(target[:, waving], n=3, axis=0) / SLOT_S**3
     distance = np.abs(target - replay(CompensatedSwitch, log, log.label_arms, 0, target[0]))[:, waving]
     return {"border": float(border.max()), "anywhere": float(step.max()), "jerk": float(np.sqrt((jerk**2).mean())), "distance": float(distance.mean())}
