@@ -1,6 +1,7 @@
-"""Four ways of passing from one arm chunk to the next, in closed loop: physics, leg policy, trained policy, "wave ..." on test scenes.
+"""Four ways of passing from one arm chunk to the next: on recorded decisions, then in closed loop (physics, leg policy, trained policy, "wave ...").
 
 python benchmarks/chunks.py --trials 6
+python benchmarks/chunks.py --trials 2 --closed-ms 200
 
     switch at arrival     a new chunk begins when it arrives, whatever the age of its image
     switch, compensated   rows whose time is over are skipped; the target jumps to the new chunk
@@ -10,14 +11,14 @@ python benchmarks/chunks.py --trials 6
                           our decoder regresses its chunk in one pass, so only the mask can be taken over. The training-time variant (a decoder that is
                           given the committed rows) needs another decoder and is not compared.
 
-Per latency from image to effect: the largest step of a joint target in one 20 ms period, where a new chunk takes over and anywhere, as the stitching
-alone gives it; then as commanded, under the limit on the speed of arm targets (4 rad/s, 0.08 rad in 20 ms): jerk (root mean square), mean distance from
-what the demonstrator, asked at every image, would have commanded without latency (both of the waving arm), and successful waves.
+Recorded decisions are those of the policy under the robot's own stitching at 40 ms; every method is then given the same chunks, every latency late. In
+closed loop the policy sees what came of it. Per latency from image to effect: the largest step of a joint target in one 20 ms period, where a new chunk
+takes over and anywhere, as the stitching alone gives it; then as commanded, under the limit on the speed of arm targets (4 rad/s, 0.08 rad in 20 ms):
+jerk (root mean square), mean distance from what the demonstrator, asked at every image, would have commanded without latency (both of the waving arm).
 """
 
 from __future__ import annotations
 
-import multiprocessing
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -37,6 +38,9 @@ from wbvla_sim.scene import random_scene
 from wbvla_sim.world import SLOT_S, SensorNoise, WorldOptions
 
 SEED_OFFSET = 700_000  # apart from the scenes of the other evaluations
+DEPLOYED_DELAY = 2  # ticks: what evaluation reckons with
+FREE = 1e9  # rad/s: no limit
+HEAD = "| latency | passing over | largest step at a border | anywhere | jerk, rad/s3 | from the demonstrator, rad "
 
 
 class CompensatedSwitch(ChunkFollower):
@@ -87,15 +91,15 @@ class Options:
 
     Attributes:
         trials: waves per arm, method and latency.
-        latency_ms: from image to effect, multiples of 20.
+        latency_ms: from image to effect, multiples of 20, on recorded decisions; closed_ms: in closed loop.
     """
 
     trials: int = 6
     latency_ms: tuple[int, ...] = (0, 40, 100, 200)
+    closed_ms: tuple[int, ...] = (0, 40, 100, 200)
     policy: str = "checkpoints/policy/tiny"
     lmo: str = "checkpoints/lmo/x2"
     robot: str = "x2"
-    processes: int = 1
 
 
 class Watched:
@@ -116,38 +120,40 @@ class Watched:
 _LOADED: dict[Options, tuple] = {}
 
 
-def run(job: tuple[Options, str, int, TrialSpec]) -> dict[str, Any]:
-    """One wave -> its measures."""
-    options, method, delay, trial = job
+def run(options: Options, method: type[ChunkFollower], delay: int, trial: TrialSpec) -> tuple[EpisodeLog, bool]:
+    """One wave -> its log, and whether it succeeded."""
     if options not in _LOADED:
         robot = load_robot(options.robot)
         _LOADED[options] = robot, *load_policy(options.policy, robot), *load_body(options.lmo, robot)
     robot, make_policy, observe, make_world, controller = _LOADED[options]
     was = controller._follower
-    controller._follower = METHODS[method](was.target, was.speed_limit, was.blend_s)
+    controller._follower = method(was.target, was.speed_limit, was.blend_s)
     scene = random_scene(trial.seed, robot=robot)
     world = make_world(robot, scene, options=WorldOptions(noise=SensorNoise.typical()))
     policy = Watched(make_policy(world), ScriptedTeleoperator(world))
     times = {"timeout_s": trial.timeout_s, "duration_s": trial.duration_s}
     log = run_episode(world, controller, policy, trial.instruction, observe=observe, seed=trial.seed, decision_delay_ticks=delay, **times)
-    success = judge_log(trial.task, log, trace_of(log, robot, scene)).success
-    column = [list(controller.arms).index(joint) for joint in robot.indices(f"{trial.task.side}_arm")]
-    return {"success": success, **measure(log, log.tick_target[:, controller.arms], METHODS[method], delay, column)}
+    return log, judge_log(trial.task, log, trace_of(log, robot, scene)).success
 
 
-def measure(log: EpisodeLog, target: np.ndarray, method: type[ChunkFollower], delay: int, waving: list[int]) -> dict[str, Any]:
-    """Steps, jerk and distance from the demonstrator of one episode; target [N, A] as commanded, ``waving``: the waving arm's columns."""
-    free = replay(method, log, log.arms, delay, target[0])
+def measure(options: Options, log: EpisodeLog, method: type[ChunkFollower], delay: int, side: str, target: np.ndarray | None = None) -> dict[str, float]:
+    """Steps, jerk and distance from the demonstrator of one wave; target [N, A] as commanded, None = what ``method`` makes of the recorded chunks."""
+    robot, controller = _LOADED[options][0], _LOADED[options][-1]
+    waving = [list(controller.arms).index(joint) for joint in robot.indices(f"{side}_arm")]
+    start, limit = log.tick_target[0, controller.arms], controller._follower.speed_limit
+    if target is None:
+        target = replay(method, log, log.arms, delay, start, limit)
+    free = replay(method, log, log.arms, delay, start, FREE)
     step = np.abs(np.diff(free[delay + TICKS_PER_DECISION - 1 :], axis=0)).max(axis=1)  # from the second chunk on: before the first the arm rests
-    border = step[::TICKS_PER_DECISION]
     jerk = np.diff(target[:, waving], n=3, axis=0) / SLOT_S**3
-    distance = np.abs(target - replay(CompensatedSwitch, log, log.label_arms, 0, target[0]))[:, waving]
+    distance = np.abs(target - replay(CompensatedSwitch, log, log.label_arms, 0, start, FREE))[:, waving]
+    border = step[::TICKS_PER_DECISION]
     return {"border": float(border.max()), "anywhere": float(step.max()), "jerk": float(np.sqrt((jerk**2).mean())), "distance": float(distance.mean())}
 
 
-def replay(method: type[ChunkFollower], log: EpisodeLog, chunks: np.ndarray, delay: int, start: np.ndarray) -> np.ndarray:
-    """Targets [N, A] of chunks [T, K, A] that arrive ``delay`` ticks after their images, at any speed."""
-    follower = method(start, np.full(len(start), 1e9))
+def replay(method: type[ChunkFollower], log: EpisodeLog, chunks: np.ndarray, delay: int, start: np.ndarray, limit: np.ndarray | float) -> np.ndarray:
+    """Targets [N, A] of chunks [T, K, A] that arrive ``delay`` ticks after their images; ``limit``: speed, rad/s."""
+    follower = method(start, np.broadcast_to(limit, start.shape))
     targets = []
     for tick, now_s in enumerate(log.tick_time_s):
         number = (tick - delay) // TICKS_PER_DECISION
@@ -158,22 +164,30 @@ def replay(method: type[ChunkFollower], log: EpisodeLog, chunks: np.ndarray, del
     return np.array(targets)
 
 
+def row(delay: int, name: str, found: list[dict[str, float]], waves: str = "") -> None:
+    border, anywhere = (max(one[key] for one in found) for key in ("border", "anywhere"))
+    jerk, distance = (float(np.mean([one[key] for one in found])) for key in ("jerk", "distance"))
+    print(f"| {delay * SLOT_S * 1e3:.0f} ms | {name} | {border:.3f} rad | {anywhere:.3f} rad | {jerk:.0f} | {distance:.3f} |{waves}", flush=True)
+
+
 def main() -> int:
     options = tyro.cli(Options, description=__doc__)
-    wrong = [value for value in options.latency_ms if value % round(SLOT_S * 1e3)]
+    wrong = [value for value in (*options.latency_ms, *options.closed_ms) if value % round(SLOT_S * 1e3)]
     if wrong:
-        raise SystemExit(f"--latency-ms must be multiples of {SLOT_S * 1e3:.0f}, got {wrong}")
+        raise SystemExit(f"latencies must be multiples of {SLOT_S * 1e3:.0f} ms, got {wrong}")
     trials = instruction_trials(options.trials, TEST_SEEDS.start + SEED_OFFSET, kinds=("wave",))
-    delays = [round(value / SLOT_S / 1e3) for value in options.latency_ms]
-    print("| latency | passing over | largest step at a border | anywhere | jerk, rad/s3 | from the demonstrator, rad | waves |\n|---|---|---|---|---|---|---|")
-    with multiprocessing.get_context("spawn").Pool(options.processes) as pool:
-        for delay, method in product(delays, METHODS):
-            rows = pool.map(run, [(options, method, delay, trial) for trial in trials], chunksize=1)
-            border, anywhere = (max(row[key] for row in rows) for key in ("border", "anywhere"))
-            jerk, distance = (float(np.mean([row[key] for row in rows])) for key in ("jerk", "distance"))
-            waves = rate_text(sum(row["success"] for row in rows), len(rows))
-            shown = f"{border:.3f} rad | {anywhere:.3f} rad | {jerk:.0f} | {distance:.3f} | {waves}"
-            print(f"| {delay * SLOT_S * 1e3:.0f} ms | {method} | {shown} |", flush=True)
+    recorded = [(trial, run(options, ChunkFollower, DEPLOYED_DELAY, trial)[0]) for trial in trials]
+    print(f"{len(trials)} waves, recorded decisions\n\n{HEAD}|\n|---|---|---|---|---|---|")
+    for value, name in product(options.latency_ms, METHODS):
+        delay = round(value / SLOT_S / 1e3)
+        row(delay, name, [measure(options, log, METHODS[name], delay, trial.task.side) for trial, log in recorded])
+    print(f"\nclosed loop\n\n{HEAD}| waves |\n|---|---|---|---|---|---|---|")
+    for value, name in product(options.closed_ms, METHODS):
+        delay = round(value / SLOT_S / 1e3)
+        logs = [(trial, *run(options, METHODS[name], delay, trial)) for trial in trials]
+        arms = _LOADED[options][-1].arms
+        found = [measure(options, log, METHODS[name], delay, trial.task.side, log.tick_target[:, arms]) for trial, log, _ in logs]
+        row(delay, name, found, f" {rate_text(sum(success for *_, success in logs), len(logs))} |")
     return 0
 
 
