@@ -54,6 +54,7 @@ class OracleConfig:
     Attributes:
         width: of the layer over each; the joint layers are twice as wide.
         check_every, patience: steps between looks at the stopping episodes; looks without a new best that end the fit.
+        frames: of the training episodes, spread evenly: neighbours are alike.
         check_frames: how many frames of the stopping episodes are looked at, spread evenly.
     """
 
@@ -62,8 +63,9 @@ class OracleConfig:
     lr: float = 5e-4
     weight_decay: float = 0.05
     batch: int = 256
-    steps: int = 4000
-    check_every: int = 200
+    steps: int = 1000
+    check_every: int = 100
+    frames: int = 10_000
     check_frames: int = 1500
     patience: int = 5
     seed: int = 0
@@ -77,6 +79,7 @@ class CeilingConfig:
         vla, lam_mani, lam_loco: checkpoints; the VLA must have been trained on these LAMs' codes.
         demos: the recordings that the VLA was trained on; its last episodes were held out.
         unseen: recordings of ``wbvla_train.data.demos --held-out``; None = without.
+        held_out: share of the recordings' episodes, the last ones, that is measured on: what the VLA's training kept back.
         knows: what the oracles are told, one oracle each.
         gap_s: label anew with this time between the frames, in place of the LAMs' own, to see what would become of floor and ceiling. The VLA
             has not learnt such codes: the oracle that knows the task then stands in its column.
@@ -88,6 +91,7 @@ class CeilingConfig:
     lam_loco: Path = Path("checkpoints/lam/loco")
     demos: Path = Path("data/demos")
     unseen: Path | None = None
+    held_out: float = 0.05
     knows: tuple[Knowledge, ...] = ("motion", "command", "task")
     gap_s: float | None = None
     oracle: OracleConfig = OracleConfig()
@@ -115,7 +119,7 @@ class Frames:
     actions: dict[str, np.ndarray]
 
     def part(self, chosen: np.ndarray) -> Frames:
-        """The frames where ``chosen`` [M] is true."""
+        """The frames ``chosen``: indices, or true or false for each [M]."""
         actions = {name: values[chosen] for name, values in self.actions.items()}
         return Frames(self.images[chosen], self.sentences[chosen], self.task[chosen], self.episode[chosen], self.codes[chosen], actions)
 
@@ -322,8 +326,9 @@ def evaluate(config: CeilingConfig, log=print) -> dict[str, Any]:
     for role, path in zip(LAM_ROLES, lams, strict=True):
         checkpoint.require_parent(vla.manifest, role, checkpoint.load_manifest(path, kind="lam"))
     recorded = read_frames(config.demos, lams, log, config.gap_s)
-    held_out = held_out_episodes(recorded.episode)
-    training = recorded.part(~held_out)
+    held_out = held_out_episodes(recorded.episode, config.held_out)
+    mine = np.flatnonzero(~held_out)
+    training = recorded.part(mine[:: max(1, len(mine) // config.oracle.frames)])
     sets = {"held-out episodes": recorded.part(held_out)}
     if config.unseen:
         unseen = read_frames(config.unseen, lams, log, config.gap_s)
@@ -338,8 +343,11 @@ def evaluate(config: CeilingConfig, log=print) -> dict[str, Any]:
         log(f"fitting the oracle that knows the {knows}")
         oracles[knows] = fit_oracle(config.oracle, features, training.actions[knows], training.codes, stop, vla.model.config.codebook_size, log)
     result: dict[str, Any] = {}
+    seen: dict[int, torch.Tensor] = {}  # features of sets that share their images
     for name, frames in sets.items():
-        features = image_features(vla.model, frames.images, vla.image_spec)
+        if id(frames.images) not in seen:
+            seen[id(frames.images)] = image_features(vla.model, frames.images, vla.image_spec)
+        features = seen[id(frames.images)]
         best = {}
         for knows, (oracle, (mean, deviation)) in oracles.items():
             told = torch.from_numpy((frames.actions[knows] - mean) / deviation)
@@ -350,14 +358,14 @@ def evaluate(config: CeilingConfig, log=print) -> dict[str, Any]:
     return result
 
 
-def table(result: dict[str, Any]) -> str:
-    """The result as markdown, percent right with intervals."""
+def table(result: dict[str, Any], column: str = "VLA") -> str:
+    """The result as markdown, percent right with intervals; ``column``: whose codes were measured."""
     percent = lambda v: "-" if not np.isfinite(v[0]) else f"{100 * v[0]:.1f} ({100 * v[1]:.1f}-{100 * v[2]:.1f})"  # noqa: E731
     lines = []
     for name, part in result.items():
         oracles = list(part["scores"])
         lines += ["", f"{name}: {part['frames']} frames of {part['episodes']} episodes, % right", ""]
-        lines.append("| token | majority | VLA |" + "".join(f" oracle ({knows}) | of the way |" for knows in oracles))
+        lines.append(f"| token | majority | {column} |" + "".join(f" oracle ({knows}) | of the way |" for knows in oracles))
         lines.append("|---|---|---|" + "---|---|" * len(oracles))
         for token in part["scores"][oracles[0]]:
             rows = [part["scores"][knows][token] for knows in oracles]
@@ -374,7 +382,7 @@ def main(argv: list[str] | None = None) -> int:
     config = tyro.cli(CeilingConfig, args=argv, description="How far the VLA's codes are from the majority's to those of an oracle with the true action.")
     started = time.monotonic()
     result = evaluate(config)
-    print(table(result))
+    print(table(result, "VLA" if config.gap_s is None else "oracle (task)"))
     if config.out:
         record = run_record(config, (time.monotonic() - started) / 3600, result=result, vla=checkpoint.load_manifest(config.vla).hash)
         config.out.parent.mkdir(parents=True, exist_ok=True)
