@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+Decoding = Literal["parallel", "autoregressive"]
+
 
 @dataclass(frozen=True)
 class TowerConfig:
@@ -63,6 +65,8 @@ class VlaConfig:
         image_size: edge of the policy image, px.
         codebook_size, tokens_per_kind: 16 codes x 4 tokens per latent action model (prior work: UniVLA; the paper's are not published).
         prompt: text around the instruction (prior work: OpenVLA's question for the 7B; ours: none for the word tokenizer).
+        decoding: "parallel" = all codes from one pass (prior work: OpenVLA-OFT); "autoregressive" = one after the other, each given those before it
+            (prior work: OpenVLA, UniVLA).
     """
 
     dino: TowerConfig
@@ -73,6 +77,7 @@ class VlaConfig:
     tokens_per_kind: int = 4
     prompt: str = "{instruction}"
     projector_expansion: int = 4  # prior work: Prismatic's fused-gelu-mlp
+    decoding: Decoding = "parallel"
 
     @property
     def image_tokens(self) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from wbvla_core.errors import CheckpointError, ImageError, InstructionError
+from wbvla_core.errors import CheckpointError, ImageError, InstructionError, WbvlaError
 from wbvla_core.robot import load_robot
 from wbvla_core.types import PolicyInput, RobotState
 from wbvla_sim.instructions import TASKS
@@ -21,9 +21,11 @@ from wbvla_train.decoder.config import PRESETS as DECODER_PRESETS
 from wbvla_train.lam.config import ModelConfig
 from wbvla_train.lam.export import export as export_lam
 from wbvla_train.lam.model import LatentActionModel
+from wbvla_train.vla import ceiling
 from wbvla_train.vla import train as vla_train
 from wbvla_train.vla.config import PRESETS as VLA_PRESETS
 from wbvla_train.vla.config import CodesConfig, GroundingConfig, VlaTrainConfig
+from wbvla_vla.checkpoint import load_vla
 from wbvla_vla.policy import WholeBodyPolicy
 
 torch.set_num_threads(1)  # small matrices: more threads only wait for each other
@@ -134,6 +136,37 @@ def test_a_policy_is_refused_on_another_vla(chain: Chain) -> None:
     vla_train.train(other, quiet)  # no grounding stage in that folder: other weights
     with pytest.raises(CheckpointError, match="was built on a vla with hash"):
         WholeBodyPolicy.load(chain.policy, load_robot("x2"), other.output)
+
+
+def test_an_autoregressive_vla_is_trained_and_read_back_but_refused_by_stage_2(chain: Chain) -> None:
+    config = dataclasses.replace(chain.vla, stage="codes", decoding="autoregressive", run_dir=chain.root / "run_ar", output=chain.root / "ar" / "vla" / "debug")
+    loaded = load_vla(vla_train.train(config, quiet))
+    assert loaded.model.config.decoding == "autoregressive"
+    with pytest.raises(WbvlaError, match="--decoding parallel"):
+        decoder_train.build(dataclasses.replace(chain.decoder, vla=config.output, run_dir=chain.root / "run_ar_decoder"), quiet)
+
+
+def test_the_ceiling_is_measured_on_held_out_and_on_unseen_recordings_and_refuses_other_lams(chain: Chain, tmp_path: Path) -> None:
+    unseen = demos.DemosConfig(
+        output=tmp_path / "unseen", world="kinematic", episodes=2, episodes_per_shard=2, timeout_s=1.2, duration_s=(1.0, 1.2), held_out=True
+    )
+    demos.make(unseen, quiet)
+    lams = {"lam_mani": chain.vla.codes.lam_mani, "lam_loco": chain.vla.codes.lam_loco}
+    oracle = ceiling.OracleConfig(width=8, steps=4, check_every=2, batch=4)
+    config = ceiling.CeilingConfig(vla=chain.vla.output, demos=chain.vla.codes.demos, unseen=unseen.output, oracle=oracle, resamples=20, **lams)
+    result = ceiling.evaluate(config, quiet)
+    assert list(result) == ["held-out episodes", "unseen rooms", "unseen rooms and phrasings"]
+    for part in result.values():
+        assert part["frames"] > 0 and set(part["scores"]) == {"motion", "command", "task"}
+        assert list(part["scores"]["motion"]) == [
+            *(f"{kind} {i}" for kind in ("mani",) for i in range(1, 5)),
+            "mani",
+            *(f"loco {i}" for i in range(1, 5)),
+            "loco",
+        ]
+    write_lam(tmp_path / "loco", "loco", 99)
+    with pytest.raises(CheckpointError, match="lam_loco"):
+        ceiling.evaluate(dataclasses.replace(config, lam_loco=tmp_path / "loco"), quiet)
 
 
 def test_a_vla_is_refused_beside_another_lam(chain: Chain, tmp_path: Path) -> None:

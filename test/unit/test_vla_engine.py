@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 
 import pytest
@@ -17,8 +18,8 @@ from wbvla_vla.trace import Plain
 torch.set_num_threads(1)  # small matrices: more threads only wait for each other
 
 
-def make() -> tuple[PrismaticVla, torch.Tensor, torch.Tensor]:
-    config = debug()
+def make(decoding: str = "parallel") -> tuple[PrismaticVla, torch.Tensor, torch.Tensor]:
+    config = dataclasses.replace(debug(), decoding=decoding)
     tokenizer = InstructionTokenizer(build_tokenizer(["walk to the red box"], config.codebook_size, config.tokens_per_kind), 12)
     torch.manual_seed(0)
     model = PrismaticVla(config, tokenizer).eval()
@@ -26,8 +27,9 @@ def make() -> tuple[PrismaticVla, torch.Tensor, torch.Tensor]:
 
 
 @torch.inference_mode()
-def test_float32_is_the_model_to_the_bit_with_and_without_the_recorded_graph():
-    model, pixels, words = make()
+@pytest.mark.parametrize("decoding", ["parallel", "autoregressive"])
+def test_float32_is_the_model_to_the_bit_with_and_without_the_recorded_graph(decoding):
+    model, pixels, words = make(decoding)
     wanted = model(pixels, words)
     for compiled in (False, True):
         found = build(model, 12, EngineConfig(compile=compiled))(pixels, words)
@@ -56,10 +58,10 @@ def test_int8_weights_are_near_the_model_and_leave_towers_and_head_alone():
     assert "language.model.layers.0.mlp.up_proj.weight" not in plain
 
 
-@pytest.mark.parametrize("preset", ["debug", "full"])
-def test_no_step_of_the_pass_asks_for_a_value_so_that_a_cuda_graph_can_hold_it(preset):
+@pytest.mark.parametrize(("preset", "decoding"), [("debug", "parallel"), ("full", "parallel"), ("debug", "autoregressive")])
+def test_no_step_of_the_pass_asks_for_a_value_so_that_a_cuda_graph_can_hold_it(preset, decoding):
     """On the meta device every read of a value, and every mix with a tensor on the CPU, is an error."""
-    config = PRESETS[preset]()
+    config = dataclasses.replace(PRESETS[preset](), decoding=decoding)
     words = ["walk to the red box", config.prompt]
     tokenizer = InstructionTokenizer(build_tokenizer(words, config.codebook_size, config.tokens_per_kind), config.language.max_words, config.prompt)
     with torch.device("meta"), torch.no_grad():

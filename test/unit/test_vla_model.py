@@ -178,6 +178,61 @@ def test_the_full_preset_has_the_published_sizes() -> None:
     assert config.image_tokens == 256
 
 
+def autoregressive(attention: str) -> VlaConfig:
+    base = debug()
+    return dataclasses.replace(base, decoding="autoregressive", language=dataclasses.replace(base.language, attention=attention, layers=2))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("attention", ["prefix", "parallel"])
+def test_codes_decoded_one_by_one_are_those_of_one_pass_that_is_given_them(attention: str) -> None:
+    model, tokenizer = make(autoregressive(attention))
+    image, text = pixels(2), words(tokenizer, "turn left", "walk to the red box")
+    own = model(image, text)
+    given = model(image, text, codes=own.codes())
+    assert own.logits.shape == (2, 2, 4, 16) and own.latent_hidden.shape == (2, 8, 32)
+    for name in ("logits", "latent_hidden", "visual_hidden"):
+        torch.testing.assert_close(getattr(own, name), getattr(given, name), rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("attention", ["prefix", "parallel"])
+def test_a_code_changes_the_codes_after_it_and_nothing_before(attention: str) -> None:
+    model, tokenizer = make(autoregressive(attention))
+    image, text = pixels(), words(tokenizer, "turn left")
+    codes = torch.arange(8).view(1, 2, 4)
+    other = codes.clone()
+    other[0, 0, 3] = 15  # the fourth of eight
+    a, b = model(image, text, codes=codes), model(image, text, codes=other)
+    same = (a.logits == b.logits).all(dim=-1).flatten()
+    assert same.tolist() == [True] * 4 + [False] * 4
+    assert torch.equal(a.visual_hidden, b.visual_hidden)
+
+
+@torch.no_grad()
+def test_sampling_repeats_with_its_seed_and_parallel_decoding_refuses_it() -> None:
+    model, tokenizer = make(autoregressive("prefix"))
+    image, text = pixels(), words(tokenizer, "turn left")
+    draw = lambda seed: model(image, text, generator=torch.Generator().manual_seed(seed)).codes()  # noqa: E731
+    assert torch.equal(draw(1), draw(1)) and len({tuple(draw(seed).flatten().tolist()) for seed in range(5)}) > 1
+    parallel, tokenizer = make()
+    with pytest.raises(ValueError, match="this model has 'parallel'"):
+        parallel(image, text, generator=torch.Generator())
+
+
+@torch.no_grad()
+def test_parallel_decoding_does_not_look_at_the_codes() -> None:
+    model, tokenizer = make()
+    image, text = pixels(), words(tokenizer, "turn left")
+    assert torch.equal(model(image, text).logits, model(image, text, codes=torch.zeros(1, 2, 4, dtype=torch.long)).logits)
+
+
+def test_a_checkpoint_that_says_nothing_about_decoding_is_parallel() -> None:
+    older = debug().to_json()
+    del older["decoding"]
+    assert VlaConfig.from_json(older) == debug()
+
+
 def test_configs_survive_json() -> None:
     for config in (debug(), full()):
         assert VlaConfig.from_json(json.loads(json.dumps(config.to_json()))) == config

@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from wbvla_core.checkpoint import METRICS_FILE, write_json
+from wbvla_core.errors import WbvlaError
 from wbvla_core.robot import load_robot
 from wbvla_decoder.model import ActionDecoder, DecoderOutput
 from wbvla_perception.preprocess import ImageSpec
@@ -123,6 +124,11 @@ def build(config: DecoderTrainConfig, log=print) -> FineTuning:
     log = processes.only_main(log)
     robot = load_robot(config.robot)
     vla = load_vla(config.vla, robot)
+    if vla.model.config.decoding != "parallel":
+        raise WbvlaError(
+            f"{vla.manifest.label} decodes its codes one after the other; counterfactual sentences have no codes that it could be given, so stage 2 "
+            "needs a VLA that decodes in parallel: train one with `wbvla train vla --decoding parallel`"
+        )
     lams = (config.lam_mani, config.lam_loco)
     bookkeeping = ("output", "run_dir", "resume", "loop", "filter", "lerobot", "stream", "ignore_memory_plan")
     settings = {key: value for key, value in asdict(config).items() if key not in bookkeeping} | {"stage": "decoder", "vla": vla.manifest.hash}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -49,19 +50,24 @@ class CodeSet:
 
 
 def label_demos(root: Path, demos: dict[str, np.ndarray], lam: Lam, log=print) -> tuple[np.ndarray, np.ndarray]:
-    """Codes [T, tokens] and valid [T] of every frame, episode by episode; cached beside the data under the LAM's hash."""
-    path = root / f"codes_{lam.manifest.name}_{lam.manifest.hash[:12]}_{len(demos['image'])}.npz"
+    """Codes [T, tokens] and valid [T] of every frame, episode by episode; cached beside the data under the LAM's hash (and the gap, if it is not its own)."""
+    gap = "" if lam.gap_s == lam.manifest.extra["gap_s"] else f"_{lam.gap_s:g}s"
+    path = root / f"codes_{lam.manifest.name}_{lam.manifest.hash[:12]}_{len(demos['image'])}{gap}.npz"
     if path.exists():
         with np.load(path, allow_pickle=False) as cache:
             return cache["codes"], cache["valid"]
     log(f"labelling {len(demos['image'])} frames with {lam.manifest.label}")
-    starts = np.flatnonzero(np.diff(demos["episode"], prepend=demos["episode"][0] - 1))
-    parts = [label_frames(lam, demos["image"][a:b], demos["stamp_s"][a:b]) for a, b in zip(starts, [*starts[1:], len(demos["image"])], strict=True)]
+    parts = [label_frames(lam, demos["image"][a:b], demos["stamp_s"][a:b]) for a, b in pairwise(episode_bounds(demos["episode"]))]
     codes, valid = np.concatenate([c for c, _ in parts]), np.concatenate([v for _, v in parts])
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.npz")
     np.savez_compressed(temporary, codes=codes, valid=valid)
     os.replace(temporary, path)
     return codes, valid
+
+
+def episode_bounds(episode: np.ndarray) -> np.ndarray:
+    """First frames of the episodes, in order, and the number of frames [episodes + 1]."""
+    return np.append(np.flatnonzero(np.diff(episode, prepend=episode[0] - 1)), len(episode))
 
 
 def undisturbed(demos: dict[str, np.ndarray], gap_s: float) -> np.ndarray:
@@ -78,15 +84,19 @@ def undisturbed(demos: dict[str, np.ndarray], gap_s: float) -> np.ndarray:
         step += 1
 
 
+def read_labelled(root: Path, lams: list[Lam], log=print, keys: tuple[str, ...] = ()) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
+    """Recordings (DEMO_KEYS and ``keys``), their codes [T, kinds, tokens], and which frames carry a code of both LAMs [T] bool."""
+    demos = read_shards(root, (*DEMO_KEYS, *keys))
+    labels = [label_demos(root, demos, lam, log) for lam in lams]
+    usable = labels[0][1] & labels[1][1] & undisturbed(demos, max(lam.gap_s for lam in lams))
+    return demos, np.stack([labels[0][0], labels[1][0]], axis=1).astype(np.int64), usable
+
+
 def load_codes(config: VlaTrainConfig, tokenizer: InstructionTokenizer, log=print) -> tuple[CodeSet, np.ndarray]:
     """The labelled frames, and which of them are held out (the last episodes)."""
     c = config.codes
-    demos = read_shards(c.demos, DEMO_KEYS)
-    lams = [load_lam(c.lam_mani), load_lam(c.lam_loco)]
-    labels = [label_demos(c.demos, demos, lam, log) for lam in lams]
-    usable = labels[0][1] & labels[1][1] & undisturbed(demos, max(lam.gap_s for lam in lams))
+    demos, codes, usable = read_labelled(c.demos, [load_lam(c.lam_mani), load_lam(c.lam_loco)], log)
     sentences, inverse = np.unique(demos["sentence"], return_inverse=True)
-    codes = np.stack([labels[0][0], labels[1][0]], axis=1).astype(np.int64)
     data = CodeSet(demos["image"], tokenizer.encode_batch(sentences.tolist())[inverse], codes, np.flatnonzero(usable))
     return data, held_out_episodes(demos["episode"])
 
@@ -109,7 +119,7 @@ class CodeBatch:
 
 def code_step_loss(vla: torch.nn.Module, batch: CodeBatch) -> tuple[torch.Tensor, dict[str, float]]:
     """Cross-entropy of the codes, and how many are right."""
-    out = vla(batch.pixels, batch.words)
+    out = vla(batch.pixels, batch.words, codes=batch.codes)
     return code_loss(out.logits.float(), batch.codes), {"code_accuracy": float((out.codes() == batch.codes).float().mean())}
 
 

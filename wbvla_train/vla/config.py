@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from wbvla_train.data.lerobot.stream import StreamConfig
 from wbvla_train.loop import LoopConfig
+from wbvla_vla.config import Decoding
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ class VlaTrainConfig:
         run_dir: resumable states and logs.
         output: exported checkpoint.
         ignore_memory_plan: begin even where the memory plan does not fit the device.
+        decoding: how the codes are decoded, see :class:`wbvla_vla.config.VlaConfig`.
         pretrained: published weights to begin from, a folder or ``owner/name[/folder]@revision`` on the hub
             (:mod:`wbvla_vla.pretrained`); None = random ones.
         pretrained_towers, pretrained_tokenizer: what such a folder may lack: timm's files of DINOv2 and SigLIP, the folder of Llama-2's tokenizer.json.
@@ -68,6 +70,7 @@ class VlaTrainConfig:
 
     size: Literal["debug", "tiny", "small", "full"] = "tiny"
     stage: Literal["all", "grounding", "codes"] = "all"
+    decoding: Decoding = "parallel"
     robot: str = "x2"
     grounding: GroundingConfig = field(default_factory=GroundingConfig)
     codes: CodesConfig = field(default_factory=CodesConfig)

@@ -45,7 +45,7 @@ class Grounding(nn.Module):
         """-> tower answers [B, 4, 3] and language answers [N, 3]: visible logit, bearing, log distance (scaled)."""
         image_tokens = self.vla.encode_image(pixels)
         towers = torch.stack([head(pool(image_tokens)) for pool, head in zip(self.pools, self.tower_heads, strict=True)], dim=1)
-        out = self.vla.read_out(image_tokens[image_index], word_ids)
+        out = self.vla.read_queries(image_tokens[image_index], word_ids)
         return towers, self.language_head(out.latent_hidden)
 
 

@@ -7,6 +7,7 @@ wbvla train vla 7b-pretrain --pretrained openvla-7b --codes.lerobot data/mine   
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -34,7 +35,7 @@ from wbvla_vla.tokens import InstructionTokenizer, build_tokenizer
 
 def build_model(config: VlaTrainConfig) -> tuple[PrismaticVla, InstructionTokenizer]:
     """Model and tokenizer before any training of ours: from published weights, or from the seed."""
-    size: VlaConfig = sizes.PRESETS[config.size]()
+    size: VlaConfig = replace(sizes.PRESETS[config.size](), decoding=config.decoding)
     if config.pretrained:
         loaded = load_published(config.pretrained, size, towers=config.pretrained_towers, tokenizer=config.pretrained_tokenizer)
         return loaded.model, loaded.tokenizer
@@ -76,6 +77,8 @@ def train_codes(
         training = recorded_step(config, model, tokenizer, spec, log)
     require_memory(lambda loop: plan_memory(model, model.config, loop, processes, c.batch), c.loop, config.ignore_memory_plan, log, "--codes.loop")
     settings = {"stage": "codes", "size": config.size, "batch": c.batch, **training.settings}
+    if config.decoding != "parallel":
+        settings["decoding"] = config.decoding
     loop = TrainLoop(c.loop, training.module, training.step, config.run_dir / "codes", settings, log, processes=processes)
     if config.resume:
         loop.resume()
