@@ -20,9 +20,10 @@ from wbvla_train.data.film import made, record, review, sheet
 from wbvla_train.data.film.duplicates import mark_duplicates, same_change
 from wbvla_train.data.film.gates import Gates
 from wbvla_train.data.film.info import examine
-from wbvla_train.data.film.ingest import IngestConfig, ingest, list_films, load_records, parse_shard
+from wbvla_train.data.film.ingest import IngestConfig, ingest, list_films, load_records
 from wbvla_train.data.film.measure import blur_of
 from wbvla_train.data.film.reader import FilmError, FilmReport, samples
+from wbvla_train.data.shards import parse_shard
 
 
 def scene(seed: int, size: int = 700) -> np.ndarray:

@@ -1,16 +1,26 @@
-"""``wbvla label``: write the latent-action codes of both LAMs beside a corpus of clips.
+"""``wbvla label``: latent-action codes of both LAMs beside a corpus, which is folders of clips or LeRobot data sets.
 
 A label belongs to frame t and says what happened until t + gap; the gap is the LAM's, in seconds, and each clip's own stamps
-convert it. Labels are cached in ``labels_<lam>.npz`` beside the clips' sidecar, with the hash of the LAM's manifest: labels of
-another LAM are refused, never mixed in silently.
+convert it. Labels lie beside what they are of, with the hash of the LAM's manifest: labels of another LAM are refused, never
+mixed in silently.
+
+    <folder of clips>/labels_<lam>.npz         by clip: its file name, beside clips.json
+    <data set>/labels_<lam>.npz                by episode: "episode_000012", beside meta/
+    .../labels_<lam>.1of4.npz                  what --shard 1/4 made; readers take all files together
+
+A clip or an episode is labelled whole and by one shard: the n-th of the corpus by shard n modulo their number. Files are replaced by
+rename every few seconds, so that a killed run goes on inside a folder; one that changed (stamps, camera) is labelled again.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
 import sys
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,13 +28,20 @@ import numpy as np
 import torch
 import tyro
 
-from wbvla_core.errors import CheckpointError, ErrorCode
+from wbvla_core.errors import CheckpointError, ErrorCode, WbvlaError
+from wbvla_perception.preprocess import ImageSpec, policy_image
 from wbvla_train.data.camera import CameraView
 from wbvla_train.data.clips import SIDECAR, area_resize, pair_indices
+from wbvla_train.data.lerobot.episode import DataError
+from wbvla_train.data.lerobot.reader import View, open_dataset
+from wbvla_train.data.lerobot.schema import CAMERA
 from wbvla_train.data.mp4 import read_mp4
+from wbvla_train.data.shards import parse_shard
 from wbvla_train.lam.export import Lam, load_lam
 from wbvla_train.lam.geometry import lens_from_view
 from wbvla_train.lam.model import pixels
+
+SAVE_EVERY_S = 5.0  # what a kill costs at most, beside the clip or episode in hand
 
 
 def label_frames(lam: Lam, frames: np.ndarray, stamps_s: np.ndarray, *, view: CameraView | None = None, batch: int = 64) -> tuple[np.ndarray, np.ndarray]:
@@ -57,13 +74,32 @@ def label_frames(lam: Lam, frames: np.ndarray, stamps_s: np.ndarray, *, view: Ca
     return codes, valid
 
 
-def label_path(folder: Path, lam: Lam) -> Path:
-    """Where the labels of a folder of clips are cached."""
-    return folder / f"labels_{lam.manifest.name}.npz"
+# -- label files ---------------------------------------------------------------------------------------------------------------
 
 
-def read_labels(path: Path, lam: Lam) -> tuple[np.ndarray, np.ndarray]:
-    """Cached codes [N, tokens] uint8 and valid [N] bool, all clips of a folder one after the other, in sidecar order.
+@dataclass(frozen=True)
+class Labels:
+    """Of one clip or episode: codes [T, tokens] uint8, valid [T] bool, and the :attr:`Piece.key` that they were made for."""
+
+    codes: np.ndarray
+    valid: np.ndarray
+    key: str
+
+
+def label_path(folder: Path, lam: Lam, shard: tuple[int, int] = (0, 1)) -> Path:
+    """Where one shard's labels of a folder are kept."""
+    part = "" if shard == (0, 1) else f".{shard[0]}of{shard[1]}"
+    return folder / f"labels_{lam.manifest.name}{part}.npz"
+
+
+def label_files(folder: Path, lam: Lam) -> list[Path]:
+    """The files of all shards that there are, by name."""
+    name = re.compile(re.escape(f"labels_{lam.manifest.name}") + r"(\.\d+of\d+)?\.npz")
+    return sorted(path for path in folder.glob("labels_*.npz") if name.fullmatch(path.name))
+
+
+def read_file(path: Path, lam: Lam) -> dict[str, Labels]:
+    """Clip or episode -> labels, of one file.
 
     Raises:
         CheckpointError: made by another LAM (both hashes are named).
@@ -76,34 +112,95 @@ def read_labels(path: Path, lam: Lam) -> tuple[np.ndarray, np.ndarray]:
                 f"{lam.manifest.hash[:12]}…; label again with `wbvla label --overwrite`, or use the LAM that it was labelled with",
                 ErrorCode.CHECKPOINT_MISMATCH,
             )
-        return data["codes"], data["valid"]
+        ends = np.cumsum(data["lengths"])
+        codes, valid = np.split(data["codes"], ends[:-1]), np.split(data["valid"], ends[:-1])
+        return {str(name): Labels(c, v, str(key)) for name, key, c, v in zip(data["names"], data["keys"], codes, valid, strict=True)}
 
 
-def write_labels(path: Path, lam: Lam, codes: np.ndarray, valid: np.ndarray) -> None:
-    """Write the cache by rename."""
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.npz")
-    np.savez_compressed(temporary, lam_hash=np.array(lam.manifest.hash), gap_s=np.array(lam.gap_s), codes=codes, valid=valid)
+def read_labels(folder: Path, lam: Lam) -> dict[str, Labels]:
+    """Clip or episode -> labels, from the files of all shards in a folder; {} where there is none.
+
+    Raises:
+        CheckpointError: made by another LAM (both hashes are named).
+    """
+    return {name: labels for path in label_files(folder, lam) for name, labels in read_file(path, lam).items()}
+
+
+def write_labels(path: Path, lam: Lam, labels: dict[str, Labels]) -> None:
+    """Write one file by rename."""
+    temporary = path.with_name(f".{path.stem}.tmp.npz")  # one process per shard: the next one replaces what a killed one left
+    np.savez_compressed(
+        temporary,
+        lam_hash=np.array(lam.manifest.hash),
+        gap_s=np.array(lam.gap_s),
+        names=np.array(list(labels)),
+        keys=np.array([one.key for one in labels.values()]),
+        lengths=np.array([len(one.codes) for one in labels.values()]),
+        codes=np.concatenate([one.codes for one in labels.values()]),
+        valid=np.concatenate([one.valid for one in labels.values()]),
+    )
     os.replace(temporary, path)
 
 
-def label_folder(lam: Lam, folder: Path, overwrite: bool = False) -> bool:
-    """Label one folder of clips; returns False if that was done before by the same LAM.
+# -- what there is to label ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What is labelled as a whole: a clip, or an episode.
+
+    Attributes:
+        name: of the clip's file, or "episode_000012".
+        stamps_s: [T], s. view: the camera; None = the robot's.
+        load: gives the frames [T, S, S, 3] uint8.
+    """
+
+    name: str
+    stamps_s: np.ndarray
+    view: CameraView | None
+    load: Callable[[], np.ndarray]
+
+    @property
+    def key(self) -> str:
+        """Changes with stamps and camera, which the labels depend on."""
+        text = json.dumps([np.asarray(self.stamps_s).round(6).tolist(), self.view and self.view.to_json()])
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def clips_of(folder: Path) -> Iterator[Piece]:
+    """The clips that a folder's sidecar lists, in its order."""
+    for entry in json.loads((folder / SIDECAR).read_text())["clips"]:
+        path = folder / entry["file"]
+        yield Piece(entry["file"], np.asarray(entry["stamps_s"]), CameraView.from_json(entry.get("camera")), lambda path=path: read_mp4(path)[0])
+
+
+def episodes_of(root: Path, camera: str = "", view: CameraView | None = None, size: int = ImageSpec().size) -> Iterator[Piece]:
+    """The episodes of a LeRobot data set.
+
+    Args:
+        camera: the column with its images; default: the head camera, or the only one.
+        view: lens and pitch where the camera is not the robot's.
+        size: side of the square that frames are squashed onto, px: the policy image's, which the LAM's is made from.
 
     Raises:
-        CheckpointError: labels of another LAM are there and ``overwrite`` is off.
+        WbvlaError: several cameras and none was chosen, or one that it does not have.
     """
-    path = label_path(folder, lam)
-    if path.exists() and not overwrite:
-        read_labels(path, lam)
-        return False
-    codes, valid = [], []
-    for entry in json.loads((folder / SIDECAR).read_text())["clips"]:
-        frames, _ = read_mp4(folder / entry["file"])
-        c, v = label_frames(lam, frames, np.asarray(entry["stamps_s"]), view=CameraView.from_json(entry.get("camera")))
-        codes.append(c)
-        valid.append(v)
-    write_labels(path, lam, np.concatenate(codes), np.concatenate(valid))
-    return True
+    dataset = open_dataset(root)
+    known = dataset.cameras
+    column = camera or (CAMERA if CAMERA in known else known[0] if len(known) == 1 else "")
+    if column not in known:
+        raise WbvlaError(f"{root} has the cameras {', '.join(known) or '(none)'}{f', not {camera}' if camera else ''}; choose one with --camera")
+
+    def load(episode: View) -> np.ndarray:
+        return np.stack([policy_image(image, ImageSpec(size, image.shape[1], image.shape[0])) for image in episode.images(column)])
+
+    stamp = dataset.role("stamp")
+    for episode in dataset.views:
+        stamps = episode.columns((stamp,))[stamp][:, 0] if stamp else np.arange(episode.length) / dataset.fps
+        yield Piece(f"episode_{episode.index:06d}", stamps, view, lambda episode=episode: load(episode))
+
+
+# -- the verb ------------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -111,35 +208,108 @@ class LabelConfig:
     """Options of ``wbvla label``.
 
     Attributes:
-        data: root under which every folder with a clips.json is labelled.
+        data: root under which every folder with a clips.json, and every LeRobot data set, is labelled.
         lams: LAM checkpoints.
+        shard: ``i/n``: take every n-th clip or episode, starting with the i-th (0 <= i < n); for several processes or machines that share the folder.
         overwrite: replace labels that were made by another LAM.
+        camera: image column of a data set; default: the head camera, or the only one.
+        fovy_deg, pitch_deg: vertical field of view and pitch of a data set's camera that is not the robot's, deg.
+        save_every_s: time between two writes, s.
         threads: of torch.
     """
 
     data: Path = Path("data/video/train")
     lams: tuple[Path, ...] = (Path("checkpoints/lam/mani"), Path("checkpoints/lam/loco"))
+    shard: str = "0/1"
     overwrite: bool = False
+    camera: str = ""
+    fovy_deg: float | None = None
+    pitch_deg: float | None = None
+    save_every_s: float = SAVE_EVERY_S
     threads: int = 1
 
 
+def find_pieces(config: LabelConfig, size: int) -> list[tuple[Path, Piece]]:
+    """(folder, clip or episode) of the whole corpus, in an order that every machine finds alike."""
+    found = [(path.parent, piece) for path in sorted(config.data.rglob(SIDECAR)) for piece in clips_of(path.parent)]
+    for path in sorted(config.data.rglob("meta/info.json")):
+        root = path.parent.parent
+        view = None
+        if config.fovy_deg is not None or config.pitch_deg is not None:
+            if config.fovy_deg is None or config.pitch_deg is None:
+                raise WbvlaError("--fovy-deg and --pitch-deg describe one camera; give both, or neither for the robot's")
+            height, width, _ = open_dataset(root).features[config.camera or CAMERA]["shape"]
+            view = CameraView(config.fovy_deg, width / height, config.pitch_deg)
+        found.extend((root, piece) for piece in episodes_of(root, config.camera, view, size))
+    return found
+
+
+def label(config: LabelConfig, log=print) -> int:
+    """Label what is missing of this shard; returns how many clips and episodes were labelled.
+
+    Raises:
+        CheckpointError: labels of another LAM are there and ``overwrite`` is off.
+        WbvlaError: nothing to label, a clip whose frames do not fit its stamps, a bad shard.
+    """
+    index, count = shard = parse_shard(config.shard)
+    lams = [load_lam(path) for path in config.lams]
+    pieces = find_pieces(config, max(ImageSpec().size, *(lam.model.config.image_size for lam in lams)))
+    if not pieces:
+        raise WbvlaError(f"no {SIDECAR} and no LeRobot data set under {config.data}; render video (wbvla data video) or ingest films (wbvla video ingest)")
+    known: dict[tuple[Path, int], dict[str, Labels]] = {}
+    for folder in dict.fromkeys(folder for folder, _ in pieces):
+        for number, lam in enumerate(lams):
+            if config.overwrite:
+                _drop_others(folder, lam)
+            known[folder, number] = read_labels(folder, lam)
+    missing: list[tuple[Path, Piece, list[int]]] = []
+    for folder, piece in pieces[index::count]:
+        wanted = [number for number in range(len(lams)) if (old := known[folder, number].get(piece.name)) is None or old.key != piece.key]
+        if wanted:
+            missing.append((folder, piece, wanted))
+    mine = len(pieces[index::count])
+    log(f"label: {mine} clips and episodes{f' of {len(pieces)}' if count > 1 else ''}, {mine - len(missing)} done before, {len(missing)} to do")
+    frames, done = sum(len(piece.stamps_s) for _, piece, _ in missing), 0
+    started = said = saved = time.monotonic()
+    fresh: dict[tuple[Path, int], dict[str, Labels]] = {}
+    for position, (folder, piece, wanted) in enumerate(missing, start=1):
+        try:
+            images = piece.load()
+            for number in wanted:
+                codes, valid = label_frames(lams[number], images, piece.stamps_s, view=piece.view)
+                fresh.setdefault((folder, number), {})[piece.name] = Labels(codes, valid, piece.key)
+        except (ValueError, DataError) as error:
+            raise WbvlaError(f"{folder / piece.name}: {error}; what was labelled before is kept") from error
+        done += len(images)
+        now = time.monotonic()
+        if now - saved >= config.save_every_s or position == len(missing):
+            for (where, number), new in fresh.items():
+                path = label_path(where, lams[number], shard)
+                write_labels(path, lams[number], (read_file(path, lams[number]) if path.exists() else {}) | new)
+            fresh, saved = {}, time.monotonic()
+        if now - said >= 10.0 or position == len(missing):
+            rate, said = done / (now - started), now
+            log(f"label: {position}/{len(missing)} done, {rate:.0f} frames/s, {(frames - done) / rate:.0f} s left")
+    return len(missing)
+
+
+def _drop_others(folder: Path, lam: Lam) -> None:
+    """Remove the label files that another LAM of that name made."""
+    for path in label_files(folder, lam):
+        try:
+            read_file(path, lam)
+        except CheckpointError:
+            path.unlink(missing_ok=True)  # another shard may have been quicker
+
+
 def main(argv: list[str] | None = None) -> int:
-    """``wbvla label``: codes of both latent action models for a corpus of clips; a second run skips what is done."""
+    """``wbvla label``: codes of both latent action models for clips and data sets; a second run does what is missing."""
     config = tyro.cli(LabelConfig, args=argv, prog="wbvla label", description=main.__doc__)
     torch.set_num_threads(config.threads)
-    folders = sorted(path.parent for path in config.data.rglob(SIDECAR))
-    if not folders:
-        print(f"no {SIDECAR} under {config.data}; render video first: wbvla data video", file=sys.stderr)
-        return 1
-    started, fresh = time.perf_counter(), 0
-    lams = [load_lam(path) for path in config.lams]
-    for i, folder in enumerate(folders, start=1):
-        fresh += sum(label_folder(lam, folder, config.overwrite) for lam in lams)
-        if i % 20 == 0 or i == len(folders):
-            elapsed = time.perf_counter() - started
-            print(
-                f"label: {i}/{len(folders)} folders, {fresh} label files written, {elapsed:.0f} s, {elapsed / i * (len(folders) - i):.0f} s to go", flush=True
-            )
+    try:
+        label(config, log=lambda text: print(text, flush=True))
+    except DataError as error:
+        raise WbvlaError(str(error)) from error
     return 0
 
 
