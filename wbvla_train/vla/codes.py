@@ -2,7 +2,7 @@
 
 The recorded episodes are used as action-free video here: frames, stamps and the sentence. What happened during the next
 half second is told by the LAMs' codes, never by the commands. Frames in which a random burst disturbed the demonstrator, so
-that what happened is not what was asked for, are left out.
+that what happened is not what was asked for, are left out. Action-free clips with sentences (``--clips``) can be mixed in.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from wbvla_train.data.shards import read_shards
 from wbvla_train.lam.export import Lam, load_lam
 from wbvla_train.lam.label import label_frames
 from wbvla_train.loop import TrainLoop
+from wbvla_train.vla.clips import ClipSet, word_tokenizer
 from wbvla_train.vla.config import VlaTrainConfig
 from wbvla_train.vla.grounding import Grounding, GroundingStep, box_loss
 from wbvla_train.vla.images import jitter, to_model
@@ -96,21 +97,38 @@ def held_out_episodes(episode: np.ndarray, share: float = 0.05) -> np.ndarray:
 
 
 class CodesStep:
-    """Draws a batch of labelled frames; beside it a few pictures of stage 0, so that words keep their meaning."""
+    """Draws a batch of labelled frames; beside it a few pictures of stage 0, so that words keep their meaning.
+
+    Args:
+        clips, clip_rows: action-free clips, and how many frames of a batch are theirs.
+    """
 
     def __init__(
-        self, model: PrismaticVla, spec: ImageSpec, data: CodeSet, index: np.ndarray, batch: int, grounding: GroundingStep | None, weight: float
+        self,
+        model: PrismaticVla,
+        spec: ImageSpec,
+        data: CodeSet,
+        index: np.ndarray,
+        batch: int,
+        grounding: GroundingStep | None,
+        weight: float,
+        clips: ClipSet | None = None,
+        clip_rows: int = 0,
     ) -> None:
         self.model, self.spec, self.data, self.index, self.batch = model, spec, data, index, batch
         self.grounding, self.weight = grounding, weight
+        self.clips, self.clip_rows = clips, clip_rows
 
     def __call__(self, rng: np.random.Generator) -> tuple[torch.Tensor, dict[str, float]]:
-        rows = self.index[rng.integers(len(self.index), size=self.batch)]
-        pixels = to_model(jitter(self.data.images[rows], rng), self.spec)
-        out = self.model(pixels, torch.from_numpy(self.data.word_ids[rows]))
-        codes = torch.from_numpy(self.data.codes[rows])
-        loss = code_loss(out.logits.float(), codes)
-        numbers = {"code_accuracy": float((out.codes() == codes).float().mean())}
+        rows = self.index[rng.integers(len(self.index), size=self.batch - self.clip_rows)]
+        images, words, codes, kinds = self.data.images[rows], self.data.word_ids[rows], self.data.codes[rows], None
+        if self.clips and self.clip_rows:
+            ours = (images, words, codes, np.ones(codes.shape[:2], dtype=np.float32))
+            images, words, codes, kinds = map(np.concatenate, zip(ours, self.clips.draw(rng, self.clip_rows), strict=True))
+        out = self.model(to_model(jitter(images, rng), self.spec), torch.from_numpy(words))
+        codes = torch.from_numpy(codes)
+        loss = code_loss(out.logits.float(), codes, None if kinds is None else torch.from_numpy(kinds))
+        numbers = {"code_accuracy": float((out.codes() == codes)[: len(rows)].float().mean())}
         if self.grounding and self.weight > 0:
             pixels, words, image_index, _, target = self.grounding.draw(rng)
             _, language = self.grounding.model(pixels, words, image_index)
@@ -135,12 +153,37 @@ class CodesStep:
         return {"mani_accuracy": float(accuracy[0]), "mani_majority": float(floor[0]), "loco_accuracy": float(accuracy[1]), "loco_majority": float(floor[1])}
 
 
+def load_grounded(model: PrismaticVla, tokenizer: InstructionTokenizer, weights: dict[str, torch.Tensor], stage_0: InstructionTokenizer) -> None:
+    """Put stage 0's weights into ``model``; words that only the clips' sentences use keep the rows that they were born with.
+
+    Args:
+        stage_0: the tokenizer of the tasks' sentences alone; needed where stage 0 was run without the clips.
+
+    Raises:
+        ValueError: weights of a vocabulary that is neither the model's nor the tasks'.
+    """
+    own, mine = model.state_dict(), tokenizer.tokenizer.get_vocab()
+    for name in ("language.model.embed_tokens.weight", "language.lm_head.weight"):
+        rows = weights[name]
+        if len(rows) == len(own[name]):
+            continue
+        if len(rows) != stage_0.vocab_size:
+            raise ValueError(
+                f"stage 0 left weights for {len(rows)} tokens, this model has {len(own[name])}: it was run with other clips; run it again (--stage all)"
+            )
+        grown = own[name].clone()
+        for token, row in stage_0.tokenizer.get_vocab().items():
+            grown[mine[token]] = rows[row]
+        weights[name] = grown
+    model.load_state_dict(weights)
+
+
 def train_codes(config: VlaTrainConfig, model: PrismaticVla, tokenizer: InstructionTokenizer, spec: ImageSpec, log=print) -> dict[str, float]:
     """Stage 1, from stage 0's weights where there are some; leaves the result in ``model``."""
     c = config.codes
     grounded = config.run_dir / GROUNDED_FILE
     if grounded.exists():
-        model.load_state_dict({name: value.float() for name, value in load_file(grounded).items()})
+        load_grounded(model, tokenizer, {name: value.float() for name, value in load_file(grounded).items()}, word_tokenizer(model.config))
     else:
         log(f"no {grounded}: stage 1 starts from {config.pretrained or 'random weights'}")
     data, held_out = load_codes(config, tokenizer, log)
@@ -153,10 +196,17 @@ def train_codes(config: VlaTrainConfig, model: PrismaticVla, tokenizer: Instruct
         pictures, _ = load_stills(config, log)
         module = Grounding(model)
         grounding = GroundingStep(module, tokenizer, spec, pictures["images"], pictures["labels"], c.grounding_batch, 4)
-    step = CodesStep(model, spec, data, train_index, c.batch, grounding, c.grounding_weight)
+    settings, clips, clip_rows = {"stage": "codes", "size": config.size, "batch": c.batch}, None, 0
+    if c.clips:
+        if not 0.0 <= c.clip_share < 1.0:
+            raise ValueError(f"--clip-share must lie in [0, 1), got {c.clip_share}: demonstrations are part of every batch")
+        clip_rows = round(c.clip_share * c.batch)
+        clips = ClipSet(c.clips, (load_lam(c.lam_mani), load_lam(c.lam_loco)), tokenizer, c.code_losses, spec.size, log)
+        settings |= {"clips": [str(folder) for folder in c.clips], "clip_rows": clip_rows, "code_losses": c.code_losses}
+    step = CodesStep(model, spec, data, train_index, c.batch, grounding, c.grounding_weight, clips, clip_rows)
     check = CodesStep(model, spec, data, check_index, c.batch, None, 0.0)
     log(f"stage 1: {len(train_index)} labelled frames ({len(data.images)} in all), {c.loop.steps} steps of {c.batch}")
-    loop = TrainLoop(c.loop, module, step, config.run_dir / "codes", {"stage": "codes", "size": config.size, "batch": c.batch}, log)
+    loop = TrainLoop(c.loop, module, step, config.run_dir / "codes", settings, log)
     if config.resume:
         loop.resume()
     loop.run(check.evaluate, evaluate_every=max(1, c.loop.steps // 8))

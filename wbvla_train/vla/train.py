@@ -13,8 +13,8 @@ import torch
 
 from wbvla_core.robot import load_robot
 from wbvla_perception.preprocess import ImageSpec
-from wbvla_sim.instructions import TASKS, paraphrases
 from wbvla_train.loop import TrainLoop
+from wbvla_train.vla.clips import word_tokenizer
 from wbvla_train.vla.config import PRESETS, VlaTrainConfig
 from wbvla_train.vla.grounding import Grounding, GroundingStep
 from wbvla_train.vla.pictures import GROUNDED_FILE, load_stills
@@ -23,7 +23,7 @@ from wbvla_vla.checkpoint import save_half
 from wbvla_vla.config import VlaConfig
 from wbvla_vla.model import PrismaticVla, parameter_count
 from wbvla_vla.pretrained import load_published
-from wbvla_vla.tokens import InstructionTokenizer, build_tokenizer
+from wbvla_vla.tokens import InstructionTokenizer
 
 
 def build_model(config: VlaTrainConfig) -> tuple[PrismaticVla, InstructionTokenizer]:
@@ -32,8 +32,7 @@ def build_model(config: VlaTrainConfig) -> tuple[PrismaticVla, InstructionTokeni
     if config.pretrained:
         loaded = load_published(config.pretrained, size, towers=config.pretrained_towers, tokenizer=config.pretrained_tokenizer)
         return loaded.model, loaded.tokenizer
-    sentences = [sentence for task in TASKS for sentence in paraphrases(task)]
-    tokenizer = InstructionTokenizer(build_tokenizer(sentences, size.codebook_size, size.tokens_per_kind), size.language.max_words, size.prompt)
+    tokenizer = word_tokenizer(size, config.codes.clips)
     torch.manual_seed(config.grounding.loop.seed)
     return PrismaticVla(size, tokenizer), tokenizer
 
