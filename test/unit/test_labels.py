@@ -179,3 +179,13 @@ def test_of_several_cameras_one_must_be_chosen(lam, tmp_path):
     with pytest.raises(WbvlaError, match=r"observation.images.left, observation.images.right; choose one with --camera"):
         label(config, quiet)
     assert label(replace(config, camera="observation.images.right"), quiet) == 1
+
+
+def test_another_camera_is_described_whole_or_not_at_all(lam, tmp_path):
+    root = write_dataset(tmp_path / "boxes", (8,))
+    config = LabelConfig(data=root, lams=(lam,))
+    with pytest.raises(WbvlaError, match="give both, or neither"):
+        label(replace(config, fovy_deg=90.0), quiet)
+    with pytest.raises(WbvlaError, match=r"must lie in \[5, 150\]"):
+        label(replace(config, fovy_deg=1.5, pitch_deg=0.5), quiet)
+    assert label(config, quiet) == 1 and label(replace(config, fovy_deg=90.0, pitch_deg=10.0), quiet) == 1, "another camera, other labels"

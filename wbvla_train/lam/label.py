@@ -32,7 +32,6 @@ from wbvla_core.errors import CheckpointError, ErrorCode, WbvlaError
 from wbvla_perception.preprocess import ImageSpec, policy_image
 from wbvla_train.data.camera import CameraView
 from wbvla_train.data.clips import SIDECAR, area_resize, pair_indices
-from wbvla_train.data.lerobot.episode import DataError
 from wbvla_train.data.lerobot.reader import View, open_dataset
 from wbvla_train.data.lerobot.schema import CAMERA
 from wbvla_train.data.mp4 import read_mp4
@@ -174,12 +173,12 @@ def clips_of(folder: Path) -> Iterator[Piece]:
         yield Piece(entry["file"], np.asarray(entry["stamps_s"]), CameraView.from_json(entry.get("camera")), lambda path=path: read_mp4(path)[0])
 
 
-def episodes_of(root: Path, camera: str = "", view: CameraView | None = None, size: int = ImageSpec().size) -> Iterator[Piece]:
+def episodes_of(root: Path, camera: str = "", lens: tuple[float, float] | None = None, size: int = ImageSpec().size) -> Iterator[Piece]:
     """The episodes of a LeRobot data set.
 
     Args:
         camera: the column with its images; default: the head camera, or the only one.
-        view: lens and pitch where the camera is not the robot's.
+        lens: vertical field of view and pitch, deg, where the camera is not the robot's.
         size: side of the square that frames are squashed onto, px: the policy image's, which the LAM's is made from.
 
     Raises:
@@ -190,6 +189,10 @@ def episodes_of(root: Path, camera: str = "", view: CameraView | None = None, si
     column = camera or (CAMERA if CAMERA in known else known[0] if len(known) == 1 else "")
     if column not in known:
         raise WbvlaError(f"{root} has the cameras {', '.join(known) or '(none)'}{f', not {camera}' if camera else ''}; choose one with --camera")
+    view = None
+    if lens is not None:
+        height, width = (side for side in dataset.features[column]["shape"] if side != 3)  # [H, W, 3], or [3, H, W] with some
+        view = CameraView(lens[0], width / height, lens[1])
 
     def load(episode: View) -> np.ndarray:
         return np.stack([policy_image(image, ImageSpec(size, image.shape[1], image.shape[0])) for image in episode.images(column)])
@@ -232,15 +235,14 @@ class LabelConfig:
 def find_pieces(config: LabelConfig, size: int) -> list[tuple[Path, Piece]]:
     """(folder, clip or episode) of the whole corpus, in an order that every machine finds alike."""
     found = [(path.parent, piece) for path in sorted(config.data.rglob(SIDECAR)) for piece in clips_of(path.parent)]
-    for path in sorted(config.data.rglob("meta/info.json")):
-        root = path.parent.parent
-        view = None
-        if config.fovy_deg is not None or config.pitch_deg is not None:
-            if config.fovy_deg is None or config.pitch_deg is None:
-                raise WbvlaError("--fovy-deg and --pitch-deg describe one camera; give both, or neither for the robot's")
-            height, width, _ = open_dataset(root).features[config.camera or CAMERA]["shape"]
-            view = CameraView(config.fovy_deg, width / height, config.pitch_deg)
-        found.extend((root, piece) for piece in episodes_of(root, config.camera, view, size))
+    if (config.fovy_deg is None) != (config.pitch_deg is None):
+        raise WbvlaError("--fovy-deg and --pitch-deg describe one camera; give both, or neither for the robot's")
+    lens = None if config.fovy_deg is None else (config.fovy_deg, config.pitch_deg)
+    try:
+        for path in sorted(config.data.rglob("meta/info.json")):
+            found.extend((path.parent.parent, piece) for piece in episodes_of(path.parent.parent, config.camera, lens, size))
+    except ValueError as error:  # a damaged data set, an impossible lens
+        raise WbvlaError(str(error)) from error
     return found
 
 
@@ -278,7 +280,7 @@ def label(config: LabelConfig, log=print) -> int:
             for number in wanted:
                 codes, valid = label_frames(lams[number], images, piece.stamps_s, view=piece.view)
                 fresh.setdefault((folder, number), {})[piece.name] = Labels(codes, valid, piece.key)
-        except (ValueError, DataError) as error:
+        except (ValueError, OSError) as error:
             raise WbvlaError(f"{folder / piece.name}: {error}; what was labelled before is kept") from error
         done += len(images)
         now = time.monotonic()
@@ -306,10 +308,7 @@ def main(argv: list[str] | None = None) -> int:
     """``wbvla label``: codes of both latent action models for clips and data sets; a second run does what is missing."""
     config = tyro.cli(LabelConfig, args=argv, prog="wbvla label", description=main.__doc__)
     torch.set_num_threads(config.threads)
-    try:
-        label(config, log=lambda text: print(text, flush=True))
-    except DataError as error:
-        raise WbvlaError(str(error)) from error
+    label(config, log=lambda text: print(text, flush=True))
     return 0
 
 
