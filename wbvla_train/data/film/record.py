@@ -152,7 +152,7 @@ def process_film(job: Job) -> dict:
     (job.folder / "record.json").unlink(missing_ok=True)
     shutil.rmtree(job.folder, ignore_errors=True)
     for old in job.output.glob(f"*/*/{job.film.id}/*"):
-        if old.name != sentences.FILE:
+        if old.name != sentences.FILE and not old.is_dir():
             old.unlink(missing_ok=True)
     job.folder.mkdir(parents=True)
     report = FilmReport()
