@@ -25,7 +25,7 @@ from wbvla_train.data.lerobot.reader import open_dataset
 from wbvla_train.data.mp4 import read_mp4, write_mp4
 from wbvla_train.lam.config import ModelConfig
 from wbvla_train.lam.export import export, load_lam
-from wbvla_train.lam.label import LabelConfig, Labels, label, label_files, label_frames, label_path, read_labels
+from wbvla_train.lam.label import LabelConfig, LabelSet, label, label_files, label_frames, label_path, read_file, read_labels
 from wbvla_train.lam.model import LatentActionModel
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -63,7 +63,7 @@ def write_clips(folder: Path, count: int = CLIPS) -> Path:
 
 
 @pytest.fixture(scope="module")
-def labelled(lam, tmp_path_factory) -> tuple[Path, dict[str, Labels]]:
+def labelled(lam, tmp_path_factory) -> tuple[Path, LabelSet]:
     """A folder of clips that one unbroken run labelled."""
     folder = write_clips(tmp_path_factory.mktemp("clips") / "loco" / "film")
     assert label(LabelConfig(data=folder, lams=(lam,)), quiet) == CLIPS
@@ -83,7 +83,7 @@ def copied(source: Path, target: Path) -> Path:
     return target
 
 
-def same(a: dict[str, Labels], b: dict[str, Labels]) -> bool:
+def same(a: LabelSet, b: LabelSet) -> bool:
     return a.keys() == b.keys() and all(np.array_equal(a[n].codes, b[n].codes) and np.array_equal(a[n].valid, b[n].valid) for n in a)
 
 
@@ -91,7 +91,8 @@ def test_every_clip_has_the_codes_that_its_own_frames_give(labelled, lam):
     folder, found = labelled
     frames, _ = read_mp4(folder / "clip_07.mp4")
     codes, valid = label_frames(load_lam(lam), frames, np.arange(FRAMES) * 0.1, view=CameraView())
-    assert np.array_equal(found["clip_07.mp4"].codes, codes) and valid.sum() == 7 and np.array_equal(found["clip_07.mp4"].valid, valid)
+    (mine,) = (labels for (name, _), labels in found.items() if name == "clip_07.mp4")
+    assert np.array_equal(mine.codes, codes) and valid.sum() == 7 and np.array_equal(mine.valid, valid)
     assert len(found) == CLIPS
 
 
@@ -128,8 +129,10 @@ def test_a_clip_whose_stamps_changed_is_labelled_again_and_no_other(labelled, la
     sidecar["clips"][3]["stamps_s"] = (np.arange(FRAMES) * 0.125).tolist()  # 8 Hz: the partner of frame 0 is now frame 4
     (folder / "clips.json").unlink()
     (folder / "clips.json").write_text(json.dumps(sidecar))
-    assert label(config, quiet) == 1
-    assert read_labels(folder, load_lam(lam))["clip_03.mp4"].valid.sum() == 8
+    assert label(replace(config, shard="1/2"), quiet) == 1, "the fourth clip is the second shard's"
+    valid = {name: int(piece.valid.sum()) for (name, _), piece in read_file(label_path(folder, load_lam(lam), (1, 2)), load_lam(lam)).items()}
+    assert valid == {"clip_03.mp4": 8}
+    assert label(config, quiet) == 0, "the old labels of that clip do no harm"
 
 
 def test_labels_of_another_model_are_refused_until_they_are_to_be_replaced(labelled, lam, tmp_path):
@@ -147,6 +150,7 @@ def test_a_clip_that_does_not_fit_its_stamps_is_named(lam, tmp_path):
     write_mp4(folder / "clip_01.mp4", moving(1, frames=5), np.arange(5) * 0.1)
     with pytest.raises(WbvlaError, match=r"clip_01.mp4: 5 frames but 12 stamps.*what was labelled before is kept"):
         label(LabelConfig(data=folder, lams=(lam,)), quiet)
+    assert len(read_labels(folder, load_lam(lam))) == 1
     with pytest.raises(WbvlaError, match="no clips.json and no LeRobot data set"):
         label(LabelConfig(data=tmp_path / "nothing", lams=(lam,)), quiet)
 
@@ -167,9 +171,10 @@ def test_a_data_set_is_labelled_by_episode_and_frame_from_the_policy_image(lam, 
     root = write_dataset(tmp_path / "boxes", (9, 14))
     assert sum(label(LabelConfig(data=root, lams=(lam,), shard=f"{i}/2"), quiet) for i in range(2)) == 2
     found = read_labels(root, load_lam(lam))
-    assert {name: (len(one.codes), int(one.valid.sum())) for name, one in found.items()} == {"episode_000000": (9, 4), "episode_000001": (14, 9)}
+    assert {name: (len(one.codes), int(one.valid.sum())) for (name, _), one in found.items()} == {"episode_000000": (9, 4), "episode_000001": (14, 9)}
     frames = np.stack([policy_image(image, ImageSpec(96, 128, 96)) for image in open_dataset(root).views[1].images("observation.images.head")])
-    assert np.array_equal(found["episode_000001"].codes, label_frames(load_lam(lam), frames, np.arange(14) * 0.1)[0])
+    (second,) = (labels for (name, _), labels in found.items() if name == "episode_000001")
+    assert np.array_equal(second.codes, label_frames(load_lam(lam), frames, np.arange(14) * 0.1)[0])
     assert label(LabelConfig(data=root, lams=(lam,)), quiet) == 0
 
 

@@ -22,6 +22,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -78,11 +79,13 @@ def label_frames(lam: Lam, frames: np.ndarray, stamps_s: np.ndarray, *, view: Ca
 
 @dataclass(frozen=True)
 class Labels:
-    """Of one clip or episode: codes [T, tokens] uint8, valid [T] bool, and the :attr:`Piece.key` that they were made for."""
+    """Of one clip or episode: codes [T, tokens] uint8, valid [T] bool."""
 
     codes: np.ndarray
     valid: np.ndarray
-    key: str
+
+
+LabelSet = dict[tuple[str, str], Labels]  # by Piece.id: labels for other stamps, or of another camera, are never found
 
 
 def label_path(folder: Path, lam: Lam, shard: tuple[int, int] = (0, 1)) -> Path:
@@ -97,8 +100,8 @@ def label_files(folder: Path, lam: Lam) -> list[Path]:
     return sorted(path for path in folder.glob("labels_*.npz") if name.fullmatch(path.name))
 
 
-def read_file(path: Path, lam: Lam) -> dict[str, Labels]:
-    """Clip or episode -> labels, of one file.
+def read_file(path: Path, lam: Lam) -> LabelSet:
+    """The labels of one file.
 
     Raises:
         CheckpointError: made by another LAM (both hashes are named).
@@ -113,27 +116,29 @@ def read_file(path: Path, lam: Lam) -> dict[str, Labels]:
             )
         ends = np.cumsum(data["lengths"])
         codes, valid = np.split(data["codes"], ends[:-1]), np.split(data["valid"], ends[:-1])
-        return {str(name): Labels(c, v, str(key)) for name, key, c, v in zip(data["names"], data["keys"], codes, valid, strict=True)}
+        return {(str(name), str(key)): Labels(c, v) for name, key, c, v in zip(data["names"], data["keys"], codes, valid, strict=True)}
 
 
-def read_labels(folder: Path, lam: Lam) -> dict[str, Labels]:
-    """Clip or episode -> labels, from the files of all shards in a folder; {} where there is none.
+def read_labels(folder: Path, lam: Lam) -> LabelSet:
+    """The labels of a folder of clips or a data set, from the files of all shards; {} where there is none.
 
     Raises:
         CheckpointError: made by another LAM (both hashes are named).
     """
-    return {name: labels for path in label_files(folder, lam) for name, labels in read_file(path, lam).items()}
+    return {piece: labels for path in label_files(folder, lam) for piece, labels in read_file(path, lam).items()}
 
 
-def write_labels(path: Path, lam: Lam, labels: dict[str, Labels]) -> None:
-    """Write one file by rename."""
+def add_labels(path: Path, lam: Lam, fresh: LabelSet) -> None:
+    """Add to one shard's file, by rename; what it held of the same clips for other stamps goes."""
+    names = {name for name, _ in fresh}
+    labels = {(name, key): old for (name, key), old in (read_file(path, lam) if path.exists() else {}).items() if name not in names} | fresh
     temporary = path.with_name(f".{path.stem}.tmp.npz")  # one process per shard: the next one replaces what a killed one left
     np.savez_compressed(
         temporary,
         lam_hash=np.array(lam.manifest.hash),
         gap_s=np.array(lam.gap_s),
-        names=np.array(list(labels)),
-        keys=np.array([one.key for one in labels.values()]),
+        names=np.array([name for name, _ in labels]),
+        keys=np.array([key for _, key in labels]),
         lengths=np.array([len(one.codes) for one in labels.values()]),
         codes=np.concatenate([one.codes for one in labels.values()]),
         valid=np.concatenate([one.valid for one in labels.values()]),
@@ -159,11 +164,11 @@ class Piece:
     view: CameraView | None
     load: Callable[[], np.ndarray]
 
-    @property
-    def key(self) -> str:
-        """Changes with stamps and camera, which the labels depend on."""
+    @cached_property
+    def id(self) -> tuple[str, str]:
+        """Its name, and a hash of what labels depend on beside the pictures: stamps and camera."""
         text = json.dumps([np.asarray(self.stamps_s).round(6).tolist(), self.view and self.view.to_json()])
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return self.name, hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def clips_of(folder: Path) -> Iterator[Piece]:
@@ -258,7 +263,7 @@ def label(config: LabelConfig, log=print) -> int:
     pieces = find_pieces(config, max(ImageSpec().size, *(lam.model.config.image_size for lam in lams)))
     if not pieces:
         raise WbvlaError(f"no {SIDECAR} and no LeRobot data set under {config.data}; render video (wbvla data video) or ingest films (wbvla video ingest)")
-    known: dict[tuple[Path, int], dict[str, Labels]] = {}
+    known: dict[tuple[Path, int], LabelSet] = {}
     for folder in dict.fromkeys(folder for folder, _ in pieces):
         for number, lam in enumerate(lams):
             if config.overwrite:
@@ -266,32 +271,37 @@ def label(config: LabelConfig, log=print) -> int:
             known[folder, number] = read_labels(folder, lam)
     missing: list[tuple[Path, Piece, list[int]]] = []
     for folder, piece in pieces[index::count]:
-        wanted = [number for number in range(len(lams)) if (old := known[folder, number].get(piece.name)) is None or old.key != piece.key]
-        if wanted:
+        if wanted := [number for number in range(len(lams)) if piece.id not in known[folder, number]]:
             missing.append((folder, piece, wanted))
     mine = len(pieces[index::count])
     log(f"label: {mine} clips and episodes{f' of {len(pieces)}' if count > 1 else ''}, {mine - len(missing)} done before, {len(missing)} to do")
     frames, done = sum(len(piece.stamps_s) for _, piece, _ in missing), 0
     started = said = saved = time.monotonic()
-    fresh: dict[tuple[Path, int], dict[str, Labels]] = {}
-    for position, (folder, piece, wanted) in enumerate(missing, start=1):
-        try:
-            images = piece.load()
-            for number in wanted:
-                codes, valid = label_frames(lams[number], images, piece.stamps_s, view=piece.view)
-                fresh.setdefault((folder, number), {})[piece.name] = Labels(codes, valid, piece.key)
-        except (ValueError, OSError) as error:
-            raise WbvlaError(f"{folder / piece.name}: {error}; what was labelled before is kept") from error
-        done += len(images)
-        now = time.monotonic()
-        if now - saved >= config.save_every_s or position == len(missing):
-            for (where, number), new in fresh.items():
-                path = label_path(where, lams[number], shard)
-                write_labels(path, lams[number], (read_file(path, lams[number]) if path.exists() else {}) | new)
-            fresh, saved = {}, time.monotonic()
-        if now - said >= 10.0 or position == len(missing):
-            rate, said = done / (now - started), now
-            log(f"label: {position}/{len(missing)} done, {rate:.0f} frames/s, {(frames - done) / rate:.0f} s left")
+    fresh: dict[tuple[Path, int], LabelSet] = {}
+
+    def save() -> None:
+        while fresh:
+            (where, number), labels = fresh.popitem()
+            add_labels(label_path(where, lams[number], shard), lams[number], labels)
+
+    try:
+        for position, (folder, piece, wanted) in enumerate(missing, start=1):
+            try:
+                images = piece.load()
+                codes = {number: label_frames(lams[number], images, piece.stamps_s, view=piece.view) for number in wanted}
+            except (ValueError, OSError) as error:
+                raise WbvlaError(f"{folder / piece.name}: {error}; what was labelled before is kept") from error
+            for number, labels in codes.items():
+                fresh.setdefault((folder, number), {})[piece.id] = Labels(*labels)
+            done, now = done + len(images), time.monotonic()
+            if now - saved >= config.save_every_s:
+                save()
+                saved = time.monotonic()
+            if now - said >= 10.0 or position == len(missing):
+                rate, said = done / (now - started), now
+                log(f"label: {position}/{len(missing)} done, {rate:.0f} frames/s, {(frames - done) / rate:.0f} s left")
+    finally:
+        save()
     return len(missing)
 
 

@@ -84,8 +84,8 @@ class ClipSet:
                     continue
                 usable[rows] = True
                 for kind in wanted:
-                    label = labels[kind].get(piece.name)
-                    if label is None or label.key != piece.key:
+                    label = labels[kind].get(piece.id)
+                    if label is None:
                         raise WbvlaError(f"{folder / piece.name} has no codes of {lams[kind].manifest.label} for its stamps; run wbvla label --data {folder}")
                     self.codes[rows, kind], self.weight[rows, kind] = label.codes, 1.0
                     usable[rows] &= label.valid
