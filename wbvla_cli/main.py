@@ -61,7 +61,8 @@ VERBS = (
     Verb(("train", "vla"), "wbvla_train.vla.train", "vision-language model that predicts latent actions", "train"),
     Verb(("train", "decoder"), "wbvla_train.decoder.train", "decoder from latent actions to robot commands", "train"),
     Verb(("train", "plan"), "wbvla_train.plan", "what a training preset takes of each GPU's memory", "train"),
-    Verb(("label",), "wbvla_train.lam.label", "label video with the codes of the latent action models", "train"),
+    Verb(("label",), "wbvla_train.lam.label", "label clips and data sets with the codes of the latent action models", "train"),
+    Verb(("annotate",), "wbvla_train.data.annotate", "give action-free clips their sentences: in a terminal, from templates, from a table", "train"),
 )
 BY_WORDS = {verb.words: verb for verb in VERBS}
 GROUPS = tuple(dict.fromkeys(verb.words[0] for verb in VERBS if len(verb.words) > 1))

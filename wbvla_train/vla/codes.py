@@ -2,7 +2,7 @@
 
 The recorded episodes are used as action-free video here: frames, stamps and the sentence. What happened during the next
 half second is told by the LAMs' codes, never by the commands. Frames in which a random burst disturbed the demonstrator, so
-that what happened is not what was asked for, are left out.
+that what happened is not what was asked for, are left out. Action-free clips with sentences (``--clips``) can be mixed in.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from wbvla_train.lam.export import Lam, load_lam
 from wbvla_train.lam.label import label_frames
 from wbvla_train.loop import Step
 from wbvla_train.parallel import Part, to_device
+from wbvla_train.vla.clips import ClipSet
 from wbvla_train.vla.config import VlaTrainConfig
 from wbvla_train.vla.grounding import Grounding, GroundingBatch, GroundingStep, box_loss
 from wbvla_train.vla.images import jitter, require_size, to_model
@@ -109,37 +110,67 @@ def held_out_episodes(episode: np.ndarray, share: float = 0.05) -> np.ndarray:
 
 @dataclass
 class CodeBatch:
-    """N labelled frames, and a batch of stage 0 beside them or None."""
+    """N labelled frames.
+
+    Attributes:
+        grounding: a batch of stage 0 beside them.
+        weight: of each frame's two code sets; None = alike.
+        recorded: only so many, the first ones, count as right or wrong: the others are action-free clips; None = all.
+    """
 
     pixels: torch.Tensor  # [N, 6, S, S]
     words: torch.Tensor  # [N, W]
     codes: torch.Tensor  # [N, 2, tokens] int64
     grounding: GroundingBatch | None = None
+    weight: torch.Tensor | None = None  # [N, 2]
+    recorded: int | None = None
 
 
 def code_step_loss(vla: torch.nn.Module, batch: CodeBatch) -> tuple[torch.Tensor, dict[str, float]]:
     """Cross-entropy of the codes, and how many are right."""
     out = vla(batch.pixels, batch.words, codes=batch.codes)
-    return code_loss(out.logits.float(), batch.codes), {"code_accuracy": float((out.codes() == batch.codes).float().mean())}
+    right = (out.codes() == batch.codes)[: batch.recorded].float().mean()
+    return code_loss(out.logits.float(), batch.codes, batch.weight), {"code_accuracy": float(right)}
 
 
 class CodesStep:
-    """Draws a batch of labelled frames; beside it a few pictures of stage 0, so that words keep their meaning."""
+    """Draws a batch of labelled frames; beside it a few pictures of stage 0, so that words keep their meaning.
+
+    Args:
+        clips, clip_rows: action-free clips, and how many frames of a batch are theirs.
+    """
 
     def __init__(
-        self, model: PrismaticVla, spec: ImageSpec, data: CodeSet, index: np.ndarray, batch: int, grounding: GroundingStep | None, weight: float
+        self,
+        model: PrismaticVla,
+        spec: ImageSpec,
+        data: CodeSet,
+        index: np.ndarray,
+        batch: int,
+        grounding: GroundingStep | None,
+        weight: float,
+        clips: ClipSet | None = None,
+        clip_rows: int = 0,
     ) -> None:
         self.model, self.spec, self.data, self.index, self.batch = model, spec, data, index, batch
         self.grounding, self.weight = grounding, weight
+        self.clips, self.clip_rows = clips, clip_rows
 
     def draw(self, rng: np.random.Generator, step: int, part: Part) -> CodeBatch:
         if self.grounding:
             part.require_whole("stage 1 with pictures of stage 0 beside it (grounding_weight)")
-        rows = self.index[rng.integers(len(self.index), size=self.batch)]
-        images = jitter(self.data.images[rows], rng)
-        rows, images = rows[part.of(self.batch)], images[part.of(self.batch)]
+        if self.clip_rows:
+            part.require_whole("stage 1 with action-free clips in each batch (clips)")
+        rows = self.index[rng.integers(len(self.index), size=self.batch - self.clip_rows)]
+        images, words, codes, weight = self.data.images[rows], self.data.word_ids[rows], self.data.codes[rows], None
+        if self.clips and self.clip_rows:
+            ours = (images, words, codes, np.ones(codes.shape[:2], dtype=np.float32))
+            images, words, codes, weight = map(np.concatenate, zip(ours, self.clips.draw(rng, self.clip_rows), strict=True))
+        mine = part.of(self.batch)
+        pixels = to_model(jitter(images, rng)[mine], self.spec)
         beside = self.grounding.draw(rng) if self.grounding and self.weight > 0 else None
-        return CodeBatch(to_model(images, self.spec), torch.from_numpy(self.data.word_ids[rows]), torch.from_numpy(self.data.codes[rows]), beside)
+        weight = None if weight is None else torch.from_numpy(weight)
+        return CodeBatch(pixels, torch.from_numpy(words[mine]), torch.from_numpy(codes[mine]), beside, weight, len(rows))
 
     def loss(self, model: torch.nn.Module, batch: CodeBatch) -> tuple[torch.Tensor, dict[str, float]]:
         if batch.grounding is None:
@@ -169,6 +200,31 @@ def code_scores(accuracy: np.ndarray, codes: np.ndarray) -> dict[str, float]:
     return {"mani_accuracy": float(accuracy[0]), "mani_majority": float(floor[0]), "loco_accuracy": float(accuracy[1]), "loco_majority": float(floor[1])}
 
 
+def load_grounded(model: PrismaticVla, tokenizer: InstructionTokenizer, weights: dict[str, torch.Tensor], stage_0: InstructionTokenizer) -> None:
+    """Put stage 0's weights into ``model``; words that only the clips' sentences use keep the rows that they were born with.
+
+    Args:
+        stage_0: the tokenizer of the tasks' sentences alone; needed where stage 0 was run without the clips.
+
+    Raises:
+        ValueError: weights of a vocabulary that is neither the model's nor the tasks'.
+    """
+    own, mine = model.state_dict(), tokenizer.tokenizer.get_vocab()
+    for name in ("language.model.embed_tokens.weight", "language.lm_head.weight"):
+        rows = weights[name]
+        if len(rows) == len(own[name]):
+            continue
+        if len(rows) != stage_0.vocab_size:
+            raise ValueError(
+                f"stage 0 left weights for {len(rows)} tokens, this model has {len(own[name])}: it was run with other clips; run it again (--stage all)"
+            )
+        grown = own[name].clone()
+        for token, row in stage_0.tokenizer.get_vocab().items():
+            grown[mine[token]] = rows[row]
+        weights[name] = grown
+    model.load_state_dict(weights)
+
+
 def recorded_step(config: VlaTrainConfig, model: PrismaticVla, tokenizer: InstructionTokenizer, spec: ImageSpec, log=print) -> CodeTraining:
     """Stage 1 from our own demonstrations, all in memory."""
     c = config.codes
@@ -183,10 +239,17 @@ def recorded_step(config: VlaTrainConfig, model: PrismaticVla, tokenizer: Instru
         pictures, _ = load_stills(config, log)
         module = Grounding(model)
         grounding = GroundingStep(module, tokenizer, spec, pictures["images"], pictures["labels"], c.grounding_batch, 4)
-    step = CodesStep(model, spec, data, train_index, c.batch, grounding, c.grounding_weight)
+    settings, clips, clip_rows = {}, None, 0
+    if c.clips:
+        if not 0.0 <= c.clip_share < 1.0:
+            raise ValueError(f"--clip-share must lie in [0, 1), got {c.clip_share}: demonstrations are part of every batch")
+        clip_rows = round(c.clip_share * c.batch)
+        clips = ClipSet(c.clips, (load_lam(c.lam_mani), load_lam(c.lam_loco)), tokenizer, c.code_losses, spec.size, log)
+        settings |= {"clips": [str(folder) for folder in c.clips], "clip_rows": clip_rows, "code_losses": c.code_losses}
+    step = CodesStep(model, spec, data, train_index, c.batch, grounding, c.grounding_weight, clips, clip_rows)
     check = CodesStep(model, spec, data, check_index, c.batch, None, 0.0)
     log(f"stage 1: {len(train_index)} labelled frames ({len(data.images)} in all), {c.loop.steps} steps of {c.batch}")
-    return CodeTraining(module, step, check.evaluate, lambda: check.evaluate(count=4096), {})
+    return CodeTraining(module, step, check.evaluate, lambda: check.evaluate(count=4096), settings)
 
 
 @dataclass

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+import tyro
 
 from wbvla_train.data.lerobot.stream import StreamConfig
 from wbvla_train.loop import LoopConfig
@@ -38,6 +40,10 @@ class CodesConfig:
         lerobot: LeRobot data sets to train from in place of ``demos``, read as it goes (:mod:`wbvla_train.data.lerobot.stream`).
         batch: frames of a step, of all processes together (paper: 1024 for 20 000 steps on 8 GPUs).
         grounding_weight: stage 0's language loss goes on beside it, so that words keep their meaning (ours; prior work: co-training).
+        clips: folders of action-free clips with codes (``wbvla label``) and sentences (``wbvla annotate``), mixed into the batches; none by default.
+        clip_share: of a batch (ours).
+        code_losses: "masked": a locomotion clip trains the locomotion tokens only, a manipulation clip the manipulation tokens only; "both": each
+            trains all tokens (ours, by the measurement in docs/vla.md).
         loop: prior work (UniVLA): constant 2e-5 for a 7B; ours: 5e-4, cosine, for a model that is not pre-trained.
     """
 
@@ -49,6 +55,9 @@ class CodesConfig:
     batch: int = 48
     grounding_weight: float = 0.3
     grounding_batch: int = 8
+    clips: Annotated[tuple[Path, ...], tyro.conf.arg(prefix_name=False)] = ()
+    clip_share: Annotated[float, tyro.conf.arg(prefix_name=False)] = 0.3
+    code_losses: Annotated[Literal["both", "masked"], tyro.conf.arg(prefix_name=False)] = "masked"
     loop: LoopConfig = field(default_factory=lambda: LoopConfig(steps=1500, lr=5e-4))
 
 

@@ -14,7 +14,7 @@ from wbvla_train.data.lerobot.episode import DataError, shown
 from wbvla_train.data.lerobot.reader import Dataset, View, open_dataset
 from wbvla_train.data.lerobot.stream import FrameStream, StreamConfig, camera_of, read_images, recorded_spec
 from wbvla_train.lam.export import Lam, load_lam
-from wbvla_train.lam.label import label_dataset, label_path, read_labels
+from wbvla_train.lam.label import LabelConfig, Labels, episode_name, label, read_labels
 from wbvla_train.parallel import Part, Processes, to_device
 from wbvla_train.vla.codes import CodeBatch, CodeTraining, code_scores, code_step_loss, held_out_episodes
 from wbvla_train.vla.config import VlaTrainConfig
@@ -56,21 +56,25 @@ def load_labelled(root: Path, lams: list[Lam], spec: ImageSpec, camera: str, pro
     camera = camera_of(dataset, camera)
     here = recorded_spec(dataset, camera, spec)
     labels = [_labels(dataset, camera, lam, processes, log) for lam in lams]
-    ends = np.cumsum([view.length for view in dataset.views])[:-1]
-    codes = np.split(np.stack([codes for codes, _ in labels], axis=1), ends)
-    valid = np.split(np.logical_and.reduce([valid for _, valid in labels]), ends)
+    codes = [np.stack([one.codes for one in kinds], axis=1) for kinds in zip(*labels, strict=True)]
+    valid = [np.logical_and.reduce([one.valid for one in kinds]) for kinds in zip(*labels, strict=True)]
     return LabelledDataset(dataset, camera, here, codes, valid)
 
 
-def _labels(dataset: Dataset, camera: str, lam: Lam, processes: Processes, log) -> tuple[np.ndarray, np.ndarray]:
-    """Codes [frames, tokens] and valid [frames] of all episodes one after the other, cached beside the data set."""
-    path = label_path(dataset.root, lam)
-    if not path.exists():
+def _labels(dataset: Dataset, camera: str, lam: Lam, processes: Processes, log) -> list[Labels]:
+    """Of every episode, cached beside the data set by ``wbvla label``, for whatever camera it was told of."""
+
+    def found() -> list[Labels]:
+        known = {name: labels for (name, _), labels in read_labels(dataset.root, lam).items()}
+        every = [known.get(episode_name(view)) for view in dataset.views]
+        return [labels for labels, view in zip(every, dataset.views, strict=True) if labels is not None and len(labels.codes) == view.length]
+
+    if len(labels := found()) < len(dataset.views):
         if processes.count > 1:
             raise DataError(f"{shown(dataset.root)} has no labels of {lam.manifest.label}; make them in one process first: wbvla label --data {dataset.root}")
-        log(f"labelling {dataset.info['total_frames']} frames of {shown(dataset.root)} with {lam.manifest.label}")
-        label_dataset(lam, dataset.root, camera)
-    return read_labels(path, lam)
+        label(LabelConfig(data=dataset.root, lams=(lam.manifest.directory,), camera=camera), log)
+        labels = found()
+    return labels
 
 
 def frame_sentences(view: View) -> np.ndarray:

@@ -15,12 +15,12 @@ from safetensors.torch import load_file
 
 from wbvla_core.robot import load_robot
 from wbvla_perception.preprocess import ImageSpec
-from wbvla_sim.instructions import TASKS, paraphrases
 from wbvla_train.loop import TrainLoop
 from wbvla_train.memory import plan_memory, require_memory
 from wbvla_train.parallel import Part, Processes
 from wbvla_train.vla import export
-from wbvla_train.vla.codes import recorded_step
+from wbvla_train.vla.clips import word_tokenizer
+from wbvla_train.vla.codes import load_grounded, recorded_step
 from wbvla_train.vla.config import PRESETS, VlaTrainConfig
 from wbvla_train.vla.grounding import Grounding, GroundingStep
 from wbvla_train.vla.pictures import GROUNDED_FILE, load_stills
@@ -30,7 +30,7 @@ from wbvla_vla.checkpoint import save_half
 from wbvla_vla.config import VlaConfig
 from wbvla_vla.model import PrismaticVla, parameter_count
 from wbvla_vla.pretrained import load_published
-from wbvla_vla.tokens import InstructionTokenizer, build_tokenizer
+from wbvla_vla.tokens import InstructionTokenizer
 
 
 def build_model(config: VlaTrainConfig) -> tuple[PrismaticVla, InstructionTokenizer]:
@@ -39,8 +39,7 @@ def build_model(config: VlaTrainConfig) -> tuple[PrismaticVla, InstructionTokeni
     if config.pretrained:
         loaded = load_published(config.pretrained, size, towers=config.pretrained_towers, tokenizer=config.pretrained_tokenizer)
         return loaded.model, loaded.tokenizer
-    sentences = [sentence for task in TASKS for sentence in paraphrases(task)] + sentences_of(config.codes.lerobot)
-    tokenizer = InstructionTokenizer(build_tokenizer(sentences, size.codebook_size, size.tokens_per_kind), size.language.max_words, size.prompt)
+    tokenizer = word_tokenizer(size, config.codes.clips, sentences_of(config.codes.lerobot))
     torch.manual_seed(config.grounding.loop.seed)
     return PrismaticVla(size, tokenizer), tokenizer
 
@@ -68,7 +67,8 @@ def train_codes(
     c = config.codes
     grounded = config.run_dir / GROUNDED_FILE
     if grounded.exists():
-        model.load_state_dict({name: value.float() for name, value in load_file(grounded).items()})
+        weights = {name: value.float() for name, value in load_file(grounded).items()}
+        load_grounded(model, tokenizer, weights, word_tokenizer(model.config, (), sentences_of(c.lerobot)))
     else:
         log(f"no {grounded}: stage 1 starts from {config.pretrained or 'random weights'}")
     if c.lerobot:

@@ -117,7 +117,7 @@ def camera_of(dataset: Dataset, wanted: str = "") -> str:
     known = dataset.cameras
     camera = wanted or (CAMERA if CAMERA in known else known[0] if len(known) == 1 else "")
     if camera not in known:
-        raise DataError(f"{shown(dataset.root)} has the cameras {', '.join(known) or '(none)'}{f', not {wanted}' if wanted else ''}; name one of them")
+        raise DataError(f"{shown(dataset.root)} has the cameras {', '.join(known) or '(none)'}{f', not {wanted}' if wanted else ''}; choose one with --camera")
     return camera
 
 
@@ -127,7 +127,7 @@ def recorded_spec(dataset: Dataset, camera: str, spec: ImageSpec) -> ImageSpec:
     Raises:
         DataError: they are smaller than the model's: enlarged ones show nothing more.
     """
-    height, width, _ = dataset.features[camera]["shape"]
+    height, width = (side for side in dataset.features[camera]["shape"] if side != 3)  # [H, W, 3], or [3, H, W] with some
     if min(height, width) < spec.size:
         raise DataError(
             f"{shown(dataset.root)}: {camera} is {width}x{height} px, the model sees {spec.size}x{spec.size} px; "
