@@ -1,4 +1,4 @@
-"""Options of both latent action models, and where each value comes from.
+"""Options of the latent action models, and where each value comes from.
 
 Sources: P paper (WholeBodyVLA), U UniVLA, E recipe E of our prototype (prior work), O ours.
 """
@@ -9,9 +9,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-Name = Literal["mani", "loco"]
+Name = Literal["mani", "loco", "shared"]
+NAMES: tuple[Name, ...] = ("mani", "loco", "shared")
 Size = Literal["debug", "tiny", "full"]
 SIZES: tuple[Size, ...] = ("debug", "tiny", "full")
+
+
+def domains_of(name: Name) -> tuple[str, ...]:
+    """Kinds of video that a model is for: ``shared`` is one model for what P gives two."""
+    return ("mani", "loco") if name == "shared" else (name,)
 
 
 @dataclass(frozen=True)
@@ -25,7 +31,7 @@ class ModelConfig:
         code_dim: numbers per code (E).
         stem_width, width, heads, blocks: encoder (E; one block).
         decoder_width: channels of the decoder at a quarter of the image size (E).
-        rigid: warp by a rigid-scene motion; on for locomotion, off where the camera is still (E).
+        rigid: warp by a rigid-scene motion; on for locomotion (and for both domains together), off where the camera is still (E).
         commitment: beta (U, van den Oord: 0.25). reset_below: usage share under which a code is reset (E).
     """
 
@@ -55,14 +61,14 @@ class LamTrainConfig:
     """Options of ``wbvla train lam``.
 
     Attributes:
-        name: which of the two models: ``mani`` or ``loco``.
+        name: which model: ``mani``, ``loco``, or ``shared``, one for both domains.
         model: architecture.
-        data: root of the rendered video; training reads ``<data>/train/<name>``, health ``<data>/dev/<name>``.
-        robot_video: also train on ``<data>/train/x2_<name>``, the robot's own camera (O: the labels are made there).
-        extra_data: further folders with clips.json sidecars (recorded episodes, other people's video).
+        data: root of the rendered video; training reads ``<data>/train/<domain>``, health ``<data>/dev/<domain>``.
+        robot_video: also train on ``<data>/train/x2_<domain>``, the robot's own camera (O: the labels are made there).
+        extra_data: further folders with clips.json sidecars (recorded episodes, other people's video); of one domain, hence not for ``shared``.
         extra_share: share of each batch that comes from the robot's camera and ``extra_data`` (O).
         gap_s: time between the two frames, s (E; LAPA 0.6 s, U 12 frames).
-        steps, batch: (P: 30 000 steps of 256 pairs on 8 GPUs).
+        steps, batch: pairs per step and domain (P: 30 000 steps of 256 pairs on 8 GPUs).
         continuous_steps: first steps without quantiser; then all codes are put onto encoder outputs (O: while every pair gets the same
             code, a decoder cannot learn what codes are for).
         lr, warmup_steps, final_lr: AdamW, cosine to ``final_lr`` of the peak; weight_decay, clip_norm (E).
@@ -109,10 +115,13 @@ class LamTrainConfig:
     run_dir: Path | None = None
     resume: bool = True
 
-    @property
-    def extra_folders(self) -> list[Path]:
-        """Everything beside the main corpus, each folder once."""
-        robot = (self.data / "train" / f"x2_{self.name}",) if self.robot_video else ()
+    def __post_init__(self) -> None:
+        if self.name == "shared" and self.extra_data:
+            raise ValueError("extra_data belongs to one domain, shared has two: put its folders under <data>/train/mani and <data>/train/loco")
+
+    def extra_folders(self, domain: str) -> list[Path]:
+        """Everything beside the main corpus of a domain, each folder once."""
+        robot = (self.data / "train" / f"x2_{domain}",) if self.robot_video else ()
         return list(dict.fromkeys((*robot, *self.extra_data)))
 
     @property
@@ -126,7 +135,7 @@ class LamTrainConfig:
 
 def preset(size: Size, name: Name) -> LamTrainConfig:
     """``debug``: seconds, for tests. ``tiny``: what ships, half an hour of one thread. ``full``: one GPU."""
-    rigid = name == "loco"
+    rigid = name != "mani"
     if size == "debug":
         model = ModelConfig(image_size=32, stem_width=16, width=16, heads=2, decoder_width=8, rigid=rigid)
         return LamTrainConfig(name, model, steps=20, batch=8, continuous_steps=4, warmup_steps=5, health_every=10, save_every=10)

@@ -18,6 +18,7 @@ import torch
 import tyro
 
 from wbvla_train.data.clips import Corpus, Pairs
+from wbvla_train.lam.config import domains_of
 from wbvla_train.lam.export import Lam, load_lam
 from wbvla_train.lam.health import batch_of, measure, sample_pairs
 
@@ -123,7 +124,7 @@ class ProbeConfig:
 
     Attributes:
         lam: checkpoint directory. data: root of the rendered video. split: rooms that are scored (``test`` is for the end).
-        domains: of the video; empty: the LAM's own and its x2_ counterpart.
+        domains: of the video; empty: the LAM's own, each with its x2_ counterpart.
         threads: of torch.
     """
 
@@ -138,9 +139,10 @@ def evaluate(config: ProbeConfig) -> dict[str, Any]:
     """{domain: {"health": ..., "probe": ...}}; the probe is fitted on training rooms of the same domain."""
     torch.set_num_threads(config.threads)
     lam = load_lam(config.lam)
-    size, name = lam.model.config.image_size, lam.manifest.name
+    size = lam.model.config.image_size
+    own = (domain for name in domains_of(lam.manifest.name) for domain in (name, f"x2_{name}"))
     out = {}
-    for domain in config.domains or (name, f"x2_{name}"):
+    for domain in config.domains or own:
         fit, score = Corpus([config.data / "train" / domain], size), Corpus([config.data / config.split / domain], size)
         health = measure(lam.model, score, score.pairs(lam.gap_s), count=2048, seed=1)
         out[domain] = {"health": health.to_json(), "probe": _rounded(probe(lam, fit, score))}

@@ -24,7 +24,7 @@ from wbvla_core.machine import describe_machine
 from wbvla_train.data.clips import Corpus, Pairs
 from wbvla_train.data.video import ROBOT_VIEW
 from wbvla_train.lam import export as lam_export
-from wbvla_train.lam.config import SIZES, LamTrainConfig, Name, preset
+from wbvla_train.lam.config import NAMES, SIZES, LamTrainConfig, Name, domains_of, preset
 from wbvla_train.lam.geometry import crop_lens, identity_grid, lens_from_view
 from wbvla_train.lam.health import CollapseMonitor, measure
 from wbvla_train.lam.model import LamOutput, LatentActionModel, pixels
@@ -90,6 +90,18 @@ class PairSampler:
         return Batch(both[:, :3], both[:, 3:], crop_lens(lens, crop))
 
 
+class BalancedSampler:
+    """The batches of several samplers side by side: with settings alike but for the domain, the shared model sees in every step
+    exactly the pairs that the separate ones see, as many of each domain however much video there is of either."""
+
+    def __init__(self, samplers: list[PairSampler]) -> None:
+        self.samplers = samplers
+
+    def batch(self, step: int) -> Batch:
+        parts = [sampler.batch(step) for sampler in self.samplers]
+        return Batch(*(torch.cat([getattr(part, name) for part in parts]) for name in ("first", "later", "lens")))
+
+
 def reconstruction_loss(prediction: torch.Tensor, batch: Batch, power: float) -> torch.Tensor:
     """Multi-scale MSE; pairs in which little moves count relatively more (see ``LamTrainConfig.loss_power``)."""
     weight = ((batch.first - batch.later).square().mean((1, 2, 3)) + 0.01) ** -power
@@ -113,7 +125,7 @@ def learning_rate(config: LamTrainConfig, step: int) -> float:
 class LamTrainer:
     """Model, optimiser and step counter; saved and restored whole."""
 
-    def __init__(self, config: LamTrainConfig, sampler: PairSampler) -> None:
+    def __init__(self, config: LamTrainConfig, sampler: PairSampler | BalancedSampler) -> None:
         torch.manual_seed(config.seed)
         self.config, self.sampler, self.step = config, sampler, 0
         self.model = LatentActionModel(config.model).to(config.device)
@@ -122,6 +134,11 @@ class LamTrainer:
         groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
         self.optimiser = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98))
         self.resets, self.seconds = 0, 0.0
+
+    @property
+    def pairs_seen(self) -> int:
+        """Of all domains together."""
+        return self.step * self.config.batch * len(domains_of(self.config.name))
 
     def train_step(self) -> dict[str, float]:
         """One optimiser step; returns its losses."""
@@ -207,67 +224,76 @@ def train(config: LamTrainConfig, log=print, command: str = "") -> Path:
         CollapseError: the codes carry nothing, lastingly.
     """
     torch.set_num_threads(config.threads)
-    size = config.model.image_size
-    main = Corpus([config.data / "train" / config.name], size, log)
-    dev = Corpus([config.data / "dev" / config.name], size, log)
-    main_pairs, dev_pairs = main.pairs(config.gap_s), dev.pairs(config.gap_s)
-    extra = None
-    if config.extra_folders:
-        extra_corpus = Corpus(config.extra_folders, size, log)
-        extra = (extra_corpus, extra_corpus.pairs(config.gap_s))
-    trainer = LamTrainer(config, PairSampler(config, (main, main_pairs), extra))
+    samplers, available = [], {}
+    for domain in domains_of(config.name):
+        main, extra = (_with_pairs(folders, config, log) for folders in ([config.data / "train" / domain], config.extra_folders(domain)))
+        samplers.append(PairSampler(config, main, extra))
+        available[domain] = {"rooms": len(main[1]), "robot_and_extra": len(extra[1]) if extra else 0}
+    dev = {domain: _with_pairs([config.data / "dev" / domain], config, log) for domain in domains_of(config.name)}
+    trainer = LamTrainer(config, samplers[0] if len(samplers) == 1 else BalancedSampler(samplers))
     parameters = sum(p.numel() for p in trainer.model.parameters())
     log(
-        f"lam {config.name}: {parameters:,} parameters, {len(main_pairs):,} pairs {config.gap_s} s apart from {len(main.clips)} clips"
-        + (f" + {len(extra[1]):,} pairs from {len(extra[0].clips)} extra clips" if extra else "")
-        + f"; {config.steps} steps of {config.batch}"
+        f"lam {config.name}: {parameters:,} parameters; pairs {config.gap_s} s apart: "
+        + ", ".join(f"{domain} {n['rooms']:,} + {n['robot_and_extra']:,} of the robot's camera and extra" for domain, n in available.items())
+        + f"; {config.steps} steps of {config.batch} per domain"
     )
     state_path = config.state_dir / STATE_FILE
     if config.resume and state_path.exists():
         trainer.restore(state_path)
         log(f"lam {config.name}: resumed at step {trainer.step}")
     config.state_dir.mkdir(parents=True, exist_ok=True)
-    monitor = CollapseMonitor(config.stop_after, config.stop_patience)
-    health = None
+    monitors = {domain: CollapseMonitor(config.stop_after, config.stop_patience) for domain in dev}
     with (config.state_dir / LOG_FILE).open("a") as journal:
         while trainer.step < config.steps:
             losses = trainer.train_step()
             last = trainer.step == config.steps
             if trainer.step % config.health_every == 0 or last:
-                health = measure(trainer.model, dev, dev_pairs, seed=config.seed)
-                rate = trainer.step * config.batch / max(trainer.seconds, 1e-9)
-                journal.write(json.dumps({"step": trainer.step, **losses, **health.to_json(), "pairs_per_s": round(rate, 1)}) + "\n")
+                health = {domain: measure(trainer.model, *of_domain, seed=config.seed) for domain, of_domain in dev.items()}
+                rate = trainer.pairs_seen / max(trainer.seconds, 1e-9)
+                record = {"step": trainer.step, **losses, "dev": {domain: h.to_json() for domain, h in health.items()}, "pairs_per_s": round(rate, 1)}
+                journal.write(json.dumps(record) + "\n")
                 journal.flush()
-                remaining = (config.steps - trainer.step) * config.batch / rate
-                log(f"lam {config.name} {trainer.step}/{config.steps}: {health.line()}; {rate:.0f} pairs/s, {remaining / 60:.0f} min to go")
-                monitor.check(trainer.step, health)
+                remaining_s = (config.steps - trainer.step) * trainer.seconds / trainer.step
+                shown = "; ".join(f"{domain} {h.line()}" for domain, h in health.items())
+                log(f"lam {config.name} {trainer.step}/{config.steps}: {shown}; {rate:.0f} pairs/s, {remaining_s / 60:.0f} min to go")
+                for domain, h in health.items():
+                    monitors[domain].check(trainer.step, h)
             if trainer.step % config.save_every == 0 or last:
                 trainer.save(state_path)
-    available = {"rooms": len(main_pairs), "robot_and_extra": len(extra[1]) if extra else 0}
     return _export(trainer, dev, available, command, log)
 
 
-def _export(trainer: LamTrainer, dev: Corpus, available: dict[str, int], command: str, log) -> Path:
+def _with_pairs(folders: list[Path], config: LamTrainConfig, log) -> tuple[Corpus, Pairs] | None:
+    """The clips of some folders, if any, and their pairs."""
+    if not folders:
+        return None
+    corpus = Corpus(folders, config.model.image_size, log)
+    return corpus, corpus.pairs(config.gap_s)
+
+
+def _export(trainer: LamTrainer, dev: dict[str, tuple[Corpus, Pairs]], available: dict[str, dict[str, int]], command: str, log) -> Path:
     """Measure what will be exported (weights rounded to half precision), then write the checkpoint."""
     config = trainer.config
     rounded = LatentActionModel(config.model)
     rounded.load_state_dict({key: value.float() for key, value in lam_export.half(trainer.model).items()})
-    health = {config.name: measure(rounded, dev, dev.pairs(config.gap_s), count=2048, seed=config.seed + 1)}
-    robot_dev = config.data / "dev" / f"x2_{config.name}"
-    if config.robot_video and robot_dev.is_dir():
-        corpus = Corpus([robot_dev], config.model.image_size, log)
-        health[robot_dev.name] = measure(rounded, corpus, corpus.pairs(config.gap_s), count=2048, seed=config.seed + 1)
+    measured = dict(dev)
+    for domain in dev:
+        robot_dev = config.data / "dev" / f"x2_{domain}"
+        if config.robot_video and robot_dev.is_dir():
+            measured[robot_dev.name] = _with_pairs([robot_dev], config, log)
+    health = {domain: measure(rounded, *of_domain, count=2048, seed=config.seed + 1) for domain, of_domain in measured.items()}
+    trained_on = [folder for domain in dev for folder in (config.data / "train" / domain, *config.extra_folders(domain))]
     metrics = {
         "command": command,
         "seed": config.seed,
-        "data": {"train": [f"{config.data}/train/{config.name}", *map(str, config.extra_folders)], "pairs_available": available},
-        "pairs_seen": trainer.step * config.batch,
+        "data": {"train": list(map(str, trained_on)), "pairs_available": available},
+        "pairs_seen": trainer.pairs_seen,
         "hours": round(trainer.seconds / 3600.0, 3),
         "machine": describe_machine(config.device, f"{config.threads} thread(s)", f"torch {torch.__version__}"),
         "code_resets": trainer.resets,
         "dev": {domain: h.to_json() for domain, h in health.items()},
     }
-    training = {"steps": config.steps, "batch": config.batch, "lr": config.lr, "seed": config.seed, "pairs_seen": trainer.step * config.batch}
+    training = {"steps": config.steps, "batch": config.batch, "lr": config.lr, "seed": config.seed, "pairs_seen": trainer.pairs_seen}
     lam_export.export(trainer.model, config.name, config.gap_s, ROBOT_VIEW, config.checkpoint_dir, metrics, training)
     for domain, h in health.items():
         log(f"lam {config.name}: exported to {config.checkpoint_dir}; dev {domain}: {h.line()}")
@@ -281,16 +307,16 @@ def recorded_command(arguments: list[str]) -> str:
 
 
 PLACES = ("--output", "--run-dir")
-USAGE = """usage: wbvla train lam {loco,mani} [debug|tiny|full] [options]
+USAGE = """usage: wbvla train lam {loco,mani,shared} [debug|tiny|full] [options]
 
-Trains one of the two latent action models on `wbvla data video` and exports it to checkpoints/lam/<name>. `tiny` (the default)
-is what ships: about half an hour of one thread. `wbvla train lam loco --help` lists the options."""
+Trains one of the two latent action models, or one for both domains, on `wbvla data video` and exports it to checkpoints/lam/<name>.
+`tiny` (the default) is what ships: about half an hour of one thread. `wbvla train lam loco --help` lists the options."""
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parse ``{loco,mani} [preset] [options]`` and train."""
+    """Parse ``{loco,mani,shared} [preset] [options]`` and train."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if not arguments or arguments[0] not in ("loco", "mani"):
+    if not arguments or arguments[0] not in NAMES:
         print(USAGE, file=sys.stdout if arguments[:1] in (["-h"], ["--help"]) else sys.stderr)
         return 0 if arguments[:1] in (["-h"], ["--help"]) else 2
     name: Name = arguments[0]
