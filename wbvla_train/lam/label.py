@@ -50,10 +50,14 @@ def label_frames(lam: Lam, frames: np.ndarray, stamps_s: np.ndarray, *, view: Ca
     codes = np.zeros((len(small), config.tokens), dtype=np.uint8)
     times = np.flatnonzero(valid)
     lens = lens_from_view(torch.from_numpy((view or lam.view).as_array())[None])
+    known: dict[int, torch.Tensor] = {}  # a frame is the later one of a pair and then the first of another: its features are computed once
     for i in range(0, len(times), batch):
         t = times[i : i + batch]
-        first, later = (pixels(torch.from_numpy(np.ascontiguousarray(small[index]))) for index in (t, partner[t]))
+        fresh = [k for k in np.unique((t, partner[t])) if k not in known]
+        known |= zip(fresh, lam.model.features(pixels(torch.from_numpy(small[fresh]))), strict=True)
+        first, later = (torch.stack([known[k] for k in index]) for index in (t, partner[t]))
         codes[t] = lam.model.encode(first, later, lens.expand(len(t), -1)).numpy().astype(np.uint8)
+        known = {k: features for k, features in known.items() if k > t[-1]}
     return codes, valid
 
 
@@ -113,12 +117,14 @@ class LabelConfig:
     Attributes:
         data: root under which every folder with a clips.json is labelled.
         lams: LAM checkpoints.
+        features: where the frozen extractor of a LAM on DINOv2 features lies; empty: where it lay in training.
         overwrite: replace labels that were made by another LAM.
         threads: of torch.
     """
 
     data: Path = Path("data/video/train")
     lams: tuple[Path, ...] = (Path("checkpoints/lam/mani"), Path("checkpoints/lam/loco"))
+    features: str = ""
     overwrite: bool = False
     threads: int = 1
 
@@ -132,7 +138,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"no {SIDECAR} under {config.data}; render video first: wbvla data video", file=sys.stderr)
         return 1
     started, fresh = time.perf_counter(), 0
-    lams = [load_lam(path) for path in config.lams]
+    lams = [load_lam(path, config.features) for path in config.lams]
     for i, folder in enumerate(folders, start=1):
         fresh += sum(label_folder(lam, folder, config.overwrite) for lam in lams)
         if i % 20 == 0 or i == len(folders):

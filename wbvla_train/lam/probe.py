@@ -55,7 +55,7 @@ def true_motion(corpus: Corpus, pairs: Pairs) -> Motion:
 @torch.no_grad()
 def codes_of(lam: Lam, corpus: Corpus, pairs: Pairs, index: np.ndarray, batch: int = 64) -> np.ndarray:
     """[N, T] codes of the chosen pairs."""
-    return np.concatenate([lam.model.encode(*batch_of(corpus, pairs, index[i : i + batch])).numpy() for i in range(0, len(index), batch)])
+    return np.concatenate([lam.model.encode_frames(*batch_of(corpus, pairs, index[i : i + batch])).numpy() for i in range(0, len(index), batch)])
 
 
 def one_hot(codes: np.ndarray, k: int) -> np.ndarray:
@@ -125,6 +125,7 @@ class ProbeConfig:
     Attributes:
         lam: checkpoint directory. data: root of the rendered video. split: rooms that are scored (``test`` is for the end).
         domains: of the video; empty: the LAM's own, each with its x2_ counterpart.
+        features: where the frozen extractor of a LAM on DINOv2 features lies; empty: where it lay in training.
         threads: of torch.
     """
 
@@ -132,13 +133,14 @@ class ProbeConfig:
     data: Path = Path("data/video")
     split: str = "dev"
     domains: tuple[str, ...] = ()
+    features: str = ""
     threads: int = 1
 
 
 def evaluate(config: ProbeConfig) -> dict[str, Any]:
     """{domain: {"health": ..., "probe": ...}}; the probe is fitted on training rooms of the same domain."""
     torch.set_num_threads(config.threads)
-    lam = load_lam(config.lam)
+    lam = load_lam(config.lam, config.features)
     size = lam.model.config.image_size
     own = (domain for name in domains_of(lam.manifest.name) for domain in (name, f"x2_{name}"))
     out = {}
