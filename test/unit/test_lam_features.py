@@ -129,18 +129,32 @@ def test_all_that_a_prediction_of_features_knows_of_the_later_frame_is_its_codes
 
 
 class _OneBatch:
-    """Sixteen pairs of noise, and which features they have: nothing but the codes can tell the later frame."""
+    """Sixteen pairs of noise with one and the same first frame: nothing but the codes can tell the later ones apart."""
 
     def batch(self, step: int) -> Batch:
-        first, later = (torch.from_numpy(_frames(16, seed)) for seed in (1, 2))
-        return Batch(pixels(first), pixels(later), _lens(16))
+        first, later = pixels(torch.from_numpy(_frames(1, 1))), pixels(torch.from_numpy(_frames(16, 2)))
+        return Batch(first.expand(16, -1, -1, -1), later, _lens(16))
 
 
 def test_the_codes_learn_to_tell_sixteen_later_frames_apart():
     trainer = LamTrainer(replace(CONFIG, steps=100, batch=16, lr=3e-3, continuous_steps=50), _OneBatch())
     losses = [trainer.train_step() for _ in range(100)]
     assert losses[0]["rrg_train"] == pytest.approx(0.0, abs=1e-4)  # a copy of the first frame
-    assert losses[-1]["rrg_train"] > 0.5
+    batch, model = trainer.sampler.batch(0), trainer.model.eval()
+    first, later = model.features(torch.cat((batch.first, batch.later))).chunk(2)
+    codes = model.encode(first, later, batch.lens)
+    error = [float((model.predict(first, c, batch.lens).frame - later).square().mean()) for c in (codes, codes.roll(1, 0))]
+    assert len(codes.unique(dim=0)) == 16 and error[0] < 0.7 * error[1]
+
+
+def test_a_run_in_bfloat16_passes_its_continuous_start_and_its_resets():
+    trainer = LamTrainer(replace(CONFIG, steps=6, batch=16, continuous_steps=2, bf16=True), _OneBatch())
+    losses = []
+    for _ in range(6):
+        trainer.model.quantiser.usage.mul_(0.0 if trainer.step > 2 else 1.0)  # every code is reset
+        losses.append(trainer.train_step()["loss"])
+    assert trainer.resets > 0 and np.isfinite(losses).all()
+    assert {p.dtype for p in trainer.model.parameters()} == {torch.float32}
 
 
 def test_every_frame_of_a_clip_goes_through_the_extractor_once_and_labels_are_those_of_its_pairs(model, monkeypatch):

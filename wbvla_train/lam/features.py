@@ -7,19 +7,18 @@ ViT-B/14 with registers, class and register tokens dropped.
 from __future__ import annotations
 
 import json
+import os
 
 import numpy as np
 import torch
 from safetensors import SafetensorError
 from torch import nn
-from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel
 
 from wbvla_core.checkpoint import sha256_file
 from wbvla_core.errors import CheckpointError, ErrorCode
 from wbvla_train.data.clips import Corpus
 from wbvla_train.lam.config import BACKBONES, ModelConfig
 from wbvla_train.lam.model import PIXEL_MEAN, PIXEL_STD, pixels
-from wbvla_vla.published import local_folder, some
 
 RANDOM = "random"  # in place of a folder: weights of the architecture, drawn with a fixed seed
 WEIGHTS_FILE = "model.safetensors"
@@ -30,10 +29,11 @@ class FrozenFeatures(nn.Module):
     """The extractor; never trained, never saved with a LAM.
 
     Attributes:
+        tower: transformers' Dinov2WithRegistersModel.
         record: {source, sha256} of its weights, for the manifest.
     """
 
-    def __init__(self, tower: Dinov2WithRegistersModel, record: dict[str, str]) -> None:
+    def __init__(self, tower: nn.Module, record: dict[str, str]) -> None:
         super().__init__()
         self.tower, self.record = tower.eval().requires_grad_(False), record
         mean, std = (torch.tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
@@ -58,6 +58,11 @@ def load_features(source: str, config: ModelConfig) -> FrozenFeatures:
     Raises:
         CheckpointError: nothing there, another architecture, or weights that do not fit it.
     """
+    # Imported here: it takes seconds, and a model on pixels does without.
+    from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel
+
+    from wbvla_vla.published import local_folder, some
+
     wanted = Dinov2WithRegistersConfig(**BACKBONES[config.backbone])
     if source == RANDOM:
         with torch.random.fork_rng(devices=[]):
@@ -102,11 +107,11 @@ class FeatureCorpus:
             side = corpus.size // config.patch_size
             shape = (len(corpus.frames), side, side, config.hidden_size)
             log(f"features: extracting {shape[0]} frames to {path} ({np.prod(shape) * 2 / 1e9:.1f} GB)")
-            temporary = path.with_name(f".{path.name}.part")
+            temporary = path.with_name(f".{path.stem}.{os.getpid()}.npy")
             store = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float16, shape=shape)
             for i in range(0, len(store), batch):
                 features = extractor(pixels(torch.from_numpy(np.array(corpus.frames[i : i + batch]))).to(device))
                 store[i : i + batch] = features.permute(0, 2, 3, 1).half().cpu().numpy()
             store.flush()
-            temporary.rename(path)
+            os.replace(temporary, path)
         self.frames = np.load(path, mmap_mode="r")

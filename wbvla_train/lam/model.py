@@ -188,14 +188,14 @@ class LatentActionModel(nn.Module):
 
     def forward(self, first: torch.Tensor, later: torch.Tensor, lens: torch.Tensor, continuous: bool = False) -> LamOutput:
         """first, later [B, C, h, w] in the feature space; lens [B, 5]; ``continuous``: bypass the quantiser."""
-        z = self.encoder(first, later, lens)
+        z = self.encoder(first, later, lens).float()  # codes are told apart in full precision
         quantised = self.quantiser(z, continuous)
         return LamOutput(quantised.codes, z, self.decoder(first, quantised.values, lens), quantised.loss)
 
     @torch.no_grad()
     def encode(self, first: torch.Tensor, later: torch.Tensor, lens: torch.Tensor) -> torch.Tensor:
         """Codes [B, T] int64 only."""
-        return self.quantiser.distances(self.encoder(first, later, lens)).argmin(-1)
+        return self.quantiser.distances(self.encoder(first, later, lens).float()).argmin(-1)
 
     @torch.no_grad()
     def encode_frames(self, first: torch.Tensor, later: torch.Tensor, lens: torch.Tensor) -> torch.Tensor:
