@@ -2,7 +2,7 @@
 
     git clone https://github.com/OpenDriveLab/UniVLA FOLDER; pip install einops      # nothing of it is part of this project
     python benchmarks/lam.py --univla FOLDER
-    python benchmarks/lam.py --univla FOLDER --image-size 112 --width 384 --blocks 4 --batch 8
+    python benchmarks/lam.py --univla FOLDER --image-size 112 --width 384 --blocks 4 --batch 4
 
 Both get the same frames, batch, precision and frozen extractor, with the same random weights (speed does not depend on their values).
 UniVLA's model is its second stage (ControllableDINOLatentActionModel), unchanged: the first one reads sentences as well. Its loss,

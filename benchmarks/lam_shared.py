@@ -87,7 +87,7 @@ def spread(values: list[float], digits: int = 3) -> str:
 def table(config: CompareConfig) -> list[str]:
     """Markdown: a row per video and variant, over the seeds that are there."""
     lines = [
-        "| video | model | seeds | RRG dev | RRG test | shuffled codes, dev | perplexity, mean | dead of 64 | probe, test |",
+        "| video | model | seeds dev / test | RRG dev | RRG test | shuffled codes, dev | perplexity, mean | dead of 64 | probe, test |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for domain in ("mani", "x2_mani", "loco", "x2_loco"):
@@ -114,7 +114,8 @@ def table(config: CompareConfig) -> list[str]:
                 of(dev, lambda r: sum(r["dead"]), 0),
                 probes,
             )
-            lines.append(f"| {domain} | {LABELS[variant]} | {len(dev)} | {' | '.join(cells)} |")
+            if dev:
+                lines.append(f"| {domain} | {LABELS[variant]} | {len(dev)} / {len(test)} | {' | '.join(cells)} |")
     return lines
 
 

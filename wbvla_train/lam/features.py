@@ -83,7 +83,7 @@ def load_features(source: str, config: ModelConfig) -> FrozenFeatures:
     if wrong or "model_type" not in described:
         raise CheckpointError(f"{folder / 'config.json'} describes another backbone than {config.backbone}: {', '.join(wrong) or 'no model_type'}")
     try:  # transformers' own reader: the published names are older than those of its classes
-        tower, report = Dinov2WithRegistersModel.from_pretrained(folder, config=wanted, use_safetensors=True, output_loading_info=True)
+        tower, report = Dinov2WithRegistersModel.from_pretrained(folder, config=wanted, dtype=torch.float32, use_safetensors=True, output_loading_info=True)
     except (RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"{path} does not fit {config.backbone}: {error}", ErrorCode.CHECKPOINT_MISMATCH) from error
     if report["missing_keys"] or report["unexpected_keys"]:
