@@ -67,10 +67,14 @@ def label_frames(lam: Lam, frames: np.ndarray, stamps_s: np.ndarray, *, view: Ca
     codes = np.zeros((len(small), config.tokens), dtype=np.uint8)
     times = np.flatnonzero(valid)
     lens = lens_from_view(torch.from_numpy((view or lam.view).as_array())[None])
+    known: dict[int, torch.Tensor] = {}  # a frame is the later one of a pair and then the first of another: its features are computed once
     for i in range(0, len(times), batch):
         t = times[i : i + batch]
-        first, later = (pixels(torch.from_numpy(np.ascontiguousarray(small[index]))) for index in (t, partner[t]))
+        fresh = [k for k in np.unique((t, partner[t])) if k not in known]
+        known |= zip(fresh, lam.model.features(pixels(torch.from_numpy(small[fresh]))), strict=True)
+        first, later = (torch.stack([known[k] for k in index]) for index in (t, partner[t]))
         codes[t] = lam.model.encode(first, later, lens.expand(len(t), -1)).numpy().astype(np.uint8)
+        known = {k: features for k, features in known.items() if k > t[-1]}
     return codes, valid
 
 
@@ -216,6 +220,7 @@ class LabelConfig:
         data: root under which every folder with a clips.json, and every LeRobot data set, is labelled.
         lams: LAM checkpoints.
         shard: ``i/n``: take every n-th clip or episode, starting with the i-th (0 <= i < n); for several processes or machines that share the folder.
+        features: where the frozen extractor of a LAM on DINOv2 features lies; empty: where it lay in training.
         overwrite: replace labels that were made by another LAM.
         camera: image column of a data set; default: the head camera, or the only one.
         fovy_deg, pitch_deg: vertical field of view and pitch of a data set's camera that is not the robot's, deg.
@@ -226,6 +231,7 @@ class LabelConfig:
     data: Path = Path("data/video/train")
     lams: tuple[Path, ...] = (Path("checkpoints/lam/mani"), Path("checkpoints/lam/loco"))
     shard: str = "0/1"
+    features: str = ""
     overwrite: bool = False
     camera: str = ""
     fovy_deg: float | None = None
@@ -256,7 +262,7 @@ def label(config: LabelConfig, log=print) -> int:
         WbvlaError: nothing to label, a clip whose frames do not fit its stamps, a bad shard.
     """
     index, count = shard = parse_shard(config.shard)
-    lams = [load_lam(path) for path in config.lams]
+    lams = [load_lam(path, config.features) for path in config.lams]
     pieces = find_pieces(config, max(ImageSpec().size, *(lam.model.config.image_size for lam in lams)))
     if not pieces:
         raise WbvlaError(f"no {SIDECAR} and no LeRobot data set under {config.data}; render video (wbvla data video) or ingest films (wbvla video ingest)")
