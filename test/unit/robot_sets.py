@@ -24,6 +24,7 @@ def write_set(root: Path, lengths: tuple[int, ...] = (23, 17, 30), size: tuple[i
         with EpisodeWriter(root.with_name(f"{root.name}.episodes") / str(number), features, fps) as writer:
             for t in range(length):
                 rows = {key: rng.normal(0.0, 0.1, feature["shape"]).astype(feature["dtype"]) for key, feature in features.items()}
+                rows["observation.stamp_s"] = np.array((t / fps,))
                 if "action" in rows:
                     rows["action"] = np.full(features["action"]["shape"], 0.01 * t, np.float32)
                     rows["action"][-4:] = (t % 3 - 1, 0, 1, 0.6)
