@@ -106,8 +106,14 @@ class Encoder(nn.Module):
 
 @dataclass(frozen=True)
 class Prediction:
-    """frame [B, C, S, S] in the feature space; flow [B, 2, S, S] that moved the first frame, or None; motion [B, 6] camera motion or None; masks [B, K, h, w] of
-    slots or None."""
+    """What the decoder makes of the codes.
+
+    Attributes:
+        frame: [B, C, S, S] in the feature space.
+        flow: [B, 2, S, S] that moved the first frame, or None.
+        motion: [B, 6] of the camera, or None.
+        masks: [B, K, h, w] of the slots, or None.
+    """
 
     frame: torch.Tensor
     flow: torch.Tensor | None

@@ -207,8 +207,8 @@ def retrieval(lam: Lam, gallery: Corpus, query: Corpus, source: str = "human", p
     Query: one second of ``query``; gallery: seconds of ``gallery`` filmed by ``source``. Both as mean code values, standardised by the gallery. Chance is 1/8.
 
     Returns:
-        ``nearest``: share of queries whose nearest neighbour shows the same primitive; ``prototype``: whose nearest class mean does (scaled by the spread within
-        classes); ``by_primitive``: the latter for each; ``queries``.
+        ``nearest``: share of queries whose nearest neighbour shows the same primitive; ``prototype``: whose nearest class mean does
+        (scaled by the spread within classes); ``by_primitive``: the latter for each; ``queries``.
     """
     sets = []
     for corpus, seed, only in ((gallery, 5, source), (query, 6, None)):
@@ -263,16 +263,24 @@ class ProbeConfig:
 
 
 def evaluate(config: ProbeConfig) -> dict[str, Any]:
-    """{domain: {"health": ..., "probe": ...}}; the probe is fitted on training rooms of the same domain."""
+    """{domain: {"health": ..., "probe": ..., "second": ...}, "other_loco": retrieval}; probes are fitted on training rooms of the same domain.
+
+    ``second`` for locomotion; ``other_loco`` where that part has been rendered (``wbvla data video --domains other_loco --splits dev test``).
+    """
     torch.set_num_threads(config.threads)
     lam = load_lam(config.lam, config.features)
     size = lam.model.config.image_size
     own = (domain for name in domains_of(lam.manifest.name) for domain in (name, f"x2_{name}"))
-    out = {}
+    out: dict[str, Any] = {}
     for domain in config.domains or own:
         fit, score = Corpus([config.data / "train" / domain], size), Corpus([config.data / config.split / domain], size)
         health = measure(lam.model, score, score.pairs(lam.gap_s), count=2048, seed=1)
         out[domain] = {"health": health.to_json(), "probe": _rounded(probe(lam, fit, score))}
+        if domain.endswith("loco"):
+            out[domain]["second"] = _rounded(probe_seconds(lam, fit, score))
+    other = config.data / config.split / "other_loco"
+    if "loco" in domains_of(lam.manifest.name) and other.is_dir():
+        out["other_loco"] = _rounded(retrieval(lam, Corpus([config.data / "train" / "loco"], size), Corpus([other], size)))
     return out
 
 
