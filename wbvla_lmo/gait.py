@@ -32,6 +32,7 @@ class GaitConfig:
         ankle_margin_rad: distance that the squat table keeps from the ankle pitch limits.
         max_lean_rad: greatest forward lean in deep squats.
         load_compensation: part of the static sag that the targets anticipate.
+        enabled: False = no clock and no reference: targets are residuals on the default pose (the ablation).
     """
 
     period_s: float = 0.72
@@ -47,6 +48,7 @@ class GaitConfig:
     ankle_margin_rad: float = 0.08
     max_lean_rad: float = 0.6
     load_compensation: float = 1.0
+    enabled: bool = True
 
 
 _TINY = 1e-4  # s: step of the numerical derivative along the joint speeds
@@ -150,7 +152,7 @@ class GaitReference:
 class ReferenceGait:
     """Clock and reference of N robots."""
 
-    CLOCK = ("phase", "stepping", "hold", "standing_s", "capture")  # what :meth:`advance` changes
+    CLOCK = ("phase", "stepping", "hold", "standing_s", "capture", "step_begins")  # what :meth:`advance` changes
 
     def __init__(self, robot: RobotSpec, config: GaitConfig, count: int) -> None:
         self.config = config
@@ -165,6 +167,9 @@ class ReferenceGait:
         self.standing_s = np.full(count, np.inf)  # since the clock froze
         self.capture = np.zeros((count, 2))  # filtered
         self.last_lean = np.full(count, np.nan)
+        self.step_begins = np.zeros(count, dtype=bool)  # this tick
+        self._default = robot.default_q[robot.indices("lmo_action")]
+        self._low_foot = np.zeros(count, dtype=np.intp)  # without a clock: the foot that stands
 
     def reset(self, ids: np.ndarray | slice = slice(None), phase: float | np.ndarray = 0.0) -> None:
         self.phase[ids] = phase
@@ -173,6 +178,7 @@ class ReferenceGait:
         self.standing_s[ids] = np.inf
         self.capture[ids] = 0.0
         self.last_lean[ids] = np.nan
+        self.step_begins[ids] = False
 
     def sense_feet(self, gravity: np.ndarray, gyro: np.ndarray, q: np.ndarray, qd: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Where the soles are and how they move, seen from the root link's origin: joint angles, tilt and gyro only.
@@ -193,7 +199,17 @@ class ReferenceGait:
         ahead = _AHEAD - up[:, :1] * up
         ahead /= np.sqrt(np.sum(ahead * ahead, axis=1, keepdims=True))
         axes = np.concatenate((ahead[..., None], _cross(up, ahead)[..., None]), axis=-1)  # [N, 3, 2]
+        if not self.config.enabled:
+            higher = np.sum((foot[:, 0] - foot[:, 1]) * up[:, 0], axis=1)  # left over right
+            self._low_foot = np.where(higher > _FOOT_SWITCH_M, 1, np.where(higher < -_FOOT_SWITCH_M, 0, self._low_foot))
         return foot @ axes, moving @ axes
+
+    def support(self, lag: float) -> np.ndarray:
+        """Weights of the feet that carry the robot [N, 2]: both in standing, else the one whose turn it is, ``lag`` of a cycle after mid double support."""
+        if not self.config.enabled:
+            return _ONE_FOOT[self._low_foot]
+        left_swings = np.mod(self.phase - lag, 1.0) < 0.5
+        return np.where(self.stepping[:, None], _ONE_FOOT[left_swings.astype(np.intp)], 0.5)
 
     def capture_point(
         self, gravity: np.ndarray, gyro: np.ndarray, feet: np.ndarray, feet_velocity: np.ndarray, height_m: np.ndarray, dt_s: float
@@ -215,14 +231,19 @@ class ReferenceGait:
         speed = np.stack((above * (gyro[:, 1] - lean_rate) - drift[:, 0], -above * gyro[:, 0] - drift[:, 1]), axis=-1)
         return position + speed / omega[:, None]
 
-    def advance(self, velocity: np.ndarray, cruise: np.ndarray, capture: np.ndarray, dt_s: float) -> None:
+    def advance(
+        self, velocity: np.ndarray, cruise: np.ndarray, capture: np.ndarray, dt_s: float, path_wants: np.ndarray | None = None, aim: np.ndarray | None = None
+    ) -> None:
         """One tick of the clock.
 
         Args:
             velocity: gated velocity reference [N, 3]; cruise: its full-scale value [3] (or [N, 3]).
             capture: :meth:`capture_point` [N, 2].
+            path_wants: [N] robots that shall step to get back onto their path; aim: where to, [N, 3] m/s, m/s, rad/s.
         """
         c = self.config
+        if not c.enabled:
+            return
         intent = np.max(np.abs(velocity) / np.maximum(cruise, 1e-6), axis=-1)
         self.capture += c.capture_filter * (capture - self.capture)
         self.standing_s = np.where(self.stepping, 0.0, self.standing_s + dt_s)
@@ -230,6 +251,11 @@ class ReferenceGait:
         caught = ~self.stepping & ((ahead > c.capture_m[0]) | (ahead < -c.capture_m[1]) | (np.abs(left) > c.capture_m[2]))
         self.hold = np.where(caught, 2, self.hold)
         start = ~self.stepping & ((intent > c.start_intent) | caught)
+        if path_wants is not None:
+            # Not in the first moment of rest: the last step must come to rest before its error counts.
+            back = ~self.stepping & ~start & path_wants & (self.standing_s > c.settle_s)
+            velocity = np.where(back[:, None], aim, velocity)
+            start |= back
         # Which foot first: the one on the side that it goes to; against a push, the one that the push unloads.
         intent_left = velocity[:, 1] + velocity[:, 2] * 0.1
         left_first = np.where(np.abs(intent_left) > 0.02, intent_left > 0, np.where(caught, left < 0, self.phase < 0.25))
@@ -242,6 +268,9 @@ class ReferenceGait:
         moved = np.where(boundary, np.maximum(moved, landing), moved)  # rounding must not land a foot twice
         self.hold = np.maximum(self.hold - boundary, 0)
         stop = boundary & (intent < c.stop_intent) & (self.hold == 0)
+        if path_wants is not None:
+            stop &= ~path_wants
+        self.step_begins = start | (boundary & ~stop)
         self.stepping &= ~stop
         self.phase = np.where(stop, np.where(before, 0.0, 0.5), np.mod(moved, 1.0))
 
@@ -253,6 +282,9 @@ class ReferenceGait:
             height_m: height reference [N], m.
         """
         c = self.config
+        if not c.enabled:
+            still = np.zeros((len(height_m), len(LEGS)))
+            return GaitReference(np.tile(self._default, (len(height_m), 1)), still, still, still[:, 0])
         height = np.where(self.stepping, np.minimum(height_m, self.max_walk_height_m), height_m)
         ankle_x, lean = self.stance(height)
         own = np.mod(self.phase[:, None] - _FOOT_PHASE, 1.0)  # [N, 2] phase of each foot, swing in the first half
@@ -280,6 +312,8 @@ class ReferenceGait:
 
 
 _AHEAD = np.array((1.0, 0.0, 0.0))
+_ONE_FOOT = np.eye(2)
+_FOOT_SWITCH_M = 0.006  # without a clock: the standing foot changes when the other one is lower by this
 _FOOT_PHASE = np.array((0.0, 0.5))  # the right foot does half a cycle later what the left does
 
 

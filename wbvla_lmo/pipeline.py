@@ -16,6 +16,7 @@ from wbvla_lmo.gait import GaitConfig, GaitReference, ReferenceGait
 from wbvla_lmo.gating import GatingConfig, IntentGate
 from wbvla_lmo.leg_kinematics import clip
 from wbvla_lmo.observation import ObservationBuilder, ObservationConfig
+from wbvla_lmo.path import PathConfig, PathTracker
 
 
 @dataclass(frozen=True)
@@ -34,17 +35,21 @@ class PipelineConfig:
     gating: GatingConfig = field(default_factory=GatingConfig)
     gait: GaitConfig = field(default_factory=GaitConfig)
     observation: ObservationConfig = field(default_factory=ObservationConfig)
+    path: PathConfig = field(default_factory=PathConfig)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> PipelineConfig:
-        """Inverse of :meth:`to_json` (JSON lists become tuples again)."""
-        nested = {"gating": GatingConfig, "gait": GaitConfig, "observation": ObservationConfig}
+        """Inverse of :meth:`to_json` (JSON lists become tuples again). What an older manifest does not name has its default: off."""
+        nested = {"gating": GatingConfig, "gait": GaitConfig, "observation": ObservationConfig, "path": PathConfig}
         plain = {k: v for k, v in data.items() if k not in nested}
-        parts = {k: kind(**{n: tuple(v) if isinstance(v, list) else v for n, v in data[k].items()}) for k, kind in nested.items()}
+        parts = {k: kind(**{n: tuple(v) if isinstance(v, list) else v for n, v in data.get(k, {}).items()}) for k, kind in nested.items()}
         return cls(**plain, **parts)
+
+
+_REST_VELOCITY = 0.02  # m/s or rad/s
 
 
 class LegPipeline:
@@ -62,7 +67,9 @@ class LegPipeline:
         self.cruise = np.tile(np.asarray(config.gating.cruise), (count, 1))  # [N, 3], training stage I draws it
         self.last_action = np.zeros((count, len(self.legs)))
         self.velocity = np.zeros((count, 3))
+        self.goal = np.zeros((count, 3))  # what the command means, m/s, m/s, rad/s: the gated velocity, but for the literal gate
         self.velocity_error = np.zeros((count, 3))  # measured - reference, stride-filtered
+        self.path = PathTracker(config.path, count, self.dt_s)
         self.height_m = self.gate.height_m.copy()
         self.reference = self.gait.reference(self.velocity, self.height_m)
         self._ahead: tuple[np.ndarray, GaitReference] | None = None  # a reference worked out beforehand, and what it belongs to
@@ -74,7 +81,9 @@ class LegPipeline:
         self.observation.reset(ids)
         self.last_action[ids] = 0.0
         self.velocity[ids] = 0.0
+        self.goal[ids] = 0.0
         self.velocity_error[ids] = 0.0
+        self.path.reset(ids)
         self.height_m[ids] = self.gate.height_m[ids]
 
     def observe(self, flags: np.ndarray, height_m: np.ndarray, gyro: np.ndarray, gravity: np.ndarray, q: np.ndarray, qd: np.ndarray) -> np.ndarray:
@@ -85,12 +94,17 @@ class LegPipeline:
             gyro, gravity: [N, 3], pelvis frame; q, qd: [N, J], robot order.
         """
         self.velocity, self.height_m = self.gate.step(flags, height_m, self.dt_s, self.cruise)
+        self.goal = self._goal(flags, self.velocity)
         feet, feet_velocity = self.gait.sense_feet(gravity, gyro, q[:, self.legs], qd[:, self.legs])
         capture = self.gait.capture_point(gravity, gyro, feet, feet_velocity, self.height_m, self.dt_s)
-        self.gait.advance(self.velocity, self.cruise, capture, self.dt_s)
+        if self.config.path.enabled:
+            support, yaw_rate = self.gait.support(self.config.path.support_lag), -np.sum(gravity * gyro, axis=1)
+            self.path.update(feet, support, yaw_rate, self.goal, self.resting(flags), self.gait.stepping)
+        self._advance(self.goal, capture)
+        stride = self.stride_velocity
         ahead, self._ahead = self._ahead, None
-        known = ahead is not None and np.array_equal(ahead[0], self._reference_key(self.velocity, self.height_m))
-        self.reference = ahead[1] if known else self.gait.reference(self.velocity, self.height_m)
+        known = ahead is not None and np.array_equal(ahead[0], self._reference_key(stride, self.height_m))
+        self.reference = ahead[1] if known else self.gait.reference(stride, self.height_m)
         self._odometry(feet_velocity, gravity, gyro)
         full_scale = np.asarray(self.config.gating.cruise)
         return self.observation.build(
@@ -105,22 +119,47 @@ class LegPipeline:
             self.gait.stepping,
             self.reference.q,
             self.velocity_error,
+            self.path.error,
+            flags,
         )
 
+    @property
+    def stride_velocity(self) -> np.ndarray:
+        """What the reference walks at [N, 3]: the gated command and the way back to the path."""
+        return self.velocity + self.path.correction if self.config.path.enabled else self.velocity
+
+    def resting(self, flags: np.ndarray) -> np.ndarray:
+        """[N] zero flags, and what the gate still lets through is over."""
+        return ~np.any(flags, axis=1) & (np.abs(self.goal).max(axis=1) < _REST_VELOCITY)
+
+    def _goal(self, flags: np.ndarray, velocity: np.ndarray) -> np.ndarray:
+        return self.cruise * flags if self.config.gating.literal else velocity
+
+    def _advance(self, goal: np.ndarray, capture: np.ndarray) -> None:
+        """Clock and correction, one tick."""
+        if not self.config.path.enabled:
+            self.gait.advance(goal, self.cruise, capture, self.dt_s)
+            return
+        self.gait.advance(goal, self.cruise, capture, self.dt_s, self.path.wants(self.gait.stepping), self.path.intended())
+        self.path.steer(self.gait.step_begins, self.gait.stepping)
+
     def anticipate(self, flags: np.ndarray, height_m: np.ndarray) -> None:
-        """Work out the reference of the next tick, while there is time: as if the command stayed and no foot had to catch the robot.
+        """Work out the reference of the next tick, while there is time: as if the command stayed, no foot had to catch the robot and its path error stayed.
 
         :meth:`observe` takes it where that came true, and works it out anew where not: the numbers are the same to the bit. Call it behind
         :meth:`act`. It takes a good quarter off the time between a state and its command (N = 1; training has no use for it).
         """
-        gate, gait = self.gate, self.gait
-        before = gate.filtered.copy(), gate.height_m.copy(), {name: getattr(gait, name).copy() for name in gait.CLOCK}
+        gate, kept = self.gate, [(self.gait, self.gait.CLOCK), (self.path, self.path.PLAN)]
+        before = gate.filtered.copy(), gate.height_m.copy()
+        copies = [{name: getattr(owner, name).copy() for name in names} for owner, names in kept]
         velocity, height = gate.step(flags, height_m, self.dt_s, self.cruise)
-        gait.advance(velocity, self.cruise, np.zeros_like(gait.capture), self.dt_s)
-        self._ahead = self._reference_key(velocity, height), gait.reference(velocity, height)
-        gate.filtered, gate.height_m = before[:2]
-        for name, value in before[2].items():
-            setattr(gait, name, value)
+        self._advance(self._goal(flags, velocity), np.zeros_like(self.gait.capture))
+        stride = velocity + self.path.correction if self.config.path.enabled else velocity
+        self._ahead = self._reference_key(stride, height), self.gait.reference(stride, height)
+        gate.filtered, gate.height_m = before
+        for (owner, _), values in zip(kept, copies, strict=True):
+            for name, value in values.items():
+                setattr(owner, name, value)
 
     def _reference_key(self, velocity: np.ndarray, height_m: np.ndarray) -> np.ndarray:
         """All that the reference is a function of, one vector."""
@@ -128,16 +167,16 @@ class LegPipeline:
 
     def _odometry(self, feet_velocity: np.ndarray, gravity: np.ndarray, gyro: np.ndarray) -> None:
         """Velocity over the feet that the clock has on the ground, against the reference, filtered over a stride."""
-        stands = (self.reference.swing == 0.0)[..., None]  # [N, 2, 1]; never both in the air
+        stands = (self.reference.swing == 0.0)[..., None] if self.config.gait.enabled else self.gait.support(0.0)[..., None]  # [N, 2, 1]; never both in the air
         body = -np.sum(feet_velocity * stands, axis=1) / np.sum(stands, axis=1)
         yaw_rate = -np.sum(gravity * gyro, axis=1, keepdims=True)
-        error = np.concatenate((body, yaw_rate), axis=1) - self.velocity
+        error = np.concatenate((body, yaw_rate), axis=1) - self.stride_velocity
         self.velocity_error += (self.dt_s / self.config.observation.odometry_filter_s) * (error - self.velocity_error)
 
     def act(self, action: np.ndarray) -> np.ndarray:
         """Network output [N, A] (mirrored as its observation was) -> leg targets [N, A], rad, inside the limits."""
         action = clip(np.asarray(action, dtype=np.float64), -self.config.action_limit, self.config.action_limit)
-        mirrored = self.gait.phase >= 0.5
+        mirrored = self.observation.mirrored(self.gait.phase)
         action[mirrored] = self.observation.action_mirror(action[mirrored])
         self.last_action = action
         return clip(self.reference.q + action * self.action_scale, self.lower, self.upper)
