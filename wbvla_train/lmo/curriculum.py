@@ -14,11 +14,6 @@ class Curriculum:
         self.window_s, self.window_falls = 0.0, 0
         self.between_falls_s = 0.0  # of the last full window
 
-    @property
-    def fixed_cruise(self) -> bool:
-        """Stage II of the paper: goal speed fixed at cruise."""
-        return self.difficulty >= self.config.stage_two_at
-
     def note(self, time_s: float, falls: int) -> None:
         c = self.config
         self.window_s += time_s

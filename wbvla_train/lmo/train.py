@@ -1,4 +1,4 @@
-"""Train LMO: PPO of stable-baselines3 on the batched environment. ``wbvla train lmo --preset tiny``.
+"""Train LMO: PPO of stable-baselines3 on the batched environment. ``wbvla train lmo --preset x2``.
 
 One command runs the whole staged curriculum. It may be killed at any time: the same command goes on from the newest
 checkpoint in ``--out`` (weights, optimiser, curriculum, counters, random states; loaded with ``weights_only``).
@@ -28,8 +28,9 @@ from wbvla_train.lmo.network import AsymmetricPolicy
 PRESETS: dict[str, TrainConfig] = {
     # seconds: does every part run?
     "debug": TrainConfig(total_steps=2048, checkpoint_every=1024, ppo=PPOConfig(envs=32, steps=16, minibatches=2, epochs=2, layers=(64, 32))),
-    # two CPU cores, about an hour and a half: what ships
-    "tiny": TrainConfig(total_steps=30_000_000),
+    # stage I, then stage II, about an hour on two CPU cores: what ships
+    "x2": TrainConfig(total_steps=30_000_000),
+    "tiny": TrainConfig(total_steps=30_000_000),  # the same, by the name that the other trainings' presets have
     # more robots and steps, for a many-core machine: the same problem
     "full": TrainConfig(total_steps=300_000_000, checkpoint_every=5_000_000, ppo=PPOConfig(envs=4096, layers=(512, 256, 128))),
 }
@@ -39,7 +40,7 @@ PRESETS: dict[str, TrainConfig] = {
 class Arguments:
     """Train the locomotion policy."""
 
-    preset: Literal["debug", "tiny", "full"] = "tiny"  # size of the run
+    preset: Literal["debug", "x2", "tiny", "full"] = "x2"  # size of the run
     out: Path = Path("runs/train/lmo")  # checkpoints and logs; an existing run there is continued
     steps: int | None = None  # environment steps in all, instead of the preset's
     seed: int = 1
@@ -120,6 +121,7 @@ class Trainer:
         """Go on from :meth:`save`: robots start new episodes, all else continues."""
         state = torch.load(path, weights_only=True, map_location="cpu")
         self.load_weights(state)
+        self.env.set_stage(self.config.stage_at(int(state["steps"])))
         self.model.policy.optimizer.load_state_dict(state["optimizer"])
         self.env.curriculum.load(state["curriculum"])
         self.env.rng.bit_generator.state = json.loads(state["env_rng"])
@@ -175,12 +177,22 @@ class _Watch(BaseCallback):
             every = 10 if t.config.total_steps > 100_000 else 1
             if self.iteration % every == 0:
                 self._report(kl, values)
+            self._change_stage()
             if t.steps - self.saved_at >= t.config.checkpoint_every:
                 self.saved_at = t.steps
                 path = t.save(time.monotonic() - self.began)
                 numbered = t.out / f"state_{t.steps // 1_000_000:04d}M.pt"
                 if t.config.total_steps > 1_000_000:
                     numbered.write_bytes(path.read_bytes())
+
+    def _change_stage(self) -> None:
+        """Go over to the next stage where its share of the steps begins."""
+        t = self.trainer
+        index = t.config.stage_at(t.steps)
+        if index != t.env.stage_index:
+            t.model._last_obs = t.env.set_stage(index)
+            t.model._last_episode_starts = np.ones(t.env.num_envs, dtype=bool)
+            print(f"{t.steps / 1e6:7.2f} M  stage {t.env.stage.name} begins", flush=True)
 
     def _report(self, kl: float, values: dict[str, Any]) -> None:
         t, now = self.trainer, time.monotonic()
@@ -189,6 +201,7 @@ class _Watch(BaseCallback):
         self.last, self.last_steps = now, steps
         terms = t.env.take_terms()
         error = np.abs(t.env.rewards.short).mean(axis=0)
+        turns, t.env.rewards.turn_errors = t.env.rewards.turn_errors, []
         row = {
             "steps": t.steps,
             "wall_s": round(t.wall_before_s + now - self.began, 1),
@@ -196,7 +209,11 @@ class _Watch(BaseCallback):
             "difficulty": round(t.env.curriculum.difficulty, 3),
             "between_falls_s": round(t.env.curriculum.between_falls_s, 2),
             "reward": round(sum(terms.values()), 3),
+            "stage": t.env.stage.name,
             "error": [round(float(e), 3) for e in error],
+            "path": [round(float(e), 3) for e in np.abs(t.env.rewards.path).mean(axis=0)],
+            "estimate": [round(float(e), 3) for e in np.abs(t.env.pipeline.path.error - t.env.rewards.path).mean(axis=0)],
+            "heading_end": round(float(np.mean(turns)), 4) if turns else None,
             "std": round(float(t.model.policy.log_std.detach().exp().mean()), 3),
             "kl": round(float(kl), 4),
             "rate": t.rate,
@@ -208,7 +225,7 @@ class _Watch(BaseCallback):
             handle.write(json.dumps(row) + "\n")
         print(
             f"{row['steps'] / 1e6:7.2f} M  {row['wall_s']:7.0f} s  {speed:6.0f}/s  reward {row['reward']:6.2f}  falls every {row['between_falls_s']:6.1f} s  "
-            f"difficulty {row['difficulty']:.2f}  v-err {row['error']}  std {row['std']:.2f}  kl {row['kl']:.4f}  lr {t.rate:.1e}",
+            f"difficulty {row['difficulty']:.2f}  v-err {row['error']}  path {row['path']}  std {row['std']:.2f}  kl {row['kl']:.4f}  lr {t.rate:.1e}",
             flush=True,
         )
 
