@@ -227,6 +227,7 @@ class TrainConfig:
     """All of it."""
 
     robot: str = "x2"
+    ablation: str = "none"  # word of :mod:`wbvla_train.lmo.ablations`
     seed: int = 1
     total_steps: int = 30_000_000
     checkpoint_every: int = 1_000_000

@@ -19,11 +19,13 @@ import torch
 import tyro
 
 from wbvla_core.robot import RobotSpec, load_robot
+from wbvla_lmo.arm_motion import ReplayConfig
+from wbvla_lmo.path import wrap
 from wbvla_lmo.pipeline import LegPipeline, PipelineConfig
 from wbvla_train.lmo.config import DisturbanceConfig, PhysicsConfig
 from wbvla_train.lmo.network import mlp
 from wbvla_train.lmo.physics import BatchPhysics
-from wbvla_train.lmo.streams import Pushes, RandomReaching
+from wbvla_train.lmo.streams import Pushes, RandomReaching, ReplayedArms
 
 Actor = Callable[[np.ndarray], np.ndarray]
 
@@ -81,6 +83,8 @@ class Log:
     sole_m: np.ndarray
     tilt: np.ndarray
     alive: np.ndarray
+    path: np.ndarray  # the estimated error to the commanded path [T, N, 3]
+    qpos: np.ndarray  # of the training model
 
 
 def simulate(
@@ -108,7 +112,7 @@ def simulate(
     d = disturbance or DisturbanceConfig()
     s = BatchPhysics(robot, physics or PhysicsConfig(), n, iterations=iterations)
     pipeline = LegPipeline(robot, pipeline_config, n)
-    arms = RandomReaching(robot, s.joints, d, n, rng)
+    arms = ReplayedArms(robot, s.joints, d, ReplayConfig(), n, rng) if d.arm_replay else RandomReaching(robot, s.joints, d, n, rng)
     pushes = Pushes(d, n, rng)
     everyone = np.arange(n)
     s.randomise(everyone, d, randomise, rng)
@@ -119,21 +123,22 @@ def simulate(
     q = np.tile(robot.default_q, (n, 1))
     s.place(everyone, q, np.tile((0, 0, robot.default_stance_height_m + 0.002), (n, 1)), np.tile((1.0, 0, 0, 0), (n, 1)))
     alive = np.ones(n, dtype=bool)
-    names = ("position", "yaw", "action", "q", "qd", "torque", "stepping", "sole_m", "tilt", "alive")
+    names = ("position", "yaw", "action", "q", "qd", "torque", "stepping", "sole_m", "tilt", "alive", "path", "qpos")
     rows: dict[str, list[np.ndarray]] = {k: [] for k in names}
     noise = 0.3 + 0.7 * difficulty
     for t in range(ticks):
-        gyro = s.gyro + rng.standard_normal((n, 3)) * d.noise_gyro * noise
-        gravity = s.gravity + rng.standard_normal((n, 3)) * d.noise_gravity * noise
-        qn = s.q + rng.standard_normal(s.q.shape) * d.noise_q * noise
-        qdn = s.qd + rng.standard_normal(s.qd.shape) * d.noise_qd * noise
+        gyro, gravity, q, qd = s.sense()
+        gyro = gyro + rng.standard_normal((n, 3)) * d.noise_gyro * noise
+        gravity = gravity + rng.standard_normal((n, 3)) * d.noise_gravity * noise
+        qn = q + rng.standard_normal(s.q.shape) * d.noise_q * noise
+        qdn = qd + rng.standard_normal(s.qd.shape) * d.noise_qd * noise
         observation = pipeline.observe(flags[t], height_m[t], gyro, gravity, qn, qdn)
         target[:, pipeline.legs] = pipeline.act(actor(observation))
         target[:, arms.joints] = arms.step(pipeline.dt_s, difficulty)
         ids, delta = pushes.step(pipeline.dt_s, difficulty)
         if push and len(ids):
             s.push(ids, delta)
-        s.slot(target)
+        s.slot(target, wrench=pushes.pulse(pipeline.dt_s, difficulty) if push else None)
         tilt = np.arccos(np.clip(-s.gravity[:, 2], -1, 1))
         alive &= (s.height_m > 0.34) & (tilt < 0.8) & ~s.broken
         for name, value in zip(
@@ -149,6 +154,8 @@ def simulate(
                 s.sole_low_m,
                 tilt,
                 alive,
+                pipeline.path.error,
+                s.qpos,
             ),
             strict=True,
         ):
@@ -187,6 +194,45 @@ def constant_commands(robot: RobotSpec, config: PipelineConfig, actor: Actor, *,
                 "lift": round(float(np.quantile(log.sole_m[skip:, own][:, ok].max(axis=-1), 0.95)), 3),
                 "action_rate": round(float(np.abs(rate).mean()), 3),
                 "qd_rms": round(float(np.sqrt((log.qd[skip:, own][:, ok] ** 2).mean())), 2),
+            }
+        rows.append(row)
+    return rows
+
+
+# Sensor noise of the lock-step world's "typical" setting, arms replayed at their own speed, nothing else: the nominal row of the accuracy protocol.
+NOMINAL = DisturbanceConfig(noise_gyro=0.02, noise_gravity=0.01, noise_q=0.002, noise_qd=0.05, arm_replay=True, lag=False)
+
+
+def accuracy(
+    robot: RobotSpec, config: PipelineConfig, actor: Actor, *, each: int = 32, hold_s: float = 5.0, rest_s: float = 10.0, seed: int = 30_000, **kwargs
+) -> list[dict]:
+    """The paper's Table 3 protocol, batched: 1 s stand, a flag for ``hold_s``, ``rest_s`` of rest; errors against cruise x hold in the start frame."""
+    rate, moves = config.rate_hz, [c for c in COMMANDS if sum(map(abs, c[1])) == 1][:6]
+    begin, on, rest = int(rate), int(hold_s * rate), int(rest_s * rate)
+    wish = np.repeat(np.array([m[1] for m in moves], dtype=float), each, axis=0)
+    flags = np.zeros((begin + on + rest, len(wish), 3))
+    flags[begin : begin + on] = wish
+    height = np.full(flags.shape[:2], robot.default_stance_height_m)
+    log = simulate(robot, config, actor, flags, height, push=False, seed=seed, **({"difficulty": 1.0, "disturbance": NOMINAL} | kwargs))
+    start, yaw = log.position[begin - 1, :, :2], log.yaw[begin - 1]
+    delta, c, s = log.position[:, :, :2] - start, np.cos(yaw), np.sin(yaw)
+    place = np.stack((c * delta[..., 0] + s * delta[..., 1], c * delta[..., 1] - s * delta[..., 0], wrap(log.yaw - yaw)), axis=-1)
+    error = place - wish * np.asarray(config.gating.cruise) * hold_s
+    error[..., 2] = wrap(error[..., 2])
+    rows = []
+    for i, (name, _, _) in enumerate(moves):
+        own = slice(i * each, (i + 1) * each)
+        ok = log.alive[-1, own]
+        row: dict = {"command": name, "falls": round(1 - float(ok.mean()), 3)}
+        for label, tick in (("release", begin + on - 1), ("end", -1)):
+            e = error[tick, own][ok]
+            if len(e):
+                away, turn = np.hypot(e[:, 0], e[:, 1]), np.abs(e[:, 2])
+                row |= {f"{label}_m": round(float(away.mean()), 3), f"{label}_rad": round(float(turn.mean()), 3)}
+        if ok.any():
+            row |= {
+                "bias": error[-1, own][ok].mean(axis=0).round(3).tolist(),
+                "stepping": round(float(log.stepping[begin + on + int(rate) :, own][:, ok].mean()), 3),
             }
         rows.append(row)
     return rows
@@ -253,6 +299,7 @@ class Arguments:
     seed: int = 10_000
     threads: int = 1
     no_push: bool = False
+    accuracy: bool = False  # only the accuracy protocol
 
 
 def development_report(
@@ -266,6 +313,7 @@ def development_report(
     return {
         "commands": {row.pop("command"): row for row in constant_commands(robot, config, actor, each=each, seed=seed, push=push, **common)},
         "stopping": {row.pop("command"): row for row in stopping(robot, config, actor, each=each, seed=seed + 1, **common)},
+        "accuracy": {row.pop("command"): row for row in accuracy(robot, config, actor, seed=seed + 3, physics=common["physics"])},
         "switching": random_switching(robot, config, actor, seed=seed + 2, **common),
         "robots_per_command": each,
         "difficulty": difficulty,
@@ -276,12 +324,18 @@ def development_report(
 def main(argv: list[str] | None = None) -> int:
     args = tyro.cli(Arguments, args=argv, prog="python -m wbvla_train.lmo.evaluate")
     torch.set_num_threads(1)
-    _, state = load_actor(args.state)
+    actor, state = load_actor(args.state)
     print(f"{args.state}: {state['steps'] / 1e6:.2f} M steps, {state['wall_s']:.0f} s, curriculum {state['curriculum']}")
+    if args.accuracy:
+        stored = json.loads(state["config"])
+        physics = dataclasses.replace(PhysicsConfig(), threads=args.threads)
+        for row in accuracy(load_robot(stored["robot"]), PipelineConfig.from_json(stored["pipeline"]), actor, each=args.each, physics=physics):
+            print(f"{row.pop('command'):22s} " + "  ".join(f"{k} {v}" for k, v in row.items()))
+        return 0
     report = development_report(
         args.state, each=args.each, difficulty=args.difficulty, randomise=args.randomise, threads=args.threads, push=not args.no_push, seed=args.seed
     )
-    for part in ("commands", "stopping"):
+    for part in ("commands", "stopping", "accuracy"):
         for name, row in report[part].items():
             print(f"{name:22s} " + "  ".join(f"{k} {v}" for k, v in row.items()))
     print("switching", report["switching"])

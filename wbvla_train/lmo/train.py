@@ -21,6 +21,7 @@ import tyro
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 
+from wbvla_train.lmo.ablations import ablated
 from wbvla_train.lmo.config import STATE_FILE, PPOConfig, TrainConfig
 from wbvla_train.lmo.env import LmoVecEnv
 from wbvla_train.lmo.network import AsymmetricPolicy
@@ -43,6 +44,7 @@ class Arguments:
     preset: Literal["debug", "x2", "tiny", "full"] = "x2"  # size of the run
     out: Path = Path("runs/train/lmo")  # checkpoints and logs; an existing run there is continued
     steps: int | None = None  # environment steps in all, instead of the preset's
+    ablation: str = "none"  # a baseline or ablation instead of the method; words in docs/lmo.md
     seed: int = 1
     threads: int = 2  # of physics and of torch
     robot: str = "x2"
@@ -58,7 +60,8 @@ def config_of(args: Arguments) -> TrainConfig:
     c = PRESETS[args.preset]
     physics = dataclasses.replace(c.physics, threads=args.threads)
     c = dataclasses.replace(c, seed=args.seed, robot=args.robot, physics=physics)
-    return c if args.steps is None else dataclasses.replace(c, total_steps=args.steps)
+    c = c if args.steps is None else dataclasses.replace(c, total_steps=args.steps)
+    return ablated(c, args.ablation)
 
 
 class Trainer:
