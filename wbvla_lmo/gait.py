@@ -200,7 +200,7 @@ class ReferenceGait:
         ahead /= np.sqrt(np.sum(ahead * ahead, axis=1, keepdims=True))
         axes = np.concatenate((ahead[..., None], _cross(up, ahead)[..., None]), axis=-1)  # [N, 3, 2]
         if not self.config.enabled:
-            higher = np.sum((foot[:, 0] - foot[:, 1]) * up[:, 0], axis=1)  # left over right
+            higher = np.sum((foot[:, 0] - foot[:, 1]) * up, axis=1)  # left over right
             self._low_foot = np.where(higher > _FOOT_SWITCH_M, 1, np.where(higher < -_FOOT_SWITCH_M, 0, self._low_foot))
         return foot @ axes, moving @ axes
 

@@ -170,7 +170,9 @@ def test_wave_is_a_limit_cycle_of_the_measured_arm_under_physics_and_noise(side)
     np.testing.assert_allclose(trace[-1][other], X2.default_q[other], atol=0.06)
 
 
-@pytest.mark.parametrize(("offset", "speed", "end"), [(0.0, 0.0, 1), (0.0, 1.0, 1), (0.0, -1.0, -1), (0.39, 0.2, -1), (-0.39, -0.2, 1), (0.2, 1.0, 1), (-0.2, -1.5, -1)])
+@pytest.mark.parametrize(
+    ("offset", "speed", "end"), [(0.0, 0.0, 1), (0.0, 1.0, 1), (0.0, -1.0, -1), (0.39, 0.2, -1), (-0.39, -0.2, 1), (0.2, 1.0, 1), (-0.2, -1.5, -1)]
+)
 def test_a_wave_goes_on_where_it_moves_and_turns_round_near_the_ends(offset, speed, end):
     """Turns where speed < 4/s x (offset - 0.1 rad): at 0.39 rad below 1.16 rad/s, at -0.39 rad above -1.96 rad/s; at rest in the middle 0 > -0.4, up."""
     script, elbow = ArmScript(X2, ExpertConfig()), X2.joint_names.index("left_elbow_joint")
