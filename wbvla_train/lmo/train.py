@@ -10,6 +10,8 @@ import dataclasses
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +22,7 @@ import torch
 import tyro
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
+from torch.utils.tensorboard import SummaryWriter
 
 from wbvla_train.lmo.ablations import ablated
 from wbvla_train.lmo.config import STATE_FILE, PPOConfig, TrainConfig
@@ -50,7 +53,8 @@ class Arguments:
     robot: str = "x2"
     start_from: Path | None = None  # state.pt of another run whose weights (only) this one starts from
     difficulty: float | None = None  # where the curriculum starts, for continued training
-    tensorboard: bool = False
+    tensorboard: bool = True  # scalars under OUT/tensorboard: reward terms, falls, curriculum, path error
+    film_every: int | None = None  # a film of the newest checkpoint every so many steps (a separate process at the lowest priority)
     export: Path | None = None  # write the deployable checkpoint here at the end
     wall_s: float | None = None  # stop (with a checkpoint) after this many seconds
 
@@ -67,9 +71,11 @@ def config_of(args: Arguments) -> TrainConfig:
 class Trainer:
     """The environment, the learner, and how both are saved together."""
 
-    def __init__(self, config: TrainConfig, out: Path, *, threads: int = 2, tensorboard: bool = False) -> None:
+    def __init__(self, config: TrainConfig, out: Path, *, threads: int = 2, tensorboard: bool = False, film_every: int | None = None) -> None:
         torch.set_num_threads(threads)
-        self.config, self.out = config, out
+        self.config, self.out, self.film_every = config, out, film_every
+        self.board = SummaryWriter(str(out / "tensorboard")) if tensorboard else None
+        self._film: subprocess.Popen | None = None
         out.mkdir(parents=True, exist_ok=True)
         self.env = LmoVecEnv(config)
         self.rate = config.ppo.learning_rate
@@ -89,7 +95,6 @@ class Trainer:
             max_grad_norm=1.0,
             seed=config.seed,
             device="cpu",
-            tensorboard_log=str(out / "tensorboard") if tensorboard else None,
             policy_kwargs={"actor_size": self.env.actor_size, "layers": p.layers, "log_std_init": p.log_std_init},
         )
         self.steps_before = 0  # of the runs that this one continues
@@ -135,6 +140,12 @@ class Trainer:
     def load_weights(self, state: dict[str, Any]) -> None:
         self.model.policy.load_state_dict(state["policy"])
 
+    def film(self, state: Path) -> None:
+        """Film a checkpoint in the background, unless the last film is still being made."""
+        if self._film is None or self._film.poll() is not None:
+            command = [sys.executable, "-m", "wbvla_train.lmo.film", str(state), str(state.with_suffix(".mp4"))]
+            self._film = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, preexec_fn=lambda: os.nice(19))
+
     def run(self, wall_limit_s: float | None = None) -> None:
         """Train up to ``config.total_steps``, or until ``wall_limit_s`` is over."""
         left = self.config.total_steps - self.steps_before
@@ -145,6 +156,10 @@ class Trainer:
         signal.signal(signal.SIGTERM, lambda *_: setattr(watch, "stopped", True))  # a polite kill saves first
         self.model.learn(left, callback=watch, log_interval=10**9)
         self.save(time.monotonic() - watch.began)
+        if self.board is not None:
+            self.board.close()
+        if self._film is not None:
+            self._film.wait()
 
 
 class _Watch(BaseCallback):
@@ -155,7 +170,7 @@ class _Watch(BaseCallback):
         self.trainer, self.wall_limit_s = trainer, wall_limit_s
         self.began = self.last = time.monotonic()
         self.last_steps = 0
-        self.saved_at = trainer.steps_before
+        self.saved_at = self.filmed_at = trainer.steps_before
         self.iteration = 0
         self.log_path = trainer.out / "log.jsonl"
         self.stopped = False
@@ -187,6 +202,9 @@ class _Watch(BaseCallback):
                 numbered = t.out / f"state_{t.steps // 1_000_000:04d}M.pt"
                 if t.config.total_steps > 1_000_000:
                     numbered.write_bytes(path.read_bytes())
+                if t.film_every is not None and t.steps - self.filmed_at >= t.film_every:
+                    self.filmed_at = t.steps
+                    t.film(numbered if numbered.is_file() else path)
 
     def _change_stage(self) -> None:
         """Go over to the next stage where its share of the steps begins."""
@@ -224,6 +242,8 @@ class _Watch(BaseCallback):
             "terms": {k: round(v, 3) for k, v in terms.items()},
         }
         t.history.append({k: row[k] for k in ("steps", "wall_s", "difficulty", "between_falls_s", "reward")})
+        if t.board is not None:
+            self._draw(row)
         with self.log_path.open("a") as handle:
             handle.write(json.dumps(row) + "\n")
         print(
@@ -232,11 +252,24 @@ class _Watch(BaseCallback):
             flush=True,
         )
 
+    def _draw(self, row: dict[str, Any]) -> None:
+        """The row as TensorBoard scalars."""
+        board, steps = self.trainer.board, row["steps"]
+        for name in ("difficulty", "between_falls_s", "reward", "steps_per_s", "std", "kl", "rate", "value_loss", "heading_end"):
+            if row[name] is not None:
+                board.add_scalar(f"train/{name}", row[name], steps)
+        board.add_scalar("train/stage", self.trainer.env.stage_index + 1, steps)
+        for group in ("error", "path", "estimate"):
+            for axis, value in zip(("forward", "lateral", "heading"), row[group], strict=True):
+                board.add_scalar(f"{group}/{axis}", value, steps)
+        for name, value in row["terms"].items():
+            board.add_scalar(f"reward/{name}", value, steps)
+
 
 def main(argv: list[str] | None = None) -> int:
     args = tyro.cli(Arguments, args=argv, prog="wbvla train lmo")
     config = config_of(args)
-    trainer = Trainer(config, args.out, threads=args.threads, tensorboard=args.tensorboard)
+    trainer = Trainer(config, args.out, threads=args.threads, tensorboard=args.tensorboard, film_every=args.film_every)
     newest = args.out / STATE_FILE
     if newest.is_file():
         trainer.load(newest)
