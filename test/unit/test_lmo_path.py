@@ -98,28 +98,53 @@ def test_a_blocked_robot_saves_up_no_more_than_the_clip_and_gives_up_after_its_p
 
 
 def test_a_drift_of_the_estimate_at_rest_is_forgotten_before_it_makes_a_step():
-    """Ten minutes of a gyro that is off by 0.002 rad/s: the error stays at bias x leak time, inside the band."""
+    """Ten minutes of a gyro that is off by 0.001 rad/s: the error stays at bias x leak time, inside the band."""
     tracker, walker = started()
     for _ in range(30_000):
-        tracker.update(walker.sense(), np.full((1, 2), 0.5), np.array([0.002]), np.zeros((1, 3)), np.array([True]), np.array([False]))
-    assert abs(tracker.error[0, 2]) == pytest.approx(0.002 * ON.leak_s, rel=0.01)
+        tracker.update(walker.sense(), np.full((1, 2), 0.5), np.array([0.001]), np.zeros((1, 3)), np.array([True]), np.array([False]))
+    assert abs(tracker.error[0, 2]) == pytest.approx(0.001 * ON.leak_s, rel=0.01)
     assert not tracker.wants(np.array([False]))[0]
 
 
 def test_steps_begin_at_a_larger_error_than_they_end_at():
     tracker, _ = started()
-    tracker.error[:] = (0.04, 0.0, 0.0)
-    assert not tracker.wants(np.array([False]))[0] and tracker.wants(np.array([True]))[0]
-    tracker.error[:] = (0.0, 0.0, 0.07)
-    assert tracker.wants(np.array([False]))[0]
-    tracker.error[:] = (0.02, 0.0, 0.02)
-    assert not tracker.wants(np.array([True]))[0]
+    no, yes = np.array([False]), np.array([True])
+
+    def standing_at(*error: float) -> None:
+        tracker.error[:] = error
+        tracker.steer(no, no)
+
+    standing_at(0.04, 0.0, 0.0)
+    assert not tracker.wants(no)[0] and tracker.wants(yes)[0]
+    standing_at(0.0, 0.0, 0.07)
+    assert tracker.wants(no)[0]
+    standing_at(0.02, 0.0, 0.02)
+    assert not tracker.wants(yes)[0]
+
+
+def test_what_sways_from_step_to_step_is_not_taken_for_an_error():
+    tracker, _ = started()
+    yes = np.array([True])
+    for side in (1, -1, 1, -1):
+        tracker.error[:] = (0.0, 0.03 * side, 0.035 * side)
+        if side < 0:
+            assert not tracker.wants(yes)[0] and not tracker.intended().any()
+        tracker.steer(yes, yes)
+
+
+def test_a_command_to_a_standing_robot_begins_a_new_path_and_one_in_mid_step_goes_on_with_the_old():
+    for stepping, left in ((False, 0.0), (True, 0.04)):
+        tracker, walker = started()
+        tracker.error[:] = (0.04, 0.0, 0.0)
+        follow(tracker, np.zeros(3), np.zeros(3), 1, walker, resting=False, stepping=stepping)
+        assert tracker.error[0, 0] == pytest.approx(left)
 
 
 def test_correction_is_chosen_when_a_step_begins_and_kept_while_it_is_under_way():
     tracker, _ = started()
     yes, no = np.array([True]), np.array([False])
     tracker.error[:] = (0.04, 0.0, 0.3)
+    tracker.steer(no, no)  # standing
     tracker.steer(yes, yes)
     np.testing.assert_allclose(tracker.correction[0], 0.15 * np.array((0.04, 0.0, 0.15)))  # smooth x clipped gain x error
     tracker.error[:] = 0.0

@@ -219,6 +219,11 @@ def accuracy(
     place = np.stack((c * delta[..., 0] + s * delta[..., 1], c * delta[..., 1] - s * delta[..., 0], wrap(log.yaw - yaw)), axis=-1)
     error = place - wish * np.asarray(config.gating.cruise) * hold_s
     error[..., 2] = wrap(error[..., 2])
+    # What the estimate has wrong at the end: its error less the true one, both seen from the body.
+    turned = place[-1, :, 2]
+    c, s = np.cos(turned), np.sin(turned)
+    missing = -error[-1]
+    believed = log.path[-1] - np.stack((c * missing[:, 0] + s * missing[:, 1], c * missing[:, 1] - s * missing[:, 0], missing[:, 2]), axis=1)
     rows = []
     for i, (name, _, _) in enumerate(moves):
         own = slice(i * each, (i + 1) * each)
@@ -234,6 +239,8 @@ def accuracy(
                 "bias": error[-1, own][ok].mean(axis=0).round(3).tolist(),
                 "stepping": round(float(log.stepping[begin + on + int(rate) :, own][:, ok].mean()), 3),
             }
+            row["estimate_m"] = round(float(np.hypot(*believed[own, :2][ok].T).mean()), 3)
+            row["estimate_rad"] = round(float(np.abs(believed[own, 2][ok]).mean()), 3)
         rows.append(row)
     return rows
 
