@@ -11,7 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from wbvla_core.robot import RobotSpec
+from wbvla_lmo.arm_mass import ArmMass
 from wbvla_lmo.leg_kinematics import GRAVITY_M_S2, LEGS, LegInverse, centre_of_mass, clip, static_torque
+from wbvla_lmo.observation import ObservationConfig, posture_joints
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class GaitConfig:
         ankle_margin_rad: distance that the squat table keeps from the ankle pitch limits.
         max_lean_rad: greatest forward lean in deep squats.
         load_compensation: part of the static sag that the targets anticipate.
+        arm_mass: the capture point counts the arms where they are, not hanging.
         enabled: False = no clock and no reference: targets are residuals on the default pose (the ablation).
     """
 
@@ -48,6 +51,7 @@ class GaitConfig:
     ankle_margin_rad: float = 0.08
     max_lean_rad: float = 0.6
     load_compensation: float = 1.0
+    arm_mass: bool = False
     enabled: bool = True
 
 
@@ -158,6 +162,7 @@ class ReferenceGait:
         self.config = config
         self.inverse = LegInverse(robot)
         self.stance = StanceTable(robot, self.inverse, config)
+        self.arms = ArmMass(robot, posture_joints(robot, ObservationConfig())) if config.arm_mass else None
         self.order = _leg_order(robot)
         self._width = np.array((self.inverse.half_width_m, -self.inverse.half_width_m))
         self.max_walk_height_m = config.max_reach * robot.stance_height_range_m[1]
@@ -166,6 +171,7 @@ class ReferenceGait:
         self.hold = np.zeros(count, dtype=int)  # half cycles still to do after a capture step was triggered
         self.standing_s = np.full(count, np.inf)  # since the clock froze
         self.capture = np.zeros((count, 2))  # filtered
+        self.ankle_x = np.zeros(count)  # of the present height's stance, m ahead of the pelvis
         self.last_lean = np.full(count, np.nan)
         self.step_begins = np.zeros(count, dtype=bool)  # this tick
         self._default = robot.default_q[robot.indices("lmo_action")]
@@ -199,6 +205,7 @@ class ReferenceGait:
         ahead = _AHEAD - up[:, :1] * up
         ahead /= np.sqrt(np.sum(ahead * ahead, axis=1, keepdims=True))
         axes = np.concatenate((ahead[..., None], _cross(up, ahead)[..., None]), axis=-1)  # [N, 3, 2]
+        self._level = axes
         if not self.config.enabled:
             higher = np.sum((foot[:, 0] - foot[:, 1]) * up, axis=1)  # left over right
             self._low_foot = np.where(higher > _FOOT_SWITCH_M, 1, np.where(higher < -_FOOT_SWITCH_M, 0, self._low_foot))
@@ -212,15 +219,23 @@ class ReferenceGait:
         return np.where(self.stepping[:, None], _ONE_FOOT[left_swings.astype(np.intp)], 0.5)
 
     def capture_point(
-        self, gravity: np.ndarray, gyro: np.ndarray, feet: np.ndarray, feet_velocity: np.ndarray, height_m: np.ndarray, dt_s: float
+        self,
+        gravity: np.ndarray,
+        gyro: np.ndarray,
+        feet: np.ndarray,
+        feet_velocity: np.ndarray,
+        height_m: np.ndarray,
+        dt_s: float,
+        joints: tuple[np.ndarray, np.ndarray] | None = None,
     ) -> np.ndarray:
         """Deviation of the capture point (forward, left) from its place in standing [N, 2], m.
 
         Position and speed of the body over its feet come from :meth:`sense_feet`, taking both feet as flat on the floor.
         Tilt and gyro alone are not enough: a robot that sinks backward with a level pelvis goes unseen until it is too
-        late (tried).
+        late (tried). ``joints``: all angles and speeds [N, J], for ``arm_mass``; behind :meth:`sense_feet` of the same tick.
         """
         ankle_x, lean = self.stance(height_m)
+        self.ankle_x = ankle_x
         lean_rate = np.where(np.isnan(self.last_lean), 0.0, (lean - self.last_lean) / dt_s)
         self.last_lean = lean
         pitch, roll = np.arctan2(gravity[:, 0], -gravity[:, 2]), np.arctan2(gravity[:, 1], -gravity[:, 2])
@@ -229,6 +244,10 @@ class ReferenceGait:
         middle, drift = feet.mean(axis=1), feet_velocity.mean(axis=1)  # [N, 2] of both soles
         position = np.stack((ankle_x - middle[:, 0] + above * (pitch - lean), above * roll - middle[:, 1]), axis=-1)
         speed = np.stack((above * (gyro[:, 1] - lean_rate) - drift[:, 0], -above * gyro[:, 0] - drift[:, 1]), axis=-1)
+        if self.arms is not None and joints is not None:
+            shift, rate = self.arms(*joints)
+            position = position + np.matmul(shift[:, None], self._level)[:, 0]
+            speed = speed + np.matmul(rate[:, None], self._level)[:, 0]
         return position + speed / omega[:, None]
 
     def advance(

@@ -76,6 +76,13 @@ def advance_error(error: np.ndarray, moved: np.ndarray, turned: np.ndarray, velo
     return out
 
 
+def sway_over(feet: np.ndarray, ankle_x: np.ndarray | float) -> np.ndarray:
+    """Displacement [N, 2] of the pelvis (forward, left) from its place over the soles [N, 2, 2] of :meth:`ReferenceGait.sense_feet`, m."""
+    out = -0.5 * (feet[:, 0] + feet[:, 1])
+    out[:, 0] += ankle_x
+    return out
+
+
 class PathTracker:
     """Dead reckoning, path error and correction of N robots; one :meth:`update` and one :meth:`steer` per tick."""
 
@@ -85,6 +92,7 @@ class PathTracker:
         self.config, self.dt_s = config, dt_s
         self.error = np.zeros((count, 3))
         self.correction = np.zeros((count, 3))  # added to the gated velocity by the reference gait
+        self.sway = np.zeros((count, 2))  # where the pelvis is, seen from its place over the feet (forward, left), m
         self.given_up = np.zeros(count, dtype=bool)  # this tick the path was moved to the robot
         self._wanted = np.zeros((count, 3))
         self._last_step = np.zeros((count, 3))  # error where the step under way began
@@ -102,14 +110,25 @@ class PathTracker:
         self._rested[ids] = False
         self._fresh[ids] = True
 
-    def update(self, feet: np.ndarray, support: np.ndarray, yaw_rate: np.ndarray, velocity: np.ndarray, resting: np.ndarray, stepping: np.ndarray) -> None:
+    def update(
+        self,
+        feet: np.ndarray,
+        support: np.ndarray,
+        yaw_rate: np.ndarray,
+        velocity: np.ndarray,
+        resting: np.ndarray,
+        stepping: np.ndarray,
+        ankle_x: np.ndarray | float = 0.0,
+    ) -> None:
         """Take in one tick of motion. A command that comes to a standing robot begins a new path where it stands.
 
         Args:
             feet: soles from the root link's origin along the level heading axes [N, 2, 2], m; support: [N, 2] weights of the feet that stand, sum 1.
             yaw_rate: [N] about the vertical; velocity: gated command [N, 3].
             resting: [N] zero flags and the gate closed; stepping: [N] the clock runs.
+            ankle_x: [N] how far ahead of the pelvis the ankles stand at the present height, m.
         """
+        self.sway = sway_over(feet, ankle_x)
         turned = yaw_rate * self.dt_s
         cos, sin = np.cos(turned)[:, None], np.sin(turned)[:, None]
         x, y = self._feet[..., 0], self._feet[..., 1]
@@ -149,7 +168,13 @@ class PathTracker:
 
     def _stride_error(self) -> np.ndarray:
         """Mean of now and of where the step under way began: a walking pelvis sways and turns by 0.03 to either side, from step to step."""
-        return 0.5 * (self.error + self._last_step)
+        return 0.5 * (self._place_error() + self._last_step)
+
+    def _place_error(self) -> np.ndarray:
+        """Error of the pelvis' place over the feet: a pelvis that makes room for the arms' weight is no reason to step."""
+        out = self.error.copy()
+        out[:, :2] += self.sway
+        return out
 
     def steer(self, step_begins: np.ndarray, stepping: np.ndarray) -> None:
         """Choose the correction anew where a step begins, and move towards the choice: a step under way keeps its aim."""
@@ -157,6 +182,6 @@ class PathTracker:
             return
         if step_begins.any():
             self._wanted = np.where(step_begins[:, None], self.intended(), self._wanted)
-        self._last_step = np.where((step_begins | ~stepping)[:, None], self.error, self._last_step)
+        self._last_step = np.where((step_begins | ~stepping)[:, None], self._place_error(), self._last_step)
         self._wanted = self._wanted * stepping[:, None]
         self.correction = self.correction + self.config.smooth * (self._wanted - self.correction)

@@ -96,10 +96,10 @@ class LegPipeline:
         self.velocity, self.height_m = self.gate.step(flags, height_m, self.dt_s, self.cruise)
         self.goal = self._goal(flags, self.velocity)
         feet, feet_velocity = self.gait.sense_feet(gravity, gyro, q[:, self.legs], qd[:, self.legs])
-        capture = self.gait.capture_point(gravity, gyro, feet, feet_velocity, self.height_m, self.dt_s)
+        capture = self.gait.capture_point(gravity, gyro, feet, feet_velocity, self.height_m, self.dt_s, (q, qd))
         if self.config.path.enabled:
             support, yaw_rate = self.gait.support(self.config.path.support_lag), -np.sum(gravity * gyro, axis=1)
-            self.path.update(feet, support, yaw_rate, self.goal, self.resting(flags), self.gait.stepping)
+            self.path.update(feet, support, yaw_rate, self.goal, self.resting(flags), self.gait.stepping, self.gait.ankle_x)
         self._advance(self.goal, capture)
         stride = self.stride_velocity
         ahead, self._ahead = self._ahead, None

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from wbvla_lmo.arm_motion import ReplayConfig
+from wbvla_lmo.gait import GaitConfig
 from wbvla_lmo.gating import GatingConfig
 from wbvla_lmo.observation import ObservationConfig
 from wbvla_lmo.path import PathConfig
@@ -95,7 +96,7 @@ class RewardConfig:
     lateral: float = 2.0  # paper I 1.0, II 1.2
     yaw: float = 2.0  # paper
     drift: float = 1.0  # same three errors, filtered over drift_s: straightness and turn accuracy; ours
-    path_position: float = 2.0  # true distance from the commanded path; ours
+    path_position: float = 2.0  # true distance of the place over the feet from the commanded path; ours
     path_heading: float = 2.0  # true heading error to it; ours, the dense sister of J_dir
     heading_end: float = 0.0  # J_dir = |wrap(psi_end - psi_reference)|, once per start-stop episode, rad; paper stage II, weight ours
     # posture and joints
@@ -123,7 +124,7 @@ class RewardConfig:
     speed_limit: float = -0.5  # sum of joint speed beyond 80 % of the limit, parts of it; OpenHomie vel_lim
     # stability
     stand_action: float = -0.04  # J_stand = |a_leg|^2 at zero flags; paper stand-still I -0.05, II -0.1 per step, weight ours
-    stand_motion: float = -3.0  # m/s of the pelvis at zero command and frozen clock; ours
+    stand_motion: float = -3.0  # m/s of the centre of mass at zero command and frozen clock; ours
     stand_joints: float = -0.02  # (rad/s)^2 of the legs, likewise
     stand_step: float = -0.8  # stepping at zero command without need
     fall: float = -1.0  # once, not per second; ours
@@ -217,6 +218,7 @@ def _pipeline() -> PipelineConfig:
     """The interface that new policies are trained with: 0.3 m/s, 0.3 m/s, 0.3 rad/s [paper, Table 3], path error on [ours]."""
     return PipelineConfig(
         gating=GatingConfig(cruise=(0.3, 0.3, 0.3)),
+        gait=GaitConfig(arm_mass=True),
         observation=ObservationConfig(odometry=True, path=True),
         path=PathConfig(enabled=True),
     )

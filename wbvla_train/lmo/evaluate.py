@@ -83,6 +83,7 @@ class Log:
     sole_m: np.ndarray
     tilt: np.ndarray
     alive: np.ndarray
+    com: np.ndarray  # centre of mass [T, N, 3]
     path: np.ndarray  # the estimated error to the commanded path [T, N, 3]
     qpos: np.ndarray  # of the training model
 
@@ -123,7 +124,7 @@ def simulate(
     q = np.tile(robot.default_q, (n, 1))
     s.place(everyone, q, np.tile((0, 0, robot.default_stance_height_m + 0.002), (n, 1)), np.tile((1.0, 0, 0, 0), (n, 1)))
     alive = np.ones(n, dtype=bool)
-    names = ("position", "yaw", "action", "q", "qd", "torque", "stepping", "sole_m", "tilt", "alive", "path", "qpos")
+    names = ("position", "yaw", "action", "q", "qd", "torque", "stepping", "sole_m", "tilt", "alive", "com", "path", "qpos")
     rows: dict[str, list[np.ndarray]] = {k: [] for k in names}
     noise = 0.3 + 0.7 * difficulty
     for t in range(ticks):
@@ -154,6 +155,7 @@ def simulate(
                 s.sole_low_m,
                 tilt,
                 alive,
+                s.com,
                 pipeline.path.error,
                 s.qpos,
             ),
@@ -245,6 +247,31 @@ def accuracy(
     return rows
 
 
+# The paper's stability row: arms at twice the speed and 1.5 times the way, pulses to 150 N and 30 Nm for 0.1 s (when: ours, every 3 to 6 s).
+SHAKEN = dataclasses.replace(NOMINAL, arm_speed=(2.0, 2.0), arm_scale=1.5, pulse_n=150.0, pulse_nm=30.0, pulse_every_s=(3.0, 6.0), push_m_s=0.0)
+
+
+def stability(robot: RobotSpec, config: PipelineConfig, actor: Actor, *, each: int = 32, seconds: float = 20.0, seed: int = 50_000, **kwargs) -> list[dict]:
+    """Standing and squatting under pulses and fast arms: CoMS = sqrt(mean |c - c_mean|^2), steps, falls."""
+    rate, heights = int(config.rate_hz), (robot.default_stance_height_m, 0.5)
+    ticks = int(seconds * rate)
+    height = np.tile(np.repeat(heights, each), (ticks, 1))
+    flags = np.zeros((ticks, height.shape[1], 3))
+    log = simulate(robot, config, actor, flags, height, seed=seed, **({"difficulty": 1.0, "disturbance": SHAKEN} | kwargs))
+    rows = []
+    for i, h in enumerate(heights):
+        own = slice(i * each, (i + 1) * each)
+        ok = log.alive[-1, own]
+        row: dict = {"height": h, "falls": round(1 - float(ok.mean()), 3)}
+        if ok.any():
+            xy = log.com[2 * rate :, own, :2][:, ok]
+            row["coms_m"] = round(float(np.sqrt(np.mean(np.sum((xy - xy.mean(axis=0)) ** 2, axis=-1), axis=0)).mean()), 3)
+            row["stepping"] = round(float(log.stepping[2 * rate :, own][:, ok].mean()), 3)
+            row["heading_rad"] = round(float(np.abs(log.yaw[-1, own][ok] - log.yaw[2 * rate, own][ok]).mean()), 3)
+        rows.append(row)
+    return rows
+
+
 def random_switching(robot: RobotSpec, config: PipelineConfig, actor: Actor, *, robots: int = 64, seconds: float = 20.0, seed: int = 20_000, **kwargs) -> dict:
     """Random commands switched every 0.5 to 4 s; falls."""
     rng = np.random.default_rng(seed)
@@ -321,6 +348,7 @@ def development_report(
         "commands": {row.pop("command"): row for row in constant_commands(robot, config, actor, each=each, seed=seed, push=push, **common)},
         "stopping": {row.pop("command"): row for row in stopping(robot, config, actor, each=each, seed=seed + 1, **common)},
         "accuracy": {row.pop("command"): row for row in accuracy(robot, config, actor, seed=seed + 3, physics=common["physics"])},
+        "stability": {str(row.pop("height")): row for row in stability(robot, config, actor, seed=seed + 4, physics=common["physics"])},
         "switching": random_switching(robot, config, actor, seed=seed + 2, **common),
         "robots_per_command": each,
         "difficulty": difficulty,
@@ -342,7 +370,7 @@ def main(argv: list[str] | None = None) -> int:
     report = development_report(
         args.state, each=args.each, difficulty=args.difficulty, randomise=args.randomise, threads=args.threads, push=not args.no_push, seed=args.seed
     )
-    for part in ("commands", "stopping", "accuracy"):
+    for part in ("commands", "stopping", "accuracy", "stability"):
         for name, row in report[part].items():
             print(f"{name:22s} " + "  ".join(f"{k} {v}" for k, v in row.items()))
     print("switching", report["switching"])

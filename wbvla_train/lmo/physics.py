@@ -54,6 +54,7 @@ class BatchPhysics:
         self._root = self.model.body(robot.root).id
         self._hands = [self.model.body(robot.joint(robot.names(g)[-1]).child).id for g in ("left_arm", "right_arm")]
         self._wrench = b.bind("xfrc_applied")
+        self._subtree_com = b.bind("subtree_com")
         self._com = b.expand("body_ipos")
         self._torso = self.model.body("torso_link").id if "torso_link" in [self.model.body(i).name for i in range(self.model.nbody)] else 1
         self._commands = np.zeros((count, 3, self.model.nu))  # newest first
@@ -179,6 +180,7 @@ class BatchPhysics:
         self.velocity = np.stack((cos * vx + sin * vy, cos * vy - sin * vx, self.qvel[:, 2]), axis=1)  # [N, 3] heading frame
         self.yaw_rate = -np.sum(self.gravity * self.gyro, axis=1)  # about the vertical
         self.height_m = self.qpos[:, 2]
+        self.com = self._subtree_com[:, self._root]  # [N, 3] world
         self.feet = self._site_xpos[:, self._feet]  # [N, 2, 3] sole point under the ankle
         matrix = self._site_xmat[:, self._feet].reshape(self.count, 2, 3, 3)
         self.feet_up = matrix[..., 2, :]  # [N, 2, 3] world z in the foot frame

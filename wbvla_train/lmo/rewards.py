@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from wbvla_core.robot import RobotSpec
-from wbvla_lmo.path import advance_error, wrap
+from wbvla_lmo.path import advance_error, sway_over, wrap
 from wbvla_lmo.pipeline import LegPipeline
 from wbvla_train.lmo.config import RewardConfig
 from wbvla_train.lmo.physics import BatchPhysics
@@ -38,7 +38,8 @@ class Rewards:
         self.soft_upper = robot.upper[self.legs] - 0.025 * span
         self.effort, self.top_speed = robot.effort_nm[self.legs], robot.velocity_rad_s[self.legs]
         self.rolls = np.array(["_roll_" in robot.joint_names[j] for j in self.legs])
-        self.path, self.path_short = np.zeros((n, 3)), np.zeros((n, 3))  # true error to the commanded path; stride-filtered
+        self.path, self.path_short = np.zeros((n, 3)), np.zeros((n, 3))  # true error to the commanded path; of the place over the feet, stride-filtered
+        self.last_com = np.zeros((n, 2))
         self.last_xy, self.last_yaw = np.zeros((n, 2)), np.zeros(n)
         self.was_moving = np.zeros(n, dtype=bool)  # flags of the last slot
         self.episode = np.zeros(n, dtype=bool)  # between a start from rest and the stable end
@@ -54,6 +55,7 @@ class Rewards:
         self.short[ids] = self.long[ids] = 0.0
         self.path[ids] = self.path_short[ids] = 0.0
         self.last_xy[ids], self.last_yaw[ids] = self.physics.qpos[ids, :2], self.physics.yaw[ids]
+        self.last_com[ids] = self.physics.com[ids, :2]
         self.was_moving[ids] = self.episode[ids] = False
         self.turn_error[ids] = self.stable_s[ids] = 0.0
         self.last_feet[ids] = self.physics.feet[ids]
@@ -73,6 +75,7 @@ class Rewards:
         self.long += (dt_s / c.drift_s) * (error - self.long)
         contact = s.sole_low_m < CONTACT_M
         wanted = ref.swing == 0.0
+        com_speed = np.linalg.norm(s.com[:, :2] - self.last_com, axis=1) / dt_s
         foot_v = np.linalg.norm((s.feet - self.last_feet)[..., :2], axis=-1) / dt_s
         action = p.last_action
         rate, jerk = action - self.action_1, action - 2 * self.action_1 + self.action_2
@@ -112,7 +115,7 @@ class Rewards:
             "residual": c.residual * np.sum(action**2, axis=1),
             "roll_action": c.roll_action * (np.abs(p.goal[:, 1]) < 0.02) * np.sum(action[:, self.rolls] ** 2, axis=1),
             "stand_action": c.stand_action * resting * np.sum(action**2, axis=1),
-            "stand_motion": c.stand_motion * frozen * np.clip(np.linalg.norm(s.velocity[:, :2], axis=1) + 0.3 * np.abs(s.yaw_rate), 0, 1),
+            "stand_motion": c.stand_motion * frozen * np.clip(com_speed + 0.3 * np.abs(s.yaw_rate), 0, 1),
             "stand_joints": c.stand_joints * frozen * np.clip(np.sum(qd**2, axis=1), 0, 50),
             "stand_step": c.stand_step * (resting & p.gait.stepping & ~p.path.wants(p.gait.stepping)),
             "joint_acceleration": c.joint_acceleration * np.sum(((qd - self.last_qd) / dt_s) ** 2, axis=1),
@@ -121,7 +124,7 @@ class Rewards:
             "speed_limit": c.speed_limit * np.sum(np.clip(np.abs(qd) / self.top_speed - 0.8, 0, 2), axis=1),
             "joint_limit": c.joint_limit * np.sum(np.clip(self.soft_lower - q, 0, None) + np.clip(q - self.soft_upper, 0, None), axis=1),
         }
-        self.last_feet = s.feet.copy()
+        self.last_feet, self.last_com = s.feet.copy(), s.com[:, :2].copy()
         self.last_qd = qd.copy()
         self.action_2, self.action_1 = self.action_1, action.copy()
         total = np.zeros(s.count)
@@ -139,7 +142,11 @@ class Rewards:
         start = moving & ~self.was_moving & ~self.episode
         self.path = np.where(start[:, None], p.path.error, self.path)
         self.path = p.path.settle(advance_error(self.path, moved, turned, p.goal, dt_s), resting)
-        self.path_short += (dt_s / self.config.velocity_filter_s) * (self.path - self.path_short)
+        place = self.path.copy()
+        arm = s.feet[..., :2] - s.qpos[:, None, :2]
+        feet = np.stack((cos[:, None] * arm[..., 0] + sin[:, None] * arm[..., 1], cos[:, None] * arm[..., 1] - sin[:, None] * arm[..., 0]), axis=-1)
+        place[:, :2] += sway_over(feet, p.gait.ankle_x)
+        self.path_short += (dt_s / self.config.velocity_filter_s) * (place - self.path_short)
         self.last_xy, self.last_yaw = s.qpos[:, :2].copy(), s.yaw.copy()
         self.turn_error = np.where(start, 0.0, self.turn_error)
         self.episode |= start
