@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from wbvla_lmo.arm_motion import ReplayConfig
 from wbvla_lmo.gait import GaitConfig
@@ -27,6 +27,8 @@ class PhysicsConfig:
     delay_steps_max: int = 8  # command delay 0..40 ms [paper: action lag 2..8 steps, read as simulation steps]
     joint_lag_steps_max: int = 8  # age of joint angles and speeds, times the difficulty [paper: 0..8]
     imu_lag_steps: tuple[int, int] = (1, 10)  # age of gyro and gravity, times the difficulty [paper: 1..10]
+    substeps: int = 4  # physics steps per slot: 5 ms each [OpenHomie; equals the lock-step world]
+    integrator: Literal["implicitfast", "euler"] = "implicitfast"
     leg_frictionloss: bool = True  # dry friction on the legs only: each row costs solver time [ours]
     fall_height_m: float = 0.34  # pelvis below this is a fall [ours: 0.12 below the deepest squat]
     fall_tilt_rad: float = 0.8  # [OpenHomie |g_xy| > 0.8; equals the safety ladder's damping threshold]

@@ -101,12 +101,14 @@ def simulate(
     seed: int = 10_000,
     iterations: int | None = 100,
     physics: PhysicsConfig | None = None,
+    packet_loss: float = 0.0,
     disturbance: DisturbanceConfig | None = None,
 ) -> Log:
     """Run N robots through command streams flags [T, N, 3], height [T, N] from standing at the default height.
 
     Args:
         difficulty: scales arm motion, pushes and sensor noise. randomise: scales mass, gain and friction randomisation.
+        packet_loss: part of the commands that never arrive; the driver holds the last one.
     """
     ticks, n = flags.shape[:2]
     rng = np.random.default_rng(seed)
@@ -139,7 +141,8 @@ def simulate(
         ids, delta = pushes.step(pipeline.dt_s, difficulty)
         if push and len(ids):
             s.push(ids, delta)
-        s.slot(target, wrench=pushes.pulse(pipeline.dt_s, difficulty) if push else None)
+        lost = rng.random(n) < packet_loss if packet_loss > 0.0 else None
+        s.slot(target, lost=lost, wrench=pushes.pulse(pipeline.dt_s, difficulty) if push else None)
         tilt = np.arccos(np.clip(-s.gravity[:, 2], -1, 1))
         alive &= (s.height_m > 0.34) & (tilt < 0.8) & ~s.broken
         for name, value in zip(
@@ -322,6 +325,41 @@ def stopping(robot: RobotSpec, config: PipelineConfig, actor: Actor, *, each: in
     return rows
 
 
+# name, physics, solver iterations (None = the training's)
+SIMULATIONS: tuple[tuple[str, dict, int | None], ...] = (
+    ("training: 4 x 5 ms, implicitfast, 4 iterations", {}, None),
+    ("4 x 5 ms, implicitfast, 100 iterations", {}, 100),
+    ("10 x 2 ms, implicitfast, 100 iterations", {"substeps": 10}, 100),
+    ("10 x 2 ms, Euler, 100 iterations", {"substeps": 10, "integrator": "euler"}, 100),
+)
+LOSSES = (0.0, 0.02, 0.1, 0.2)  # parts of the commands
+
+
+def sim_to_sim(robot: RobotSpec, config: PipelineConfig, actor: Actor, *, each: int = 16, threads: int = 1, seed: int = 60_000) -> list[tuple[str, list[dict]]]:
+    """The accuracy protocol in other simulations of the same robot, and with commands lost on the way to the motors."""
+    out = []
+    for name, changes, iterations in SIMULATIONS:
+        physics = PhysicsConfig(threads=threads, **changes)
+        out.append((name, accuracy(robot, config, actor, each=each, seed=seed, physics=physics, iterations=iterations)))
+    for loss in LOSSES[1:]:
+        physics = PhysicsConfig(threads=threads)
+        out.append((f"{loss:.0%} of the commands lost", accuracy(robot, config, actor, each=each, seed=seed, physics=physics, packet_loss=loss)))
+    return out
+
+
+def _sim_table(rows: list[tuple[str, list[dict]]]) -> str:
+    """Markdown: one line per simulation, position and heading error at the end per kind of command, falls."""
+    pairs = (("forward / back", ("forward", "backward")), ("lateral", ("left", "right")), ("turn", ("turn left", "turn right")))
+    lines = ["| simulation | " + " | ".join(f"{p} m, rad" for p, _ in pairs) + " | falls |", "|---|" + "---|" * (len(pairs) + 1)]
+    for name, table in rows:
+        cells = []
+        for _, commands in pairs:
+            own = [r for r in table if r["command"] in commands and "end_m" in r]
+            cells.append(f"{np.mean([r['end_m'] for r in own]):.3f}, {np.mean([r['end_rad'] for r in own]):.3f}" if own else "-")
+        lines.append(f"| {name} | " + " | ".join(cells) + f" | {np.mean([r['falls'] for r in table]):.0%} |")
+    return "\n".join(lines)
+
+
 @dataclass(frozen=True)
 class Arguments:
     """Quick look at a training state."""
@@ -334,6 +372,7 @@ class Arguments:
     threads: int = 1
     no_push: bool = False
     accuracy: bool = False  # only the accuracy protocol
+    sim_to_sim: bool = False  # only the accuracy protocol in other simulations and with lost commands
 
 
 def development_report(
@@ -361,8 +400,12 @@ def main(argv: list[str] | None = None) -> int:
     torch.set_num_threads(1)
     actor, state = load_actor(args.state)
     print(f"{args.state}: {state['steps'] / 1e6:.2f} M steps, {state['wall_s']:.0f} s, curriculum {state['curriculum']}")
+    stored = json.loads(state["config"])
+    if args.sim_to_sim:
+        robot, config = load_robot(stored["robot"]), PipelineConfig.from_json(stored["pipeline"])
+        print(_sim_table(sim_to_sim(robot, config, actor, each=args.each, threads=args.threads)))
+        return 0
     if args.accuracy:
-        stored = json.loads(state["config"])
         physics = dataclasses.replace(PhysicsConfig(), threads=args.threads)
         for row in accuracy(load_robot(stored["robot"]), PipelineConfig.from_json(stored["pipeline"]), actor, each=args.each, physics=physics):
             print(f"{row.pop('command'):22s} " + "  ".join(f"{k} {v}" for k, v in row.items()))

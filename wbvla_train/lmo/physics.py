@@ -21,6 +21,8 @@ def lean_model(robot: RobotSpec, config: PhysicsConfig, iterations: int | None =
     solver = {} if iterations is None else {"iterations": iterations, "ls_iterations": 50}
     text = robot_mjcf(robot, visuals=False, sensors=False, body_contacts=False, frictionloss=False, fixed=("head", *light), **solver)
     model = mujoco.MjModel.from_xml_string(text)
+    model.opt.timestep = TIMESTEP_S * SLOT_STEPS / config.substeps
+    model.opt.integrator = {"implicitfast": mujoco.mjtIntegrator.mjINT_IMPLICITFAST, "euler": mujoco.mjtIntegrator.mjINT_EULER}[config.integrator]
     if config.leg_frictionloss:
         for name in robot.names("legs"):
             model.dof_frictionloss[model.joint(name).dofadr[0]] = robot.joint(name).frictionloss
@@ -61,7 +63,8 @@ class BatchPhysics:
         self.delay_steps = np.zeros(count, dtype=np.intp)
         self.joint_lag_steps, self.imu_lag_steps = np.zeros((2, count), dtype=np.intp)
         self.torque_offset = np.zeros((count, self.model.nu))  # Nm, constant per episode
-        depth = max(config.joint_lag_steps_max, config.imu_lag_steps[1]) + 1
+        self._fine = config.substeps / SLOT_STEPS  # physics steps per 5 ms, in which delays and lags are counted
+        depth = round(self._fine * max(config.joint_lag_steps_max, config.imu_lag_steps[1])) + 1
         self._past_q, self._past_qd = np.zeros((2, depth, count, self.model.nu))  # of the last physics steps, a ring
         self._past_imu = np.zeros((depth, count, 7))  # quaternion, gyro
         self._newest = 0  # place of the newest entry in the ring
@@ -134,14 +137,16 @@ class BatchPhysics:
         if wrench is not None:
             self._wrench[:, self._root, :2], self._wrench[:, self._root, 5] = wrench[:, :2], wrench[:, 2]
         rows = np.arange(self.count)
-        for step in range(SLOT_STEPS):
-            age = np.maximum((self.delay_steps - step + SLOT_STEPS - 1) // SLOT_STEPS, 0)
+        substeps = self.config.substeps
+        delay = np.round(self._fine * self.delay_steps).astype(np.intp)
+        for step in range(substeps):
+            age = np.maximum((delay - step + substeps - 1) // substeps, 0)
             self.ctrl[:] = self._commands[rows, age]
             qd = np.zeros((self.count, self.robot.joint_count))
             qd[:, self.joints] = self.qvel[:, 6:]
             low, high = self.robot.torque_range(qd)
             self._force_range[..., 0], self._force_range[..., 1] = low[:, self.joints], high[:, self.joints]
-            last = step == SLOT_STEPS - 1
+            last = step == substeps - 1
             self.batch.step(stage=mujoco.mjtStage.mjSTAGE_POS if last else mujoco.mjtStage.mjSTAGE_NONE)
             self._remember()
         self.demand = self._gain[..., 0] * (self.ctrl - self.qpos[:, 7:]) + self._bias[..., 2] * self.qvel[:, 6:]  # before the limits
@@ -157,7 +162,7 @@ class BatchPhysics:
     def sense(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """(gyro [N, 3], gravity [N, 3], q [N, J], qd [N, J]) as old as each robot's lags, without noise."""
         rows, depth = np.arange(self.count), len(self._past_q)
-        joints, imu = (self._newest - self.joint_lag_steps) % depth, (self._newest - self.imu_lag_steps) % depth
+        joints, imu = (self._newest - np.round(self._fine * np.stack((self.joint_lag_steps, self.imu_lag_steps))).astype(np.intp)) % depth
         q, qd = self.q.copy(), np.zeros_like(self.qd)
         q[:, self.joints], qd[:, self.joints] = self._past_q[joints, rows], self._past_qd[joints, rows]
         imu = self._past_imu[imu, rows]
