@@ -6,6 +6,7 @@ reference alone does not walk; it fixes when which foot swings, so that start, s
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -251,14 +252,20 @@ class ReferenceGait:
         return position + speed / omega[:, None]
 
     def advance(
-        self, velocity: np.ndarray, cruise: np.ndarray, capture: np.ndarray, dt_s: float, path_wants: np.ndarray | None = None, aim: np.ndarray | None = None
+        self,
+        velocity: np.ndarray,
+        cruise: np.ndarray,
+        capture: np.ndarray,
+        dt_s: float,
+        path_wants: np.ndarray | None = None,
+        aim: Callable[[], np.ndarray] | None = None,
     ) -> None:
         """One tick of the clock.
 
         Args:
             velocity: gated velocity reference [N, 3]; cruise: its full-scale value [3] (or [N, 3]).
             capture: :meth:`capture_point` [N, 2].
-            path_wants: [N] robots that shall step to get back onto their path; aim: where to, [N, 3] m/s, m/s, rad/s.
+            path_wants: [N] robots that shall step to get back onto their path; aim: asked for where to, [N, 3] m/s, m/s, rad/s.
         """
         c = self.config
         if not c.enabled:
@@ -273,8 +280,9 @@ class ReferenceGait:
         if path_wants is not None:
             # Not in the first moment of rest: the last step must come to rest before its error counts.
             back = ~self.stepping & ~start & path_wants & (self.standing_s > c.settle_s)
-            velocity = np.where(back[:, None], aim, velocity)
-            start |= back
+            if back.any():
+                velocity = np.where(back[:, None], aim(), velocity)
+                start |= back
         # Which foot first: the one on the side that it goes to; against a push, the one that the push unloads.
         intent_left = velocity[:, 1] + velocity[:, 2] * 0.1
         left_first = np.where(np.abs(intent_left) > 0.02, intent_left > 0, np.where(caught, left < 0, self.phase < 0.25))

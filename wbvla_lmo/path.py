@@ -92,7 +92,7 @@ class PathTracker:
         self.config, self.dt_s = config, dt_s
         self.error = np.zeros((count, 3))
         self.correction = np.zeros((count, 3))  # added to the gated velocity by the reference gait
-        self.sway = np.zeros((count, 2))  # where the pelvis is, seen from its place over the feet (forward, left), m
+        self.place = np.zeros((count, 3))  # the same error for the pelvis' place over the feet
         self.given_up = np.zeros(count, dtype=bool)  # this tick the path was moved to the robot
         self._wanted = np.zeros((count, 3))
         self._last_step = np.zeros((count, 3))  # error where the step under way began
@@ -105,7 +105,7 @@ class PathTracker:
 
     def reset(self, ids: np.ndarray | slice = slice(None)) -> None:
         """The path begins where the robots ``ids`` stand at their next update."""
-        for array in (self.error, self.correction, self._wanted, self._last_step, self._patience_s):
+        for array in (self.error, self.place, self.correction, self._wanted, self._last_step, self._patience_s):
             array[ids] = 0.0
         self._rested[ids] = False
         self._fresh[ids] = True
@@ -128,7 +128,6 @@ class PathTracker:
             resting: [N] zero flags and the gate closed; stepping: [N] the clock runs.
             ankle_x: [N] how far ahead of the pelvis the ankles stand at the present height, m.
         """
-        self.sway = sway_over(feet, ankle_x)
         turned = yaw_rate * self.dt_s
         cos, sin = np.cos(turned)[:, None], np.sin(turned)[:, None]
         x, y = self._feet[..., 0], self._feet[..., 1]
@@ -146,6 +145,8 @@ class PathTracker:
         self._patience_s = np.where(resting & stepping, self._patience_s + self.dt_s, 0.0)
         self.given_up = self._patience_s > self.config.patience_s
         self.error = self.settle(advance_error(self.error, moved, turned, velocity, self.dt_s), resting)
+        self.place = self.error.copy()  # a pelvis that makes room for the arms' weight is no reason to step
+        self.place[:, :2] += sway_over(feet, ankle_x)
 
     def settle(self, error: np.ndarray, resting: np.ndarray) -> np.ndarray:
         """Clip, leak and giving up, [N, 3] -> [N, 3]; training puts the true error through the same."""
@@ -168,13 +169,7 @@ class PathTracker:
 
     def _stride_error(self) -> np.ndarray:
         """Mean of now and of where the step under way began: a walking pelvis sways and turns by 0.03 to either side, from step to step."""
-        return 0.5 * (self._place_error() + self._last_step)
-
-    def _place_error(self) -> np.ndarray:
-        """Error of the pelvis' place over the feet: a pelvis that makes room for the arms' weight is no reason to step."""
-        out = self.error.copy()
-        out[:, :2] += self.sway
-        return out
+        return 0.5 * (self.place + self._last_step)
 
     def steer(self, step_begins: np.ndarray, stepping: np.ndarray) -> None:
         """Choose the correction anew where a step begins, and move towards the choice: a step under way keeps its aim."""
@@ -182,6 +177,6 @@ class PathTracker:
             return
         if step_begins.any():
             self._wanted = np.where(step_begins[:, None], self.intended(), self._wanted)
-        self._last_step = np.where((step_begins | ~stepping)[:, None], self._place_error(), self._last_step)
+        self._last_step = np.where((step_begins | ~stepping)[:, None], self.place, self._last_step)
         self._wanted = self._wanted * stepping[:, None]
         self.correction = self.correction + self.config.smooth * (self._wanted - self.correction)

@@ -140,7 +140,7 @@ class LegPipeline:
         if not self.config.path.enabled:
             self.gait.advance(goal, self.cruise, capture, self.dt_s)
             return
-        self.gait.advance(goal, self.cruise, capture, self.dt_s, self.path.wants(self.gait.stepping), self.path.intended())
+        self.gait.advance(goal, self.cruise, capture, self.dt_s, self.path.wants(self.gait.stepping), self.path.intended)
         self.path.steer(self.gait.step_begins, self.gait.stepping)
 
     def anticipate(self, flags: np.ndarray, height_m: np.ndarray) -> None:

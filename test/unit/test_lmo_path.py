@@ -111,7 +111,7 @@ def test_steps_begin_at_a_larger_error_than_they_end_at():
     no, yes = np.array([False]), np.array([True])
 
     def standing_at(*error: float) -> None:
-        tracker.error[:] = error
+        tracker.place[:] = error
         tracker.steer(no, no)
 
     standing_at(0.04, 0.0, 0.0)
@@ -126,7 +126,7 @@ def test_what_sways_from_step_to_step_is_not_taken_for_an_error():
     tracker, _ = started()
     yes = np.array([True])
     for side in (1, -1, 1, -1):
-        tracker.error[:] = (0.0, 0.03 * side, 0.035 * side)
+        tracker.place[:] = (0.0, 0.03 * side, 0.035 * side)
         if side < 0:
             assert not tracker.wants(yes)[0] and not tracker.intended().any()
         tracker.steer(yes, yes)
@@ -143,17 +143,30 @@ def test_a_command_to_a_standing_robot_begins_a_new_path_and_one_in_mid_step_goe
 def test_correction_is_chosen_when_a_step_begins_and_kept_while_it_is_under_way():
     tracker, _ = started()
     yes, no = np.array([True]), np.array([False])
-    tracker.error[:] = (0.04, 0.0, 0.3)
+    tracker.place[:] = (0.04, 0.0, 0.3)
     tracker.steer(no, no)  # standing
     tracker.steer(yes, yes)
     np.testing.assert_allclose(tracker.correction[0], 0.15 * np.array((0.04, 0.0, 0.15)))  # smooth x clipped gain x error
-    tracker.error[:] = 0.0
+    tracker.place[:] = 0.0
     for _ in range(100):
         tracker.steer(no, yes)
     np.testing.assert_allclose(tracker.correction[0], (0.04, 0.0, 0.15), atol=1e-6)
     for _ in range(100):
         tracker.steer(no, no)
     np.testing.assert_allclose(tracker.correction[0], 0.0, atol=1e-6)
+
+
+def test_a_pelvis_that_sways_over_planted_feet_is_in_error_but_no_reason_to_step():
+    """Both feet stay, the pelvis moves back by 0.08 m to make room for the arms."""
+    tracker, walker = started()
+    feet = walker.sense()
+    for i in range(40):
+        walker.xy = np.array((-0.002 * (i + 1), 0.0))
+        tracker.update(walker.sense(), np.full((1, 2), 0.5), np.zeros(1), np.zeros((1, 3)), np.array([False]), np.array([False]), float(feet[0, :, 0].mean()))
+    np.testing.assert_allclose(tracker.error[0], (0.08, 0, 0), atol=1e-9)
+    np.testing.assert_allclose(tracker.place[0], 0.0, atol=1e-9)
+    tracker.steer(np.array([False]), np.array([False]))
+    assert not tracker.wants(np.array([False]))[0]
 
 
 def test_reset_starts_the_path_where_the_robot_is():
