@@ -172,7 +172,8 @@ def compare(out: Path) -> str:
             lines.append(f"{label}: no metrics.json in {' and '.join(str(file.parent) for file in files if not file.is_file())}")
             continue
         shipped, mine = (numbers(json.loads(file.read_text())) for file in files)
-        lines += [f"{f'{label} {name}':<60} {shipped[name]:>12.4g} {mine[name]:>12.4g}" for name in shipped if name in mine]
+        both = [name for name in shipped if name in mine and not name.startswith("settings.")]
+        lines += [f"{f'{label} {name}':<60} {shipped[name]:>12.4g} {mine[name]:>12.4g}" for name in both]
     return "\n".join(lines)
 
 
@@ -185,6 +186,9 @@ def main() -> int:
     parser.add_argument("--list", action="store_true", help="print the commands and do nothing")
     arguments = parser.parse_args()
     out = (arguments.out or ROOT / "runs" / ("train-debug" if arguments.debug else "train-tiny")).resolve()
+    os.chdir(ROOT)
+    if out.is_relative_to(ROOT):
+        out = out.relative_to(ROOT)  # the commands end up in the checkpoints' metrics, and shall mean something to others
     chain = stages(out, arguments.debug)
     if arguments.until:
         names = [stage.name for stage in chain]

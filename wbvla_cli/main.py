@@ -45,7 +45,7 @@ VERBS = (
     Verb(("inspect",), "wbvla_cli.inspect", "print a checkpoint's manifest and lineage", "robot"),
     Verb(("eval", "walk-to"), "wbvla_eval.walk_to", "walk-to-box trials on unseen seeds: success, falls, Wilson intervals", "sim,vla"),
     Verb(("eval", "instructions"), "wbvla_eval.instructions", "success of every instruction on unseen seeds", "sim,vla"),
-    Verb(("eval", "lmo"), "wbvla_eval.lmo", "tracking, standing, stopping and falls of the leg policy per command", "sim"),
+    Verb(("eval", "lmo"), "wbvla_eval.lmo", "benchmark of a leg controller: accuracy, stability, arrival, switching, stress, squats, cart", "sim"),
     Verb(("data", "video"), "wbvla_train.data.video", "render action-free egocentric video", "train"),
     Verb(("data", "demos"), "wbvla_train.data.demos", "record demonstrations by the scripted teleoperator", "train"),
     Verb(("train", "lmo"), "wbvla_train.lmo.train", "leg policy: PPO in batched MuJoCo", "train"),

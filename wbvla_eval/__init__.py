@@ -7,7 +7,7 @@ The robot never claims success; this room does, from simulator truth. Read in th
     tasks      success of each instruction and the kinds of failure
     protocol   seeds (training, development, test kept apart) and trials
     walk_to    `wbvla eval walk-to`: many trials in several processes, tables, JSON
-    lmo        `wbvla eval lmo`: command tracking of the leg policy alone
+    lmo/       `wbvla eval lmo`: benchmark of leg controllers, ours or anybody's
     episode_video, report   the demo's video and its one-page report
 
 Nothing imports this room but the command line and tests.

@@ -161,10 +161,12 @@ class LmoNode(ManagedNode):
         if first:
             self.controller.reset(state)
         status = self.ladder.evaluate(start_s, state.tilt_rad)
-        self._note_status(status, state.stamp_s)
+        if status.rung is SafetyRung.STAND and self._changed(status):
+            self.controller.hold_arms()
         self._answer = self._decide(status, state)
         self._command_out.publish(self._answer)
-        end_s = time.monotonic()
+        end_s = time.monotonic()  # the motors have their command; what is said about it comes behind
+        self._note_status(status, state.stamp_s)
         self._compute.add(end_s - start_s)
         if self._tick_s is not None:
             self._interval.add(start_s - self._tick_s)
@@ -259,15 +261,17 @@ class LmoNode(ManagedNode):
         if msg.state == SafetyState.DAMPING and codec.stamp_s(msg.header.stamp) > self._driver_ignored_until_s:
             self.ladder.fault(ErrorCode.DRIVER_COMMAND_SILENT, f"the driver is damping: {msg.reason}")
 
+    def _changed(self, status: SafetyStatus) -> bool:
+        """Whether this is not what was said last."""
+        before = self._status
+        return before is None or (before.rung, before.code, before.source) != (status.rung, status.code, status.source)
+
     def _note_status(self, status: SafetyStatus, at_s: float) -> None:
         """Publish the safety state on every change and ten times a second; log the change."""
-        now_s, before = time.monotonic(), self._status
-        changed = before is None or (before.rung, before.code, before.source) != (status.rung, status.code, status.source)
+        now_s, changed = time.monotonic(), self._changed(status)
         if changed:
             text = f"{status.rung.name}{f' ({status.source})' if status.source else ''}{f': {status.reason}' if status.reason else ''}"
             self.say(text, error=status.rung is SafetyRung.DAMPING)
-            if status.rung is SafetyRung.STAND:
-                self.controller.hold_arms()
         if changed or now_s - self._safety_said_s >= SAFETY_PERIOD_S:
             self._safety_out.publish(codec.safety_msg(status, at_s, self.NAME, self.dropped))
             self._safety_said_s = now_s

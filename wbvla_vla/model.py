@@ -157,6 +157,7 @@ class PrismaticVla(nn.Module):
                 bos_token_id=tokenizer.bos_id,
                 eos_token_id=None,
                 use_cache=False,
+                loss_type="ForCausalLM",  # the class's own; left open it is warned about
             )
         )
         self.register_buffer("act_ids", torch.from_numpy(tokenizer.act_ids(config.codebook_size)), persistent=False)  # [kinds, codes]

@@ -175,20 +175,22 @@ def test_the_recorded_commands_are_bit_for_bit_what_the_controller_gives_in_lock
     """The node's observation is training's and evaluation's: the same class, fed from the bag, gives the same motor commands."""
     robot = load_robot("x2")
     controller = LmoController(robot, LmoPolicy.load(share_dir() / LEGS, robot))
-    joints, imus, commands, followed_ns = {}, {}, {}, None
+    joints, imus, commands, followed = {}, {}, {}, None
     names = {topic_table().topics[key].name: key for key in ("joint_states", "imu", "joint_command", "safety_state")}
-    for name, at_ns, message in read_messages(folder / "bag", list(names)):
+    for name, _, message in read_messages(folder / "bag", list(names)):
         key, stamp = names[name], codec.stamp_ns(message.header.stamp)
         if key == "safety_state" and message.state == SafetyState.FOLLOW:
-            followed_ns = followed_ns or at_ns
+            followed = followed or stamp
         elif key == "joint_states":
             joints.setdefault(stamp, codec.joint_state_from_msg(message, robot.joint_names))
         elif key == "imu":
             imus.setdefault(stamp, codec.imu_from_msg(message))
-        elif key == "joint_command" and followed_ns is None:
+        elif key == "joint_command":
             commands.setdefault(stamp, np.array(message.position))
     compared = 0
     for stamp, target in commands.items():
+        if followed is not None and stamp >= followed:
+            break  # from here on decisions go in, too
         if stamp not in joints or stamp not in imus:  # lost by the recorder: the controller has a memory, and the comparison ends here
             break
         state = codec.robot_state(joints[stamp], imus[stamp])

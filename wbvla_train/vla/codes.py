@@ -23,6 +23,7 @@ from wbvla_train.loop import TrainLoop
 from wbvla_train.vla.config import VlaTrainConfig
 from wbvla_train.vla.grounding import Grounding, GroundingStep, box_loss
 from wbvla_train.vla.images import jitter, to_model
+from wbvla_train.vla.pictures import GROUNDED_FILE, load_stills
 from wbvla_vla.model import PrismaticVla, code_loss
 from wbvla_vla.tokens import InstructionTokenizer
 
@@ -136,8 +137,6 @@ class CodesStep:
 
 def train_codes(config: VlaTrainConfig, model: PrismaticVla, tokenizer: InstructionTokenizer, spec: ImageSpec, log=print) -> dict[str, float]:
     """Stage 1, from stage 0's weights where there are some; leaves the result in ``model``."""
-    from wbvla_train.vla.train import GROUNDED_FILE, load_stills
-
     c = config.codes
     grounded = config.run_dir / GROUNDED_FILE
     if grounded.exists():

@@ -8,25 +8,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from wbvla_core.robot import load_robot
 from wbvla_perception.preprocess import ImageSpec
 from wbvla_sim.instructions import TASKS, paraphrases
 from wbvla_train.data import stills
-from wbvla_train.data.shards import read_shards
 from wbvla_train.loop import TrainLoop
 from wbvla_train.vla.config import PRESETS, VlaTrainConfig
 from wbvla_train.vla.grounding import Grounding, GroundingStep
+from wbvla_train.vla.pictures import GROUNDED_FILE, load_stills
 from wbvla_vla import config as sizes
 from wbvla_vla.checkpoint import save_half
 from wbvla_vla.config import VlaConfig
 from wbvla_vla.model import PrismaticVla, parameter_count
 from wbvla_vla.tokens import InstructionTokenizer, build_tokenizer
-
-GROUNDED_FILE = "grounded.safetensors"  # stage 0's result: weights of the VLA without the heads
-HELD_OUT = 0.03  # share of the pictures and episodes (the last ones) that is kept for measuring
 
 
 def build_model(size: str, seed: int = 0) -> tuple[PrismaticVla, InstructionTokenizer]:
@@ -36,16 +32,6 @@ def build_model(size: str, seed: int = 0) -> tuple[PrismaticVla, InstructionToke
     tokenizer = InstructionTokenizer(build_tokenizer(sentences, config.codebook_size, config.tokens_per_kind), config.language.max_words, config.prompt)
     torch.manual_seed(seed)
     return PrismaticVla(config, tokenizer), tokenizer
-
-
-def load_stills(config: VlaTrainConfig, log=print) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Pictures and labels, (training, held out); renders what is missing."""
-    g = config.grounding
-    if g.scenes:
-        stills.make(stills.StillsConfig(output=g.data, robot=config.robot, scenes=g.scenes), log)
-    data = read_shards(g.data)
-    cut = int(len(data["images"]) * (1 - HELD_OUT)) - 1
-    return {key: value[:cut] for key, value in data.items()}, {key: value[cut:] for key, value in data.items()}
 
 
 def train_grounding(config: VlaTrainConfig, model: PrismaticVla, tokenizer: InstructionTokenizer, spec: ImageSpec, log=print) -> dict[str, float]:
