@@ -35,7 +35,9 @@ class GaitConfig:
         ankle_margin_rad: distance that the squat table keeps from the ankle pitch limits.
         max_lean_rad: greatest forward lean in deep squats.
         load_compensation: part of the static sag that the targets anticipate.
-        arm_mass: the capture point counts the arms where they are, not hanging.
+        arm_mass: the capture point counts the arms where they are, not hanging, and the pelvis makes room for their weight.
+        arm_follow: gain per tick of that, by the arms of the tick before (the next reference can then be worked out beforehand).
+        max_arm_shift_m: greatest way of the pelvis for the arms' sake.
         enabled: False = no clock and no reference: targets are residuals on the default pose (the ablation).
     """
 
@@ -53,6 +55,8 @@ class GaitConfig:
     max_lean_rad: float = 0.6
     load_compensation: float = 1.0
     arm_mass: bool = False
+    arm_follow: float = 0.4
+    max_arm_shift_m: float = 0.1
     enabled: bool = True
 
 
@@ -157,7 +161,7 @@ class GaitReference:
 class ReferenceGait:
     """Clock and reference of N robots."""
 
-    CLOCK = ("phase", "stepping", "hold", "standing_s", "capture", "step_begins")  # what :meth:`advance` changes
+    CLOCK = ("phase", "stepping", "hold", "standing_s", "capture", "step_begins", "shift")  # what :meth:`advance` changes
 
     def __init__(self, robot: RobotSpec, config: GaitConfig, count: int) -> None:
         self.config = config
@@ -175,6 +179,9 @@ class ReferenceGait:
         self.ankle_x = np.zeros(count)  # of the present height's stance, m ahead of the pelvis
         self.last_lean = np.full(count, np.nan)
         self.step_begins = np.zeros(count, dtype=bool)  # this tick
+        self.arm_shift = np.zeros((count, 2))  # of the centre of mass by the arms (forward, left), this tick, m
+        self.shift = np.zeros((count, 2))  # what the reference makes room for
+        self._last_arm_shift = np.zeros((count, 2))
         self._default = robot.default_q[robot.indices("lmo_action")]
         self._low_foot = np.zeros(count, dtype=np.intp)  # without a clock: the foot that stands
 
@@ -186,6 +193,7 @@ class ReferenceGait:
         self.capture[ids] = 0.0
         self.last_lean[ids] = np.nan
         self.step_begins[ids] = False
+        self.shift[ids] = self._last_arm_shift[ids] = 0.0
 
     def sense_feet(self, gravity: np.ndarray, gyro: np.ndarray, q: np.ndarray, qd: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Where the soles are and how they move, seen from the root link's origin: joint angles, tilt and gyro only.
@@ -247,7 +255,8 @@ class ReferenceGait:
         speed = np.stack((above * (gyro[:, 1] - lean_rate) - drift[:, 0], -above * gyro[:, 0] - drift[:, 1]), axis=-1)
         if self.arms is not None and joints is not None:
             shift, rate = self.arms(*joints)
-            position = position + np.matmul(shift[:, None], self._level)[:, 0]
+            self.arm_shift = np.matmul(shift[:, None], self._level)[:, 0]
+            position = position + self.arm_shift
             speed = speed + np.matmul(rate[:, None], self._level)[:, 0]
         return position + speed / omega[:, None]
 
@@ -270,6 +279,9 @@ class ReferenceGait:
         c = self.config
         if not c.enabled:
             return
+        if self.arms is not None:
+            room = clip(self._last_arm_shift, -c.max_arm_shift_m, c.max_arm_shift_m)
+            self.shift = self.shift + c.arm_follow * (room - self.shift)
         intent = np.max(np.abs(velocity) / np.maximum(cruise, 1e-6), axis=-1)
         self.capture += c.capture_filter * (capture - self.capture)
         self.standing_s = np.where(self.stepping, 0.0, self.standing_s + dt_s)
@@ -301,6 +313,10 @@ class ReferenceGait:
         self.stepping &= ~stop
         self.phase = np.where(stop, np.where(before, 0.0, 0.5), np.mod(moved, 1.0))
 
+    def end_tick(self) -> None:
+        """What the reference of this tick could not know yet, the next one will."""
+        self._last_arm_shift = self.arm_shift
+
     def reference(self, velocity: np.ndarray, height_m: np.ndarray) -> GaitReference:
         """Leg angles for the present phase.
 
@@ -330,6 +346,8 @@ class ReferenceGait:
         width = self._width
         x = ankle_x[:, None] + velocity[:, 0:1] * travel - width * turn
         y = width + velocity[:, 1:2] * travel - sway + ankle_x[:, None] * turn
+        if self.arms is not None:
+            x, y = x + self.shift[:, 0:1], y + self.shift[:, 1:2]
         sole = np.empty((*x.shape, 3))  # [N, 2, 3]
         sole[..., 0], sole[..., 1], sole[..., 2] = x, y, lift - height[:, None]
         unloaded = clip(2.0 * arch, 0.0, 1.0)

@@ -105,6 +105,7 @@ class LegPipeline:
         ahead, self._ahead = self._ahead, None
         known = ahead is not None and np.array_equal(ahead[0], self._reference_key(stride, self.height_m))
         self.reference = ahead[1] if known else self.gait.reference(stride, self.height_m)
+        self.gait.end_tick()
         self._odometry(feet_velocity, gravity, gyro)
         full_scale = np.asarray(self.config.gating.cruise)
         return self.observation.build(
@@ -121,6 +122,8 @@ class LegPipeline:
             self.velocity_error,
             self.path.error,
             flags,
+            capture,
+            self.gait.arm_shift,
         )
 
     @property
@@ -163,7 +166,7 @@ class LegPipeline:
 
     def _reference_key(self, velocity: np.ndarray, height_m: np.ndarray) -> np.ndarray:
         """All that the reference is a function of, one vector."""
-        return np.concatenate((velocity.ravel(), height_m, self.gait.phase, self.gait.stepping))
+        return np.concatenate((velocity.ravel(), height_m, self.gait.phase, self.gait.stepping, self.gait.shift.ravel()))
 
     def _odometry(self, feet_velocity: np.ndarray, gravity: np.ndarray, gyro: np.ndarray) -> None:
         """Velocity over the feet that the clock has on the ground, against the reference, filtered over a stride."""

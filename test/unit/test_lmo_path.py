@@ -9,6 +9,7 @@ import pytest
 from wbvla_core.robot import load_robot
 from wbvla_core.types import LocoCommand
 from wbvla_lmo.controller import LmoController
+from wbvla_lmo.gait import GaitConfig
 from wbvla_lmo.gating import GatingConfig
 from wbvla_lmo.observation import ObservationConfig
 from wbvla_lmo.path import PathConfig, PathTracker, advance_error
@@ -225,7 +226,7 @@ def test_dead_reckoning_from_joints_and_imu_alone_knows_where_a_walking_robot_is
 
 def test_working_ahead_stays_exact_with_the_correction_and_is_thrown_away_only_where_a_step_chooses_anew():
     rng = np.random.default_rng(3)
-    config = PipelineConfig(observation=ObservationConfig(odometry=True, path=True), path=ON)
+    config = PipelineConfig(observation=ObservationConfig(odometry=True, path=True, balance=True), path=ON, gait=GaitConfig(arm_mass=True))
     plain, ahead = (LegPipeline(ROBOT, config, 1) for _ in range(2))
     fresh, work = 0, ahead.gait.reference
 
@@ -251,7 +252,7 @@ def test_working_ahead_stays_exact_with_the_correction_and_is_thrown_away_only_w
 def test_a_manifest_from_before_the_path_existed_switches_it_off():
     old = PipelineConfig().to_json()
     del old["path"]
-    for name in ("path", "path_scale", "flags", "mirror"):
+    for name in ("path", "path_scale", "balance", "balance_scale", "flags", "mirror"):
         del old["observation"][name]
     config = PipelineConfig.from_json(old)
     assert not config.path.enabled and not config.observation.path and config.observation.mirror

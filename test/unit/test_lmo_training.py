@@ -310,11 +310,11 @@ def test_a_pulse_changes_the_momentum_by_force_times_time():
 def test_pulses_last_a_tenth_of_a_second_and_stay_within_their_size():
     pushes = Pushes(STAGE_II.disturbance, 50, np.random.default_rng(0))
     trace = np.array([pushes.pulse(0.02, 1.0).copy() for _ in range(1500)])
-    on = np.abs(trace).sum(axis=-1) > 0
+    on = np.abs(trace[..., :2]).sum(axis=-1) > 0
     assert np.hypot(trace[..., 0], trace[..., 1]).max() <= 150.0 and np.abs(trace[..., 2]).max() <= 30.0
     edges = np.diff(on[:, 0].astype(int), prepend=0, append=0)
     lengths = np.flatnonzero(edges == -1) - np.flatnonzero(edges == 1)
-    assert set(lengths.tolist()) == {5}
+    assert set(lengths[:-1].tolist()) == {5}  # the last one may be cut off
     assert Pushes(STAGE_I.disturbance, 2, np.random.default_rng(0)).pulse(0.02, 1.0) is None
 
 

@@ -61,7 +61,7 @@ class DisturbanceConfig:
     pulse_n: float = 0.0  # horizontal force on the trunk for pulse_s [stage II; paper tests at 150 N]
     pulse_nm: float = 0.0  # yaw moment likewise [paper tests at 30 Nm]
     pulse_s: float = 0.1
-    pulse_every_s: tuple[float, float] = (2.0, 6.0)  # [ours]
+    pulse_every_s: tuple[float, float] = (2.0, 5.0)  # of each of the two trains [ours]
     arm_replay: bool = False  # recorded segments [paper stage II] in place of random reaching [paper stage I, OpenHomie]
     arm_speed: tuple[float, float] = (1.0, 1.0)  # factor on the replay's rate, per robot group [ours; paper tests at 2.0]
     arm_scale: float = 1.0  # factor on the replay's way from the default posture [ours; paper tests at 1.5]
@@ -221,7 +221,7 @@ def _pipeline() -> PipelineConfig:
     return PipelineConfig(
         gating=GatingConfig(cruise=(0.3, 0.3, 0.3)),
         gait=GaitConfig(arm_mass=True),
-        observation=ObservationConfig(odometry=True, path=True),
+        observation=ObservationConfig(odometry=True, path=True, balance=True),
         path=PathConfig(enabled=True),
     )
 

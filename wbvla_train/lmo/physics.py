@@ -126,7 +126,7 @@ class BatchPhysics:
         Args:
             lost: [N] robots whose command of this slot never arrives: the driver holds the one before.
             torque_noise: [N, nu] added to the motors' torques in this slot, Nm.
-            wrench: [N, 3] on the trunk: force along world x and y, N, and yaw moment, Nm.
+            wrench: [N, 3] on the torso's centre of mass: force along world x and y, N, and yaw moment, Nm.
         """
         self._commands[:, 1:] = self._commands[:, :-1].copy()
         self._commands[:, 0] = target[:, self.joints]
@@ -135,7 +135,7 @@ class BatchPhysics:
         if torque_noise is not None:
             self._bias[..., 0] = self.torque_offset + torque_noise
         if wrench is not None:
-            self._wrench[:, self._root, :2], self._wrench[:, self._root, 5] = wrench[:, :2], wrench[:, 2]
+            self._wrench[:, self._torso, :2], self._wrench[:, self._torso, 5] = wrench[:, :2], wrench[:, 2]
         rows = np.arange(self.count)
         substeps = self.config.substeps
         delay = np.round(self._fine * self.delay_steps).astype(np.intp)

@@ -124,8 +124,8 @@ class Pushes:
     def __init__(self, config: DisturbanceConfig, count: int, rng: np.random.Generator) -> None:
         self.config, self.rng = config, rng
         self.left_s = rng.uniform(*config.push_every_s, count)
-        self.pulse_left_s = rng.uniform(*config.pulse_every_s, count)
-        self.pulse_on_s = np.zeros(count)
+        self.pulse_left_s = rng.uniform(*config.pulse_every_s, (2, count))  # two independent trains: force, moment
+        self.pulse_on_s = np.zeros((2, count))
         self.wrench = np.zeros((count, 3))  # world x, y force N, yaw moment Nm
 
     def step(self, dt_s: float, difficulty: float) -> tuple[np.ndarray, np.ndarray]:
@@ -143,17 +143,17 @@ class Pushes:
         c = self.config
         if c.pulse_n == 0.0 and c.pulse_nm == 0.0:
             return None
+        rng = self.rng
         self.pulse_on_s -= dt_s
-        self.wrench[self.pulse_on_s <= 1e-9] = 0.0
+        over = self.pulse_on_s <= 1e-9
+        self.wrench[over[0], :2], self.wrench[over[1], 2] = 0.0, 0.0
         self.pulse_left_s -= dt_s
-        due = np.flatnonzero(self.pulse_left_s <= 0)
-        if len(due):
-            n = len(due)
-            self.pulse_left_s[due] = self.rng.uniform(*c.pulse_every_s, n)
-            self.pulse_on_s[due] = c.pulse_s
-            angle, force = self.rng.uniform(0, 2 * np.pi, n), self.rng.uniform(0, c.pulse_n * difficulty, n)
-            yaw = self.rng.uniform(-1, 1, n) * c.pulse_nm * difficulty
-            kind = self.rng.random(n) < 0.5  # one of both at a time
-            self.wrench[due, 0], self.wrench[due, 1] = np.cos(angle) * force * kind, np.sin(angle) * force * kind
-            self.wrench[due, 2] = yaw * ~kind
+        for train, due in enumerate(np.flatnonzero(left <= 0) for left in self.pulse_left_s):
+            self.pulse_left_s[train, due] = rng.uniform(*c.pulse_every_s, len(due))
+            self.pulse_on_s[train, due] = c.pulse_s
+            if train == 0:
+                angle, force = rng.uniform(0, 2 * np.pi, len(due)), rng.uniform(0, c.pulse_n * difficulty, len(due))
+                self.wrench[due, 0], self.wrench[due, 1] = np.cos(angle) * force, np.sin(angle) * force
+            else:
+                self.wrench[due, 2] = rng.uniform(-1, 1, len(due)) * c.pulse_nm * difficulty
         return self.wrench
