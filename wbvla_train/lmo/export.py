@@ -76,7 +76,7 @@ def export_checkpoint(
     target.mkdir(parents=True, exist_ok=True)
     onnx.save(actor_onnx(actor_network(state["policy"], config["ppo"]["layers"])), str(target / MODEL_FILE))
     metrics = {
-        "command": "wbvla train lmo --preset tiny",
+        "command": "wbvla train lmo --preset x2" + (f" --ablation {config['ablation']}" if config.get("ablation", "none") != "none" else ""),
         "how": notes or "one run of this command",
         "seed": config["seed"],
         "steps": int(state["steps"]),
