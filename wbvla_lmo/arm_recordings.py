@@ -5,6 +5,7 @@ Readers are imported when they are needed: ``rosbags`` comes with the ``sim`` ex
 
 from __future__ import annotations
 
+import importlib
 import json
 from pathlib import Path
 
@@ -85,7 +86,7 @@ def _bag(path: Path, topic: str | None) -> list[tuple[tuple[str, ...], np.ndarra
 
 def _lerobot(path: Path) -> list[tuple[tuple[str, ...], np.ndarray, np.ndarray]]:
     try:
-        import pyarrow.parquet as parquet
+        parquet = importlib.import_module("pyarrow.parquet")  # not a requirement of this package: only who reads LeRobot data needs it
     except ImportError as error:
         raise RecordingError(f"{path} is a LeRobot data set, and reading it needs pyarrow: pip install pyarrow") from error
     feature = json.loads((path / "meta" / "info.json").read_text())["features"].get("observation.state", {})
