@@ -157,6 +157,8 @@ def test_difficulty_rises_when_falls_are_rare_and_sinks_when_they_are_common():
     assert c.difficulty == pytest.approx(0.05), "half a window decides nothing"
     c.note(50.0, 10)
     assert c.difficulty == 0.0
+    c.note(100.0, 1)  # one fall in 100 s: two steps
+    assert c.difficulty == pytest.approx(0.1)
     again = Curriculum(c.config)
     again.load(c.state())
     assert again.state() == c.state()

@@ -149,6 +149,7 @@ class CurriculumConfig:
     start: float = 0.0
     step: float = 0.05
     raise_above_s: float = 25.0  # mean time between falls over the last window
+    double_above_s: float = 60.0  # two steps at once
     lower_below_s: float = 8.0
     window_falls_s: float = 4000.0  # simulated seconds that make one measurement
     squat_from: float = 0.3  # lowest commanded height goes from 0.58 m at difficulty 0 to the range's end at this one
