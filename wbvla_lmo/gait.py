@@ -36,6 +36,7 @@ class GaitConfig:
         max_lean_rad: greatest forward lean in deep squats.
         load_compensation: part of the static sag that the targets anticipate.
         arm_mass: the capture point counts the arms where they are, not hanging, and the pelvis makes room for their weight.
+        arm_room: part of the arms' shift of the centre of mass that the pelvis takes back: 1 keeps the centre of mass, 0 the pelvis.
         arm_follow: gain per tick of that, by the arms of the tick before (the next reference can then be worked out beforehand).
         max_arm_shift_m: greatest way of the pelvis for the arms' sake.
         enabled: False = no clock and no reference: targets are residuals on the default pose (the ablation).
@@ -55,6 +56,7 @@ class GaitConfig:
     max_lean_rad: float = 0.6
     load_compensation: float = 1.0
     arm_mass: bool = False
+    arm_room: float = 0.5
     arm_follow: float = 0.4
     max_arm_shift_m: float = 0.1
     enabled: bool = True
@@ -280,7 +282,7 @@ class ReferenceGait:
         if not c.enabled:
             return
         if self.arms is not None:
-            room = clip(self._last_arm_shift, -c.max_arm_shift_m, c.max_arm_shift_m)
+            room = clip(c.arm_room * self._last_arm_shift, -c.max_arm_shift_m, c.max_arm_shift_m)
             self.shift = self.shift + c.arm_follow * (room - self.shift)
         intent = np.max(np.abs(velocity) / np.maximum(cruise, 1e-6), axis=-1)
         self.capture += c.capture_filter * (capture - self.capture)
