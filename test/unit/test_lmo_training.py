@@ -113,9 +113,10 @@ def test_same_seed_same_episode_other_seed_another():
     assert not np.array_equal(run(1), run(2))
 
 
-def test_command_delay_is_counted_in_5_ms_steps():
+@pytest.mark.parametrize("simulation", [{}, {"substeps": 10}, {"substeps": 10, "integrator": "euler"}])
+def test_command_delay_is_counted_in_5_ms_steps_whatever_the_time_step(simulation):
     """A robot with a delay of d steps gets the new target d steps after one with none: compare torques after one slot."""
-    physics = BatchPhysics(ROBOT, PhysicsConfig(threads=1), 3)
+    physics = BatchPhysics(ROBOT, PhysicsConfig(threads=1, **simulation), 3)
     everyone = np.arange(3)
     physics.place(everyone, np.tile(ROBOT.default_q, (3, 1)), np.tile((0, 0, 2.0), (3, 1)), np.tile((1.0, 0, 0, 0), (3, 1)))
     physics.delay_steps[:] = (0, 4, 8)
