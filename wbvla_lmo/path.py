@@ -94,7 +94,7 @@ class PathTracker:
         self.config, self.dt_s = config, dt_s
         self.error = np.zeros((count, 3))
         self.correction = np.zeros((count, 3))  # added to the gated velocity by the reference gait
-        self.place = np.zeros((count, 3))  # the same error for the pelvis' place over the feet
+        self.place = np.zeros((count, 3))  # the same error for the pelvis' standing place over the feet
         self.given_up = np.zeros(count, dtype=bool)  # this tick the path was moved to the robot
         self._wanted = np.zeros((count, 3))
         self._last_step = np.zeros((count, 3))  # error where the step under way began
@@ -120,7 +120,7 @@ class PathTracker:
         velocity: np.ndarray,
         resting: np.ndarray,
         stepping: np.ndarray,
-        ankle_x: np.ndarray | float = 0.0,
+        ankle_x: float = 0.0,
     ) -> None:
         """Take in one tick of motion. A command that comes to a standing robot begins a new path where it stands.
 
@@ -128,7 +128,7 @@ class PathTracker:
             feet: soles from the root link's origin along the level heading axes [N, 2, 2], m; support: [N, 2] weights of the feet that stand, sum 1.
             yaw_rate: [N] about the vertical; velocity: gated command [N, 3].
             resting: [N] zero flags and the gate closed; stepping: [N] the clock runs.
-            ankle_x: [N] how far ahead of the pelvis the ankles stand at the present height, m.
+            ankle_x: how far ahead of the pelvis the ankles stand at the default height, m: a squat moves the pelvis, not the place.
         """
         turned = yaw_rate * self.dt_s
         cos, sin = np.cos(turned)[:, None], np.sin(turned)[:, None]

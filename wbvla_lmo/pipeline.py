@@ -69,6 +69,7 @@ class LegPipeline:
         self.velocity = np.zeros((count, 3))
         self.goal = np.zeros((count, 3))  # what the command means, m/s, m/s, rad/s: the gated velocity, but for the literal gate
         self.velocity_error = np.zeros((count, 3))  # measured - reference, stride-filtered
+        self.standing_ankle_x = float(self.gait.stance(np.array([robot.default_stance_height_m]))[0][0])
         self.path = PathTracker(config.path, count, self.dt_s)
         self.height_m = self.gate.height_m.copy()
         self.reference = self.gait.reference(self.velocity, self.height_m)
@@ -99,7 +100,7 @@ class LegPipeline:
         capture = self.gait.capture_point(gravity, gyro, feet, feet_velocity, self.height_m, self.dt_s, (q, qd))
         if self.config.path.enabled:
             support, yaw_rate = self.gait.support(self.config.path.support_lag), -np.sum(gravity * gyro, axis=1)
-            self.path.update(feet, support, yaw_rate, self.goal, self.resting(flags), self.gait.stepping, self.gait.ankle_x)
+            self.path.update(feet, support, yaw_rate, self.goal, self.resting(flags), self.gait.stepping, self.standing_ankle_x)
         self._advance(self.goal, capture)
         stride = self.stride_velocity
         ahead, self._ahead = self._ahead, None
