@@ -1,11 +1,15 @@
 """Bags: ``wbvla record`` writes every topic of config/qos.yaml to MCAP, :func:`read_messages` and :func:`read_arrays` read them back without ROS.
 
+``wbvla record DIR`` is one bag; ``--episodes`` makes DIR a session of episodes, begun and ended by keys, by a gamepad's buttons (``wbvla teleop``) or by the
+services; ``--audit`` mends what a kill left in DIR and prints what its bags are worth.
+
 The recorder itself is :mod:`wbvla_cli.record_node`, a process of the node table. Definitions of our own messages are read from the ``.msg`` files and
 travel inside the bag, so that a bag stays readable where wbvla is not installed.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections import defaultdict
@@ -20,7 +24,11 @@ from rosbags.highlevel import AnyReader
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
-from wbvla_core.ros.tables import message_folders
+from wbvla_core.ros.tables import message_folders, topic_table
+from wbvla_teleop.keyboard import RawTerminal
+from wbvla_teleop.recording.audit import as_table, audit_bag, write_json
+from wbvla_teleop.recording.episodes import AUDIT, Session
+from wbvla_teleop.recording.storage import BagError, is_complete, repair, scan
 
 MESSAGES = "wbvla_msgs"
 
@@ -49,10 +57,25 @@ def read_messages(bag: Path, topics: Sequence[str] | None = None) -> Iterator[tu
         bag: the recorder's folder, or the .mcap file alone.
         topics: only these topic names; default all.
     """
-    with AnyReader([Path(bag)], default_typestore=typestore()) as reader:
+    bag = Path(bag)
+    files = sorted(bag.glob("*.mcap")) if bag.is_dir() else [bag] if bag.suffix == ".mcap" else []
+    if len(files) == 1 and (not is_complete(files[0]) or (bag.is_dir() and not (bag / "metadata.yaml").is_file())):
+        yield from _read_unclosed(files[0], topics)
+        return
+    with AnyReader([bag], default_typestore=typestore()) as reader:
         connections = [c for c in reader.connections if topics is None or c.topic in topics]
         for connection, arrival_ns, data in reader.messages(connections=connections):
             yield connection.topic, arrival_ns, reader.deserialize(data, connection.msgtype)
+
+
+def _read_unclosed(path: Path, topics: Sequence[str] | None) -> Iterator[tuple[str, int, Any]]:
+    """The same from a bag whose recorder was killed, or works on it still."""
+    store = typestore()
+    for channel, arrival_ns, data in scan(path):
+        if topics is None or channel.topic in topics:
+            if channel.type not in store.types:
+                store.register(get_types_from_msg(channel.definition, channel.type))
+            yield channel.topic, arrival_ns, store.deserialize_cdr(data, channel.type)
 
 
 def read_arrays(bag: Path, topics: Sequence[str] | None = None) -> dict[str, dict[str, np.ndarray]]:
@@ -90,26 +113,86 @@ class RecordOptions:
     """Record every topic of config/qos.yaml to MCAP until Ctrl-C."""
 
     output: Annotated[Path, tyro.conf.Positional]
-    """folder of the bag; must not exist yet"""
+    """folder of the bag, which must not exist yet; with --episodes of the session, which may"""
+    episodes: bool = False
+    """a session of episodes: keys s start, e end, x discard, q quit; services /wbvla/record/{start,stop,discard}"""
+    instruction: str = ""
+    """what the operator does in these episodes: stored with each"""
+    notes: str = ""
+    """stored with each episode, too"""
+    audit: bool = False
+    """record nothing: mend what a kill left there, and print the audit of each bag"""
+    min_free_mb: int = 300
+    """with less free space than this recording stops, MB"""
     duration_s: float = 0.0
     """stop by itself after this time, s; 0 = at Ctrl-C"""
     domain: int | None = None
     """ROS domain id; default: the environment's"""
 
 
+KEYS = {"s": "record_start", "e": "record_stop", "x": "record_discard"}
+
+
+def audit(folder: Path) -> int:
+    """Mend and audit a bag, or all episodes of a session. Exit status 1 where one of them has problems."""
+    table = topic_table()
+    if not folder.exists():
+        raise BagError(f"{folder} does not exist")
+    if folder.is_dir() and not list(folder.glob("*.mcap")):
+        session = Session(folder, table)  # its lock: no recorder is at work here; mends what one left
+        for name, text in session.recovered:
+            print(f"{name}: {text}")
+        session.close()
+        bags = sorted(folder.glob("episode_*"))
+        if not bags:
+            raise BagError(f"{folder} holds neither a bag nor episodes")
+    else:
+        bags = [folder]
+    status = 0
+    for bag in bags:
+        try:
+            mended = repair(bag)
+            report = audit_bag(bag, table)
+            if bag.is_dir() and (mended or not (bag / AUDIT).is_file()):
+                write_json(bag / AUDIT, report)
+        except (BagError, OSError) as error:
+            print(f"\n{bag.name}: {error}")
+            status = 1
+            continue
+        print(f"\n{bag.name}{f': mended, {mended} messages' if mended else ''}\n{as_table(report)}")
+        status = 1 if report["problems"] else status
+    return status
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """``wbvla record``."""
+    options = tyro.cli(RecordOptions, args=argv, prog="wbvla record")
+    if options.audit:
+        return audit(options.output)
     from wbvla_cli.runner import Stack
     from wbvla_core.ros.process import StopSignal
 
-    options = tyro.cli(RecordOptions, args=argv, prog="wbvla record")
     stop = StopSignal()
-    with Stack(("record",), parameters={"record": {"output": str(options.output.absolute())}}, domain_id=options.domain, cancelled=stop.is_set) as stack:
+    place = {"session" if options.episodes else "output": str(options.output.absolute()), "min_free_mb": options.min_free_mb}
+    with Stack(("record",), parameters={"record": place}, domain_id=options.domain, cancelled=stop.is_set) as stack, RawTerminal() as terminal:
         stack.wait_active()
+        if options.instruction or options.notes:
+            stack.client.note(options.instruction, options.notes)
+        if options.episodes:
+            print("[record] s start, e end, x discard, q quit", flush=True)
         deadline_s = time.monotonic() + (options.duration_s or float("inf"))
         while not stop.is_set() and time.monotonic() < deadline_s and not stack.dead():
-            time.sleep(0.1)
+            if not (options.episodes and sys.stdin.isatty()):
+                time.sleep(0.1)
+                continue
+            for key in terminal.keys(0.1):
+                if key == "q":
+                    deadline_s = 0.0
+                elif key in KEYS:
+                    stack.client.call(KEYS[key], timeout_s=10.0)  # the recorder says what came of it
         status = 1 if stack.dead() else 0
+    if not options.episodes and options.output.is_dir() and (options.output / AUDIT).is_file():
+        print(as_table(json.loads((options.output / AUDIT).read_text(encoding="utf-8"))))
     return status
 
 

@@ -56,7 +56,7 @@ class GaitConfig:
     max_lean_rad: float = 0.6
     load_compensation: float = 1.0
     arm_mass: bool = False
-    arm_room: float = 0.7
+    arm_room: float = 1.0
     arm_follow: float = 0.4
     max_arm_shift_m: float = 0.1
     enabled: bool = True

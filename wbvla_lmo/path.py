@@ -29,8 +29,7 @@ class PathConfig:
             not save up a walk, and a lost one does not run.
         leak_s: at rest the error fades with this time constant. An error inside the ``start`` band makes no step, so a drift of
             the estimate of up to start / leak (1.6 mm/s, 0.0015 rad/s) is forgotten as fast as it comes and never makes the robot step.
-        patience_s: a correction at zero flags that has come no further in this time of stepping is given up: the path moves here.
-        progress: a change of the error (m, rad) that counts as further, either way: a robot that is pushed on and on goes on coming back.
+        patience_s: a correction at zero flags that has not succeeded after this time of stepping is given up: the path moves here.
         gain: correction speed per error, 1/s; with half a step of delay, so well below 1 / 0.36 s.
         limit: greatest correction (m/s, m/s, rad/s).
         smooth: gain per tick of the correction's low-pass, so that the reference has no jumps.
@@ -42,8 +41,7 @@ class PathConfig:
     support_lag: float = 0.08
     clip: tuple[float, float, float] = (0.3, 0.3, 0.4)
     leak_s: float = 30.0
-    patience_s: float = 4.0
-    progress: tuple[float, float] = (0.05, 0.08)
+    patience_s: float = 6.0
     gain: float = 1.0
     limit: tuple[float, float, float] = (0.08, 0.08, 0.15)
     smooth: float = 0.15
@@ -99,7 +97,7 @@ class PathTracker:
         self._wanted = np.zeros((count, 3))
         self._last_step = np.zeros((count, 3))  # error where the step under way began
         self._feet = np.zeros((count, 2, 2))
-        self._patience_s, self._patience_from = np.zeros(count), np.zeros((count, 3))
+        self._patience_s = np.zeros(count)
         self._rested = np.zeros(count, dtype=bool)  # at the last tick
         self._fresh = np.ones(count, dtype=bool)
         self._clip, self._limit = np.asarray(config.clip), np.asarray(config.limit)
@@ -144,11 +142,7 @@ class PathTracker:
         if anew.any():
             self.error[anew] = 0.0
         self._rested = resting
-        came = self.error - self._patience_from
-        far, turn = self.config.progress
-        on = resting & stepping & (came[:, 0] ** 2 + came[:, 1] ** 2 < far * far) & (np.abs(came[:, 2]) < turn)
-        self._patience_s = np.where(on, self._patience_s + self.dt_s, 0.0)
-        self._patience_from = np.where(on[:, None], self._patience_from, self.error)
+        self._patience_s = np.where(resting & stepping, self._patience_s + self.dt_s, 0.0)
         self.given_up = self._patience_s > self.config.patience_s
         self.error = self.settle(advance_error(self.error, moved, turned, velocity, self.dt_s), resting)
         self.place = self.error.copy()  # a pelvis that makes room for the arms' weight is no reason to step

@@ -102,5 +102,5 @@ def test_the_shipped_checkpoint_walks_and_a_video_is_drawn_of_it(tmp_path):
 def test_the_quick_benchmark_runs_every_suite_with_videos(tmp_path):
     assert command.main(["--lmo", str(CHECKPOINT), "--quick", "--videos", "--out", str(tmp_path)]) == 0
     report = json.loads((tmp_path / "results.json").read_text())
-    assert len(report["suites"]) == 7 and report["simulated_hours"] > 1.0
-    assert len(list((tmp_path / "videos").glob("*.mp4"))) >= 32
+    assert len(report["suites"]) == 7 and report["simulated_hours"] > 0.7
+    assert len(list((tmp_path / "videos").glob("*.mp4"))) >= 34

@@ -352,8 +352,10 @@ def test_bodies_are_drawn_per_seed_inside_their_ranges():
     from wbvla_eval.lmo.conditions import embody
 
     world, conditions = make_world(ROBOT, 3), Conditions(bodies=Bodies(payload_kg=(2.0, 4.0), friction=(0.4, 0.6), gains=(0.9, 1.1)))
-    embody(world, conditions, [5, 6, 7])
+    drawn = embody(world, conditions, [5, 6, 7])
+    assert (drawn["drawn_friction"] >= 0.4).all() and (drawn["drawn_friction"] <= 0.6).all() and drawn["drawn_command_ms"].tolist() == [20.0] * 3
     total = world.batch.expand("body_mass").sum(axis=1)
+    np.testing.assert_allclose(total - ROBOT.total_mass_kg, drawn["drawn_payload_kg"])
     assert ((total - ROBOT.total_mass_kg >= 2.0) & (total - ROBOT.total_mass_kg <= 4.0)).all() and len(set(total)) == 3
     again = make_world(ROBOT, 1)
     embody(again, conditions, [6])

@@ -92,20 +92,10 @@ def test_a_blocked_robot_saves_up_no_more_than_the_clip_and_gives_up_after_its_p
     tracker, walker = started()
     follow(tracker, np.array((0.3, 0, 0)), np.zeros(3), 500, walker)
     assert tracker.error[0, 0] == pytest.approx(ON.clip[0])
-    follow(tracker, np.zeros(3), np.zeros(3), 190, walker, resting=True)
+    follow(tracker, np.zeros(3), np.zeros(3), 290, walker, resting=True)
     assert tracker.error[0, 0] > 0.2 and tracker.wants(np.array([True]))[0]
     follow(tracker, np.zeros(3), np.zeros(3), 20, walker, resting=True)
     assert tracker.error[0, 0] == 0.0
-
-
-def test_a_robot_that_is_pushed_on_and_on_goes_on_coming_back():
-    """Ten seconds of steps at rest, a push of 0.1 m every two seconds: the path stays where it was."""
-    tracker, walker = started()
-    for push in (0.1, -0.1, 0.1, -0.1, 0.1):
-        follow(tracker, np.zeros(3), np.array((push / 0.2, 0, 0)), 10, walker, resting=True)
-        follow(tracker, np.zeros(3), np.zeros(3), 90, walker, resting=True)
-    assert walker.xy[0] == pytest.approx(0.1)
-    assert tracker.error[0, 0] == pytest.approx(-0.1, abs=0.02)  # the leak takes some
 
 
 def test_a_drift_of_the_estimate_at_rest_is_forgotten_before_it_makes_a_step():

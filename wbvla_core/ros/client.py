@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import yaml
 from rclpy.action import ActionClient
 from rclpy.context import Context
 from rclpy.executors import ExternalShutdownException, ShutdownException, SingleThreadedExecutor
@@ -40,6 +41,7 @@ class StackClient:
         self._spinner.start()
         # made now, long before they are used: a server that has not yet discovered a client sends its answer to nobody
         self._clients = {key: self.node.create_client(interface_class(row.type), row.name) for key, row in topic_table().services.items()}
+        self._note: Any = None
         self._actions = ActionClient(self.node, interface_class(action("execute_task").type), action("execute_task").name)
 
     def _spin(self) -> None:
@@ -59,7 +61,7 @@ class StackClient:
         self._actions.destroy()
         self.node.destroy_node()
         self._executor.shutdown()
-        del self.node, self._executor, self._actions, self._clients
+        del self.node, self._executor, self._actions, self._clients, self._note
         gc.collect()  # with the last reference goes the participant, and with it its shared memory
         self._context.try_shutdown()
 
@@ -82,6 +84,13 @@ class StackClient:
         if not self._until(client.service_is_ready, timeout_s):
             raise TimeoutError(f"{client.srv_name} is not offered; is its node active?")
         return self.wait(client.call_async(request or interface_class(service(key).type).Request()), deadline_s - time.monotonic(), client.srv_name)
+
+    def note(self, instruction: str, notes: str = "") -> None:
+        """Tell the recorder what the next episodes are about; latched, so that it may come up later."""
+        if self._note is None:
+            self._note = self.node.create_publisher(interface_class(topic("record_note").type), topic("record_note").name, qos("record_note"))
+        text = yaml.safe_dump({"instruction": instruction, "notes": notes}, sort_keys=False, allow_unicode=True)
+        self._note.publish(interface_class(topic("record_note").type)(data=text))
 
     def listen(self, key: str, handle: Callable[[Any], None]) -> Any:
         """Subscribe to topic ``key``; ``handle`` runs in the client's thread."""

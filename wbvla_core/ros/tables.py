@@ -50,6 +50,7 @@ class Endpoint:
         rate_hz: nominal rate; 0 = on change (topics only).
         units: units of the values, for people.
         record: whether bags keep it.
+        on_demand: silent while nobody commands or notes anything: a gap is no fault of a recording (topics only).
     """
 
     key: str
@@ -60,6 +61,7 @@ class Endpoint:
     rate_hz: float = 0.0
     units: str = ""
     record: bool = True
+    on_demand: bool = False
 
 
 @dataclass(frozen=True)

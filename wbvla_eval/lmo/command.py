@@ -53,7 +53,7 @@ class Options:
     hours: float = 10.0
     """Simulated hours of the switching suite."""
     quick: bool = False
-    """A minute: 5 episodes per cell, 0.05 h of switching. Says whether it runs, not how good it is."""
+    """Two minutes: 5 episodes per cell, 0.05 h of switching. Says whether it runs, not how good it is."""
     seed_base: int = SEED_BASE
     """First seed. Leave it, or the numbers are not comparable."""
     threads: int = 2
@@ -168,7 +168,7 @@ def run_cell(suite: Suite, cell: Cell, subject: Subject, robot: RobotSpec, optio
             keep_qpos=options.videos and (finished == 0 or not fall_shown),
             on_tick=lambda t, total, base=finished / (missing + finished), share=share: on_tick(base + share * (t + 1) / total),
         )
-        numbers = cell.measure(log, robot, controller.cruise) | quality(log, robot)
+        numbers = cell.measure(log, robot, controller.cruise) | quality(log, robot) | log.drawn
         rows += results.episodes_of(log.seeds, log.fell, log.seconds, numbers)
         simulated_s += float(log.seconds.sum())
         if finished == 0:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from wbvla_sim.batch import BatchWorld
+from wbvla_sim.model.build import TIMESTEP_S
 from wbvla_sim.world import SensorNoise
 
 Range = tuple[float, float]
@@ -103,8 +104,8 @@ RANDOMISED_BODIES = Bodies((0.8, 1.2), (-1.0, 3.0), (-0.1, 0.3), (0.4, 1.3), (0.
 RANDOMISED_DELAYS = Delays((2, 8), (0, 2), (1, 3))
 
 
-def embody(world: BatchWorld, conditions: Conditions, seeds: Sequence[int]) -> None:
-    """Give each robot of ``world`` its body and delays."""
+def embody(world: BatchWorld, conditions: Conditions, seeds: Sequence[int]) -> dict[str, np.ndarray]:
+    """Give each robot of ``world`` its body and delays; returns what was drawn that one number can tell [N]."""
     b, d, robot = conditions.bodies, conditions.delays, world.robot
     legs_and_all, bodies = robot.joint_count, world.model.nbody
     rows: dict[str, list] = {k: [] for k in ("mass", "payload", "hand", "friction", "kp", "kd", "bias", "command", "joints", "imu")}
@@ -122,6 +123,8 @@ def embody(world: BatchWorld, conditions: Conditions, seeds: Sequence[int]) -> N
     v = {k: np.array(values) for k, values in rows.items()}
     world.vary(link_mass=v["mass"], payload_kg=v["payload"], hand_kg=v["hand"], friction=v["friction"], kp=v["kp"], kd=v["kd"], torque_bias=v["bias"])
     world.delay(command=v["command"], joints=v["joints"], imu=v["imu"])
+    late = {f"drawn_{name}_ms": 1e3 * TIMESTEP_S * v[name] for name in ("command", "joints", "imu")}
+    return {"drawn_payload_kg": v["payload"], "drawn_friction": v["friction"]} | late
 
 
 class Disturber:

@@ -24,6 +24,7 @@ TARGETS = {  # issue and paper: (row, key) -> (paper's LMO, target); both upper 
     ("stability", "squat", "coms_m"): (0.03, 0.03),
 }
 ARRIVAL_TARGET, FALLS_TARGET = 0.95, 1.0
+HOURS = 2.0  # from this exposure on falls are told per hour
 
 
 def episodes_of(seeds: np.ndarray, fell: np.ndarray, seconds: np.ndarray, numbers: Numbers) -> list[Row]:
@@ -84,8 +85,8 @@ def cell_text(row: Row, column: Column) -> str:
 
 
 def falls_text(row: Row) -> str:
-    """Falls: of episodes with Wilson's interval, and per hour with the Poisson bound where hours were asked for."""
-    if row["hours"] >= 0.5:
+    """Falls: of episodes with Wilson's interval; per hour with the Poisson bound where there are hours of exposure (the switching suite)."""
+    if row["hours"] >= HOURS:
         return f"{row['falls']} in {row['hours']:.1f} h, <= {row['falls_per_hour_upper_95']:.2f}/h"
     return rate_text(row["falls"], row["episodes"])
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -30,6 +30,7 @@ class Log:
         thing [T, N]: way of the scenery's first own coordinate (the cart), m; None without.
         qpos [T, N, nq] float32, None unless asked for.
         program: with whatever it knows (goals).
+        drawn: bodies and delays [N] by name.
     """
 
     seeds: np.ndarray
@@ -54,6 +55,7 @@ class Log:
     thing: np.ndarray | None
     qpos: np.ndarray | None
     program: Program
+    drawn: dict[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def fell(self) -> np.ndarray:
@@ -89,7 +91,7 @@ def run(
     robot, n = world.robot, len(seeds)
     if world.count != n:
         raise ValueError(f"the world holds {world.count} robots, got {n} seeds")
-    embody(world, conditions, seeds)
+    drawn = embody(world, conditions, seeds)
     start = robot.default_q.copy()
     arms = robot.indices("arms")
     if arm_pose is not None:
@@ -107,6 +109,7 @@ def run(
     alive = np.ones(n, dtype=bool)
     truth = Truth(world.qpos[:, :2].copy(), world.yaw_rad, np.zeros((n, 2)), np.zeros(n))
     log = _empty(world, controller, program, seeds, total, keep_qpos)
+    log.drawn = drawn
     ids: np.ndarray | None = None
     own = robot.joint_count + 7  # scenery's coordinates come behind the robot's
     for t in range(total):

@@ -98,7 +98,7 @@ class RewardConfig:
     lateral: float = 2.0  # paper I 1.0, II 1.2
     yaw: float = 2.0  # paper
     drift: float = 1.0  # same three errors, filtered over drift_s: straightness and turn accuracy; ours
-    path_position: float = 2.0  # true distance from the commanded path, mean of feet and pelvis; ours
+    path_position: float = 2.0  # true distance of the place over the feet from the commanded path; ours
     path_heading: float = 2.0  # true heading error to it; ours, the dense sister of J_dir
     heading_end: float = 0.0  # J_dir = |wrap(psi_end - psi_reference)|, once per start-stop episode, rad; paper stage II, weight ours
     # posture and joints

@@ -11,7 +11,6 @@ from wbvla_train.lmo.config import RewardConfig
 from wbvla_train.lmo.physics import BatchPhysics
 
 CONTACT_M = 0.003  # lowest sole point below this counts as contact
-PELVIS_PART = 0.5  # the path is followed half by the feet, half by the pelvis: it may make room for the arms, but not all of it
 STABLE_S = 0.3  # standing this long with both feet down ends a start-stop episode
 STABLE_RAD_S = 0.3  # and turning slower than this
 
@@ -39,7 +38,7 @@ class Rewards:
         self.soft_upper = robot.upper[self.legs] - 0.025 * span
         self.effort, self.top_speed = robot.effort_nm[self.legs], robot.velocity_rad_s[self.legs]
         self.rolls = np.array(["_roll_" in robot.joint_names[j] for j in self.legs])
-        self.path, self.path_short = np.zeros((n, 3)), np.zeros((n, 3))  # true error to the commanded path; of feet and pelvis, stride-filtered
+        self.path, self.path_short = np.zeros((n, 3)), np.zeros((n, 3))  # true error to the commanded path; of the place over the feet, stride-filtered
         self.last_com = np.zeros((n, 2))
         self.last_xy, self.last_yaw = np.zeros((n, 2)), np.zeros(n)
         self.was_moving = np.zeros(n, dtype=bool)  # flags of the last slot
@@ -146,7 +145,7 @@ class Rewards:
         place = self.path.copy()
         arm = s.feet[..., :2] - s.qpos[:, None, :2]
         feet = np.stack((cos[:, None] * arm[..., 0] + sin[:, None] * arm[..., 1], cos[:, None] * arm[..., 1] - sin[:, None] * arm[..., 0]), axis=-1)
-        place[:, :2] += sway_over(feet, p.standing_ankle_x) - PELVIS_PART * sway_over(feet, p.gait.ankle_x)
+        place[:, :2] += sway_over(feet, p.standing_ankle_x)
         self.path_short += (dt_s / self.config.velocity_filter_s) * (place - self.path_short)
         self.last_xy, self.last_yaw = s.qpos[:, :2].copy(), s.yaw.copy()
         self.turn_error = np.where(start, 0.0, self.turn_error)
