@@ -48,7 +48,7 @@ class GaitConfig:
     sway_m: float = 0.02
     start_intent: float = 0.15
     stop_intent: float = 0.15
-    capture_m: tuple[float, float, float] = (0.075, 0.075, 0.12)
+    capture_m: tuple[float, float, float] = (0.085, 0.085, 0.12)
     capture_filter: float = 0.4
     settle_s: float = 0.5
     max_reach: float = 0.985
@@ -81,6 +81,7 @@ class StanceTable:
         ankle_low = inverse.lower[0, 4] + config.ankle_margin_rad
         self.ankle_x, self.lean = np.zeros((2, points))
         self.sag = np.zeros((points, 3, len(LEGS), len(self._legs[0])))  # (both feet down, only this foot, foot in the air), rad
+        self.com_lean, self.com_feet = np.zeros(points), np.zeros((points, 2))  # way of the centre of mass, see :meth:`com_moves`
         for i, height in enumerate(self.heights):
             low, high = 0.0, config.max_lean_rad
             ankle_x, ankle_pitch = self._balance(height, low)
@@ -92,21 +93,28 @@ class StanceTable:
                 ankle_x, _ = self._balance(height, low)
             self.ankle_x[i], self.lean[i] = ankle_x, low
             self.sag[i] = self._sag(height, low, ankle_x, config)
+            here, small = self._level_com(height, low, ankle_x), 1e-3
+            self.com_lean[i] = (self._level_com(height, low + small, ankle_x) - here)[0] / small
+            moved = [self._level_com(height, low, ankle_x + dx, dy) - here for dx, dy in ((small, 0.0), (0.0, small))]
+            self.com_feet[i] = moved[0][0] / small, moved[1][1] / small
 
     def _balance(self, height: float, lean: float) -> tuple[float, float]:
         """(ankle x ahead of the pelvis that puts the centre of mass over the middle of the soles, ankle pitch angle)."""
         robot = self._robot
         ankle_x = 0.0
         for _ in range(5):  # fixed point: the legs' own mass moves with the feet, by a third of the step each time
-            q, angles = self._posture(height, lean, ankle_x)
-            com = centre_of_mass(robot, q)
-            ankle_x = np.cos(lean) * com[0] + np.sin(lean) * com[2] - 0.5 * (robot.sole.x_min + robot.sole.x_max)
-        return float(ankle_x), float(angles[0, 4])
+            ankle_x = self._level_com(height, lean, ankle_x)[0] - 0.5 * (robot.sole.x_min + robot.sole.x_max)
+        return float(ankle_x), float(self._posture(height, lean, ankle_x)[1][0, 4])
 
-    def _posture(self, height: float, lean: float, ankle_x: float) -> tuple[np.ndarray, np.ndarray]:
-        """All joints [J] and both legs' angles [2, 6], feet side by side."""
+    def _level_com(self, height: float, lean: float, ankle_x: float, side: float = 0.0) -> np.ndarray:
+        """Centre of mass from the root link's origin along level axes (forward, left) [2], m."""
+        com = centre_of_mass(self._robot, self._posture(height, lean, ankle_x, side)[0])
+        return np.array((np.cos(lean) * com[0] + np.sin(lean) * com[2], com[1]))
+
+    def _posture(self, height: float, lean: float, ankle_x: float, side: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+        """All joints [J] and both legs' angles [2, 6], feet side by side, both shifted to the left by ``side``."""
         y = self._inverse.half_width_m
-        sole = np.array([[[ankle_x, y, -height], [ankle_x, -y, -height]]])
+        sole = np.array([[[ankle_x, side + y, -height], [ankle_x, side - y, -height]]])
         angles = self._inverse.solve(sole, np.zeros((1, 2)), np.array([lean]))[0]
         q = self._robot.default_q.copy()
         for index, leg in zip(self._legs, angles, strict=True):
@@ -131,6 +139,14 @@ class StanceTable:
     def __call__(self, height_m: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(ankle x ahead of the pelvis in the level frame [N] m, lean [N] rad)."""
         return np.interp(height_m, self.heights, self.ankle_x), np.interp(height_m, self.heights, self.lean)
+
+    def com_moves(self, height_m: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """How the centre of mass moves from the root link's origin: m per rad of lean [N], m per m of both feet (forward, left) [N, 2].
+
+        Feet stay flat: the trunk leans, the legs follow the feet. Without the legs' part a stand with a leaning pelvis seemed 2 cm off balance.
+        """
+        along = [np.interp(height_m, self.heights, self.com_feet[:, i]) for i in range(2)]
+        return np.interp(height_m, self.heights, self.com_lean), np.stack(along, axis=-1)
 
     def sag_at(self, height_m: np.ndarray, unloaded: np.ndarray) -> np.ndarray:
         """Offset of the leg targets [N, 2, 6] rad; ``unloaded`` [N, 2]: how much of its load each foot has given to the other."""
@@ -250,17 +266,21 @@ class ReferenceGait:
         lean_rate = np.where(np.isnan(self.last_lean), 0.0, (lean - self.last_lean) / dt_s)
         self.last_lean = lean
         pitch, roll = np.arctan2(gravity[:, 0], -gravity[:, 2]), np.arctan2(gravity[:, 1], -gravity[:, 2])
-        above = self.stance.com_above_m
-        omega = np.sqrt(GRAVITY_M_S2 / (height_m + above))
-        middle, drift = feet.mean(axis=1), feet_velocity.mean(axis=1)  # [N, 2] of both soles
-        position = np.stack((ankle_x - middle[:, 0] + above * (pitch - lean), above * roll - middle[:, 1]), axis=-1)
-        speed = np.stack((above * (gyro[:, 1] - lean_rate) - drift[:, 0], -above * gyro[:, 0] - drift[:, 1]), axis=-1)
+        by_lean, by_feet = self.stance.com_moves(height_m)
+        omega = np.sqrt(GRAVITY_M_S2 / (height_m + self.stance.com_above_m))[:, None]
+        feet_moved = feet.mean(axis=1)
+        feet_moved[:, 0] -= ankle_x
+        leaned = np.stack((pitch - lean, roll), axis=-1)
+        lean_speed = np.stack((gyro[:, 1] - lean_rate, -gyro[:, 0]), axis=-1)
+        over = by_feet - 1.0  # of the centre of mass over the feet, per metre that these move ahead
+        position = over * feet_moved + by_lean[:, None] * leaned
+        speed = over * feet_velocity.mean(axis=1) + by_lean[:, None] * lean_speed
         if self.arms is not None and joints is not None:
             shift, rate = self.arms(*joints)
             self.arm_shift = np.matmul(shift[:, None], self._level)[:, 0]
             position = position + self.arm_shift
             speed = speed + np.matmul(rate[:, None], self._level)[:, 0]
-        return position + speed / omega[:, None]
+        return position + speed / omega
 
     def advance(
         self,

@@ -28,7 +28,7 @@ class PathConfig:
         clip: greatest error kept (forward m, left m, heading rad). Beyond, the path comes along: a blocked or pushed robot does
             not save up a walk, and a lost one does not run.
         leak_s: at rest the error fades with this time constant. An error inside the ``start`` band makes no step, so a drift of
-            the estimate of up to start / leak (1.6 mm/s, 0.0015 rad/s) is forgotten as fast as it comes and never makes the robot step.
+            the estimate of up to start / leak (2 mm/s, 0.0017 rad/s) is forgotten as fast as it comes and never makes the robot step.
         patience_s: a correction at zero flags that has not succeeded after this time of stepping is given up: the path moves here.
         gain: correction speed per error, 1/s; with half a step of delay, so well below 1 / 0.36 s.
         limit: greatest correction (m/s, m/s, rad/s).
@@ -42,11 +42,11 @@ class PathConfig:
     clip: tuple[float, float, float] = (0.3, 0.3, 0.4)
     leak_s: float = 30.0
     patience_s: float = 6.0
-    gain: float = 1.0
-    limit: tuple[float, float, float] = (0.08, 0.08, 0.15)
+    gain: float = 1.5
+    limit: tuple[float, float, float] = (0.12, 0.1, 0.25)
     smooth: float = 0.15
-    start: tuple[float, float] = (0.05, 0.045)
-    stop: tuple[float, float] = (0.03, 0.025)
+    start: tuple[float, float] = (0.06, 0.05)
+    stop: tuple[float, float] = (0.045, 0.03)
 
 
 def wrap(angle: np.ndarray) -> np.ndarray:

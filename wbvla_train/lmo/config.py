@@ -25,8 +25,8 @@ class PhysicsConfig:
 
     threads: int = 2  # of mujoco.batch
     delay_steps_max: int = 8  # command delay 0..40 ms [paper: action lag 2..8 steps, read as simulation steps]
-    joint_lag_steps_max: int = 8  # age of joint angles and speeds, times the difficulty [paper: 0..8]
-    imu_lag_steps: tuple[int, int] = (1, 10)  # age of gyro and gravity, times the difficulty [paper: 1..10]
+    joint_lag_steps_max: int = 4  # age of joint angles and speeds, times the difficulty: 20 ms [ours: twice the benchmark's; paper 0..8 of unknown unit]
+    imu_lag_steps: tuple[int, int] = (1, 5)  # age of gyro and gravity, times the difficulty: 25 ms [ours, likewise; paper 1..10]
     substeps: int = 4  # physics steps per slot: 5 ms each [OpenHomie; equals the lock-step world]
     integrator: Literal["implicitfast", "euler"] = "implicitfast"
     leg_frictionloss: bool = True  # dry friction on the legs only: each row costs solver time [ours]
@@ -127,6 +127,7 @@ class RewardConfig:
     # stability
     stand_action: float = -0.04  # J_stand = |a_leg|^2 at zero flags; paper stand-still I -0.05, II -0.1 per step, weight ours
     stand_motion: float = -3.0  # m/s of the centre of mass at zero command and frozen clock; ours
+    stand_centre: float = -10.0  # m of the centre of mass from over the middle of the soles, likewise: off centre a push makes it step; ours
     stand_joints: float = -0.02  # (rad/s)^2 of the legs, likewise
     stand_step: float = -0.8  # stepping at zero command without need
     fall: float = -1.0  # once, not per second; ours

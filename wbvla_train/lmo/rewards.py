@@ -37,6 +37,7 @@ class Rewards:
         self.soft_lower = robot.lower[self.legs] + 0.025 * span
         self.soft_upper = robot.upper[self.legs] - 0.025 * span
         self.effort, self.top_speed = robot.effort_nm[self.legs], robot.velocity_rad_s[self.legs]
+        self.sole_middle_m = 0.5 * (robot.sole.x_min + robot.sole.x_max)
         self.rolls = np.array(["_roll_" in robot.joint_names[j] for j in self.legs])
         self.path, self.path_short = np.zeros((n, 3)), np.zeros((n, 3))  # true error to the commanded path; of the place over the feet, stride-filtered
         self.last_com = np.zeros((n, 2))
@@ -82,11 +83,12 @@ class Rewards:
         qd = s.qd[:, self.legs]
         frozen = resting & ~p.gait.stepping
         heading_end = self._end_of_episode(frozen, turned, dt_s)
-        across = s.feet[:, 0, :2] - s.feet[:, 1, :2]
-        feet_gap = np.abs(np.cos(s.yaw) * across[:, 1] - np.sin(s.yaw) * across[:, 0])
+        feet_gap = np.abs(self._heading_frame(s.feet[:, 0, :2] - s.feet[:, 1, :2])[:, 1])
         q = s.q[:, self.legs]
         lean = np.stack((np.sin(ref.lean_rad), np.zeros_like(ref.lean_rad)), axis=1)
         away, off = np.hypot(self.path_short[:, 0], self.path_short[:, 1]), np.abs(self.path_short[:, 2])
+        over_feet = self._heading_frame(s.com[:, :2] - s.feet[..., :2].mean(axis=1))
+        off_centre = np.hypot(over_feet[:, 0] - self.sole_middle_m, over_feet[:, 1])
         demand = np.abs(s.demand[:, self.leg_actuators]) / self.effort
         feet_yaw = np.arctan2(s.feet_ahead[..., 1], s.feet_ahead[..., 0])
         relative = np.abs(self.long) / np.asarray(c.drift_scale)  # [N, 3]
@@ -116,6 +118,7 @@ class Rewards:
             "roll_action": c.roll_action * (np.abs(p.goal[:, 1]) < 0.02) * np.sum(action[:, self.rolls] ** 2, axis=1),
             "stand_action": c.stand_action * resting * np.sum(action**2, axis=1),
             "stand_motion": c.stand_motion * frozen * np.clip(com_speed + 0.3 * np.abs(s.yaw_rate), 0, 1),
+            "stand_centre": c.stand_centre * frozen * np.clip(off_centre, 0, 0.15),
             "stand_joints": c.stand_joints * frozen * np.clip(np.sum(qd**2, axis=1), 0, 50),
             "stand_step": c.stand_step * (resting & p.gait.stepping & ~p.path.wants(p.gait.stepping)),
             "joint_acceleration": c.joint_acceleration * np.sum(((qd - self.last_qd) / dt_s) ** 2, axis=1),
@@ -133,18 +136,21 @@ class Rewards:
         terms["heading_end"] = c.heading_end * heading_end / dt_s  # once per episode: outside the clip
         return np.clip(total, -20.0, 20.0) + terms["heading_end"], terms
 
+    def _heading_frame(self, way: np.ndarray) -> np.ndarray:
+        """World vectors [N, ..., 2] as (forward, left) of each robot's heading."""
+        cos, sin = (f(self.physics.yaw).reshape((-1,) + (1,) * (way.ndim - 2)) for f in (np.cos, np.sin))
+        x, y = way[..., 0], way[..., 1]
+        return np.stack((cos * x + sin * y, cos * y - sin * x), axis=-1)
+
     def _follow_path(self, turned: np.ndarray, resting: np.ndarray, moving: np.ndarray, dt_s: float) -> None:
         """True error to the commanded path. Where a start from rest begins, the path starts where the robot believes it does."""
         s, p = self.physics, self.pipeline
-        delta = s.qpos[:, :2] - self.last_xy
-        cos, sin = np.cos(s.yaw), np.sin(s.yaw)
-        moved = np.stack((cos * delta[:, 0] + sin * delta[:, 1], cos * delta[:, 1] - sin * delta[:, 0]), axis=1)
+        moved = self._heading_frame(s.qpos[:, :2] - self.last_xy)
         start = moving & ~self.was_moving & ~self.episode
         self.path = np.where(start[:, None], p.path.error, self.path)
         self.path = p.path.settle(advance_error(self.path, moved, turned, p.goal, dt_s), resting)
         place = self.path.copy()
-        arm = s.feet[..., :2] - s.qpos[:, None, :2]
-        feet = np.stack((cos[:, None] * arm[..., 0] + sin[:, None] * arm[..., 1], cos[:, None] * arm[..., 1] - sin[:, None] * arm[..., 0]), axis=-1)
+        feet = self._heading_frame(s.feet[..., :2] - s.qpos[:, None, :2])
         place[:, :2] += sway_over(feet, p.standing_ankle_x)
         self.path_short += (dt_s / self.config.velocity_filter_s) * (place - self.path_short)
         self.last_xy, self.last_yaw = s.qpos[:, :2].copy(), s.yaw.copy()
