@@ -93,6 +93,23 @@ def test_first_foot_is_the_one_on_the_side_it_goes_to():
         assert walk(gait, (0, lateral, 0), 1)[0][0] == pytest.approx(phase + DT_S / 0.72)
 
 
+def test_balance_of_any_stand_is_that_of_its_whole_body_centre_of_mass(gait):
+    """Pelvis anywhere within 4 cm over flat feet, leaning up to 0.1 rad: joints and tilt alone give the centre of mass over the soles within 4 mm."""
+    rng, width = np.random.default_rng(3), gait.inverse.half_width_m
+    middle = 0.5 * (ROBOT.sole.x_min + ROBOT.sole.x_max)
+    for _ in range(20):
+        x, y, lean = rng.uniform(-0.06, 0.02), rng.uniform(-0.04, 0.04), rng.uniform(-0.1, 0.1)
+        legs = gait.inverse.solve(np.array([[[x, y + width, -0.62], [x, y - width, -0.62]]]), np.zeros((1, 2)), np.array([lean]))[0]
+        q = ROBOT.default_q.copy()
+        q[ROBOT.indices("left_leg")], q[ROBOT.indices("right_leg")] = legs
+        com = rotation(np.array((0, 1.0, 0)), lean) @ centre_of_mass(ROBOT, q)
+        tilt = np.array([[np.sin(lean), 0.0, -np.cos(lean)]])
+        legs_q = q[None, ROBOT.indices("lmo_action")]
+        gait.reset()
+        point = capture(gait, tilt, np.zeros((1, 3)), legs_q, np.zeros_like(legs_q), 0.62)[0]
+        np.testing.assert_allclose(point, com[:2] - (x + middle, y), atol=4e-3)
+
+
 def test_a_push_seen_by_the_imu_makes_one_cycle_of_steps_and_no_more(gait):
     walk(gait, (0, 0, 0), 5, capture=(0.08, 0.0))
     assert not gait.stepping[0], "inside the soles' reach"
@@ -112,9 +129,9 @@ def test_right_after_a_stop_it_takes_twice_as_much_to_step_again(gait):
     assert gait.stepping[0]
 
 
-def capture(gait: ReferenceGait, gravity, gyro, q, qd) -> np.ndarray:
+def capture(gait: ReferenceGait, gravity, gyro, q, qd, height_m: float = 0.64) -> np.ndarray:
     feet, velocity = gait.sense_feet(gravity, gyro, q, qd)
-    return gait.capture_point(gravity, gyro, feet, velocity, np.array([0.64]), DT_S)
+    return gait.capture_point(gravity, gyro, feet, velocity, np.array([height_m]), DT_S)
 
 
 def test_capture_point_of_a_robot_standing_still_is_zero_and_of_a_rigid_fall_what_a_pendulum_says(gait):

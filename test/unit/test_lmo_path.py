@@ -115,7 +115,7 @@ def test_steps_begin_at_a_larger_error_than_they_end_at():
         tracker.place[:] = error
         tracker.steer(no, no)
 
-    standing_at(0.04, 0.0, 0.0)
+    standing_at(0.05, 0.0, 0.0)
     assert not tracker.wants(no)[0] and tracker.wants(yes)[0]
     standing_at(0.0, 0.0, 0.07)
     assert tracker.wants(no)[0]
@@ -147,11 +147,11 @@ def test_correction_is_chosen_when_a_step_begins_and_kept_while_it_is_under_way(
     tracker.place[:] = (0.04, 0.0, 0.3)
     tracker.steer(no, no)  # standing
     tracker.steer(yes, yes)
-    np.testing.assert_allclose(tracker.correction[0], 0.15 * np.array((0.04, 0.0, 0.15)))  # smooth x clipped gain x error
+    np.testing.assert_allclose(tracker.correction[0], 0.15 * np.array((0.06, 0.0, 0.25)))  # smooth x clipped gain x error
     tracker.place[:] = 0.0
     for _ in range(100):
         tracker.steer(no, yes)
-    np.testing.assert_allclose(tracker.correction[0], (0.04, 0.0, 0.15), atol=1e-6)
+    np.testing.assert_allclose(tracker.correction[0], (0.06, 0.0, 0.25), atol=1e-6)
     for _ in range(100):
         tracker.steer(no, no)
     np.testing.assert_allclose(tracker.correction[0], 0.0, atol=1e-6)
