@@ -37,7 +37,7 @@ class GaitConfig:
         load_compensation: part of the static sag that the targets anticipate.
         arm_mass: the capture point counts the arms where they are, not hanging, and the pelvis makes room for their weight.
         arm_room: part of the arms' shift of the centre of mass that the pelvis takes back: 1 keeps the centre of mass, 0 the pelvis.
-        arm_follow: gain per tick of that, by the arms of the tick before (the next reference can then be worked out beforehand).
+        arm_follow: gain per tick of that.
         max_arm_shift_m: greatest way of the pelvis for the arms' sake.
         enabled: False = no clock and no reference: targets are residuals on the default pose (the ablation).
     """
@@ -197,9 +197,8 @@ class ReferenceGait:
         self.ankle_x = np.zeros(count)  # of the present height's stance, m ahead of the pelvis
         self.last_lean = np.full(count, np.nan)
         self.step_begins = np.zeros(count, dtype=bool)  # this tick
-        self.arm_shift = np.zeros((count, 2))  # of the centre of mass by the arms (forward, left), this tick, m
+        self.arm_shift, self.arm_speed = np.zeros((2, count, 2))  # of the centre of mass by the arms (forward, left), one tick old, m and m/s
         self.shift = np.zeros((count, 2))  # what the reference makes room for
-        self._last_arm_shift = np.zeros((count, 2))
         self._default = robot.default_q[robot.indices("lmo_action")]
         self._low_foot = np.zeros(count, dtype=np.intp)  # without a clock: the foot that stands
 
@@ -211,7 +210,7 @@ class ReferenceGait:
         self.capture[ids] = 0.0
         self.last_lean[ids] = np.nan
         self.step_begins[ids] = False
-        self.shift[ids] = self._last_arm_shift[ids] = 0.0
+        self.shift[ids] = self.arm_shift[ids] = self.arm_speed[ids] = 0.0
 
     def sense_feet(self, gravity: np.ndarray, gyro: np.ndarray, q: np.ndarray, qd: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Where the soles are and how they move, seen from the root link's origin: joint angles, tilt and gyro only.
@@ -246,20 +245,13 @@ class ReferenceGait:
         return np.where(self.stepping[:, None], _ONE_FOOT[left_swings.astype(np.intp)], 0.5)
 
     def capture_point(
-        self,
-        gravity: np.ndarray,
-        gyro: np.ndarray,
-        feet: np.ndarray,
-        feet_velocity: np.ndarray,
-        height_m: np.ndarray,
-        dt_s: float,
-        joints: tuple[np.ndarray, np.ndarray] | None = None,
+        self, gravity: np.ndarray, gyro: np.ndarray, feet: np.ndarray, feet_velocity: np.ndarray, height_m: np.ndarray, dt_s: float
     ) -> np.ndarray:
         """Deviation of the capture point (forward, left) from its place in standing [N, 2], m.
 
         Position and speed of the body over its feet come from :meth:`sense_feet`, taking both feet as flat on the floor.
         Tilt and gyro alone are not enough: a robot that sinks backward with a level pelvis goes unseen until it is too
-        late (tried). ``joints``: all angles and speeds [N, J], for ``arm_mass``; behind :meth:`sense_feet` of the same tick.
+        late (tried). The arms are where :meth:`sense_arms` last saw them.
         """
         ankle_x, lean = self.stance(height_m)
         self.ankle_x = ankle_x
@@ -275,12 +267,13 @@ class ReferenceGait:
         over = by_feet - 1.0  # of the centre of mass over the feet, per metre that these move ahead
         position = over * feet_moved + by_lean[:, None] * leaned
         speed = over * feet_velocity.mean(axis=1) + by_lean[:, None] * lean_speed
-        if self.arms is not None and joints is not None:
-            shift, rate = self.arms(*joints)
-            self.arm_shift = np.matmul(shift[:, None], self._level)[:, 0]
-            position = position + self.arm_shift
-            speed = speed + np.matmul(rate[:, None], self._level)[:, 0]
-        return position + speed / omega
+        return position + self.arm_shift + (speed + self.arm_speed) / omega
+
+    def sense_arms(self, q: np.ndarray, qd: np.ndarray) -> None:
+        """Where the arms' weight is and how it moves, for the ticks to come: all joint angles and speeds [N, J], behind :meth:`sense_feet` of this tick."""
+        if self.arms is not None:
+            shift, speed = self.arms(q, qd)
+            self.arm_shift, self.arm_speed = (np.matmul(v[:, None], self._level)[:, 0] for v in (shift, speed))
 
     def advance(
         self,
@@ -302,7 +295,7 @@ class ReferenceGait:
         if not c.enabled:
             return
         if self.arms is not None:
-            room = clip(c.arm_room * self._last_arm_shift, -c.max_arm_shift_m, c.max_arm_shift_m)
+            room = clip(c.arm_room * self.arm_shift, -c.max_arm_shift_m, c.max_arm_shift_m)
             self.shift = self.shift + c.arm_follow * (room - self.shift)
         intent = np.max(np.abs(velocity) / np.maximum(cruise, 1e-6), axis=-1)
         self.capture += c.capture_filter * (capture - self.capture)
@@ -334,10 +327,6 @@ class ReferenceGait:
         self.step_begins = start | (boundary & ~stop)
         self.stepping &= ~stop
         self.phase = np.where(stop, np.where(before, 0.0, 0.5), np.mod(moved, 1.0))
-
-    def end_tick(self) -> None:
-        """What the reference of this tick could not know yet, the next one will."""
-        self._last_arm_shift = self.arm_shift
 
     def reference(self, velocity: np.ndarray, height_m: np.ndarray) -> GaitReference:
         """Leg angles for the present phase.

@@ -84,7 +84,7 @@ def sway_over(feet: np.ndarray, ankle_x: np.ndarray | float) -> np.ndarray:
 
 
 class PathTracker:
-    """Dead reckoning, path error and correction of N robots; one :meth:`update` and one :meth:`steer` per tick."""
+    """Dead reckoning, path error and correction of N robots. Per tick :meth:`begin` and :meth:`steer`, and behind the command :meth:`update`."""
 
     PLAN = ("correction", "_wanted", "_last_step")  # what :meth:`steer` changes
 
@@ -110,6 +110,18 @@ class PathTracker:
         self._rested[ids] = False
         self._fresh[ids] = True
 
+    def begin(self, resting: np.ndarray, stepping: np.ndarray) -> None:
+        """A command that comes to a standing robot begins a new path where it stands.
+
+        Args:
+            resting: [N] zero flags and the gate closed; stepping: [N] the clock runs.
+        """
+        anew = self._rested & ~resting & ~stepping
+        if anew.any():
+            self.place[anew] -= self.error[anew]
+            self.error[anew] = 0.0
+        self._rested = resting
+
     def update(
         self,
         feet: np.ndarray,
@@ -120,12 +132,12 @@ class PathTracker:
         stepping: np.ndarray,
         ankle_x: float = 0.0,
     ) -> None:
-        """Take in one tick of motion. A command that comes to a standing robot begins a new path where it stands.
+        """Take in one tick of motion.
 
         Args:
             feet: soles from the root link's origin along the level heading axes [N, 2, 2], m; support: [N, 2] weights of the feet that stand, sum 1.
             yaw_rate: [N] about the vertical; velocity: gated command [N, 3].
-            resting: [N] zero flags and the gate closed; stepping: [N] the clock runs.
+            resting, stepping: of :meth:`begin`.
             ankle_x: how far ahead of the pelvis the ankles stand at the default height, m: a squat moves the pelvis, not the place.
         """
         turned = yaw_rate * self.dt_s
@@ -138,10 +150,6 @@ class PathTracker:
             moved[self._fresh], turned = 0.0, np.where(self._fresh, 0.0, turned)
             self._fresh[:] = False
         self._feet = feet
-        anew = self._rested & ~resting & ~stepping
-        if anew.any():
-            self.error[anew] = 0.0
-        self._rested = resting
         self._patience_s = np.where(resting & stepping, self._patience_s + self.dt_s, 0.0)
         self.given_up = self._patience_s > self.config.patience_s
         self.error = self.settle(advance_error(self.error, moved, turned, velocity, self.dt_s), resting)

@@ -74,9 +74,11 @@ class LegPipeline:
         self.height_m = self.gate.height_m.copy()
         self.reference = self.gait.reference(self.velocity, self.height_m)
         self._ahead: tuple[np.ndarray, GaitReference] | None = None  # a reference worked out beforehand, and what it belongs to
+        self._sensed: tuple[np.ndarray, ...] | None = None  # what :meth:`finish` has not taken in yet
 
     def reset(self, ids: np.ndarray | slice = slice(None), height_m: float | np.ndarray | None = None, phase: float | np.ndarray = 0.0) -> None:
         """Start robots ``ids`` afresh: gate closed, clock in double support, no history."""
+        self.finish()
         self.gate.reset(ids, height_m)
         self.gait.reset(ids, phase)
         self.observation.reset(ids)
@@ -94,20 +96,21 @@ class LegPipeline:
             flags: [N, 3] in {-1, 0, 1}; height_m: commanded stance height [N], m.
             gyro, gravity: [N, 3], pelvis frame; q, qd: [N, J], robot order.
         """
+        self.finish()
         self.velocity, self.height_m = self.gate.step(flags, height_m, self.dt_s, self.cruise)
         self.goal = self._goal(flags, self.velocity)
         feet, feet_velocity = self.gait.sense_feet(gravity, gyro, q[:, self.legs], qd[:, self.legs])
-        capture = self.gait.capture_point(gravity, gyro, feet, feet_velocity, self.height_m, self.dt_s, (q, qd))
+        capture = self.gait.capture_point(gravity, gyro, feet, feet_velocity, self.height_m, self.dt_s)
+        support, yaw_rate, resting = self.gait.support(self.config.path.support_lag), -np.sum(gravity * gyro, axis=1), self.resting(flags)
         if self.config.path.enabled:
-            support, yaw_rate = self.gait.support(self.config.path.support_lag), -np.sum(gravity * gyro, axis=1)
-            self.path.update(feet, support, yaw_rate, self.goal, self.resting(flags), self.gait.stepping, self.standing_ankle_x)
+            self.path.begin(resting, self.gait.stepping)
         self._advance(self.goal, capture)
+        self._sensed = q.copy(), qd.copy(), feet, support, yaw_rate, resting
         stride = self.stride_velocity
         ahead, self._ahead = self._ahead, None
         known = ahead is not None and np.array_equal(ahead[0], self._reference_key(stride, self.height_m))
         self.reference = ahead[1] if known else self.gait.reference(stride, self.height_m)
-        self.gait.end_tick()
-        self._odometry(feet_velocity, gravity, gyro)
+        self._odometry(feet_velocity, yaw_rate)
         full_scale = np.asarray(self.config.gating.cruise)
         return self.observation.build(
             self.velocity / full_scale,
@@ -147,12 +150,26 @@ class LegPipeline:
         self.gait.advance(goal, self.cruise, capture, self.dt_s, self.path.wants(self.gait.stepping), self.path.intended)
         self.path.steer(self.gait.step_begins, self.gait.stepping)
 
+    def finish(self) -> None:
+        """Take in what changes slowly: the way walked, the arms' weight. It counts from the next tick on, so that it can be worked out behind the command.
+
+        :meth:`observe` and :meth:`reset` do it where nobody has.
+        """
+        if self._sensed is None:
+            return
+        q, qd, feet, support, yaw_rate, resting = self._sensed
+        self._sensed = None
+        self.gait.sense_arms(q, qd)
+        if self.config.path.enabled:
+            self.path.update(feet, support, yaw_rate, self.goal, resting, self.gait.stepping, self.standing_ankle_x)
+
     def anticipate(self, flags: np.ndarray, height_m: np.ndarray) -> None:
         """Work out the reference of the next tick, while there is time: as if the command stayed, no foot had to catch the robot and its path error stayed.
 
         :meth:`observe` takes it where that came true, and works it out anew where not: the numbers are the same to the bit. Call it behind
-        :meth:`act`. It takes a good quarter off the time between a state and its command (N = 1; training has no use for it).
+        :meth:`act`; it does :meth:`finish` too. It takes a good quarter off the time between a state and its command (N = 1; training has no use for it).
         """
+        self.finish()
         gate, kept = self.gate, [(self.gait, self.gait.CLOCK), (self.path, self.path.PLAN)]
         before = gate.filtered.copy(), gate.height_m.copy()
         copies = [{name: getattr(owner, name).copy() for name in names} for owner, names in kept]
@@ -169,12 +186,11 @@ class LegPipeline:
         """All that the reference is a function of, one vector."""
         return np.concatenate((velocity.ravel(), height_m, self.gait.phase, self.gait.stepping, self.gait.shift.ravel()))
 
-    def _odometry(self, feet_velocity: np.ndarray, gravity: np.ndarray, gyro: np.ndarray) -> None:
+    def _odometry(self, feet_velocity: np.ndarray, yaw_rate: np.ndarray) -> None:
         """Velocity over the feet that the clock has on the ground, against the reference, filtered over a stride."""
         stands = (self.reference.swing == 0.0)[..., None] if self.config.gait.enabled else self.gait.support(0.0)[..., None]  # [N, 2, 1]; never both in the air
         body = -np.sum(feet_velocity * stands, axis=1) / np.sum(stands, axis=1)
-        yaw_rate = -np.sum(gravity * gyro, axis=1, keepdims=True)
-        error = np.concatenate((body, yaw_rate), axis=1) - self.stride_velocity
+        error = np.concatenate((body, yaw_rate[:, None]), axis=1) - self.stride_velocity
         self.velocity_error += (self.dt_s / self.config.observation.odometry_filter_s) * (error - self.velocity_error)
 
     def act(self, action: np.ndarray) -> np.ndarray:

@@ -48,6 +48,7 @@ class Walker:
 def follow(tracker: PathTracker, command: np.ndarray, real: np.ndarray, ticks: int, walker: Walker, *, resting: bool = False, stepping: bool = True) -> None:
     for _ in range(ticks):
         walker.move(real)
+        tracker.begin(np.array([resting]), np.array([stepping]))
         tracker.update(walker.sense(), walker.support(), np.array([real[2]]), command[None], np.array([resting]), np.array([stepping]))
         if walker.tick % 18 == 0:
             walker.standing = 1 - walker.standing
