@@ -56,6 +56,7 @@ def follow(tracker: PathTracker, command: np.ndarray, real: np.ndarray, ticks: i
 
 def started(config: PathConfig = ON) -> tuple[PathTracker, Walker]:
     tracker, walker = PathTracker(config, 1, DT_S), Walker()
+    tracker.begin(np.array([True]), np.array([False]))
     tracker.update(walker.sense(), walker.support(), np.zeros(1), np.zeros((1, 3)), np.array([True]), np.array([False]))
     return tracker, walker
 
