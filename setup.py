@@ -21,9 +21,10 @@ NODES = {
     "perception_node": "wbvla_perception.node",
     "vla_node": "wbvla_vla.node",
     "record_node": "wbvla_cli.record_node",
+    "teleop_node": "wbvla_cli.teleop_node",
     "lifecycle_manager": "wbvla_core.ros.manager",
 }
-EXTRAS = ("robot", "sim", "vla", "train", "dev")
+EXTRAS = ("robot", "sim", "vla", "train", "view", "dev")
 
 
 def requirements(name: str) -> list[str]:

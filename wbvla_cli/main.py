@@ -40,12 +40,18 @@ class Verb:
 VERBS = (
     Verb(("demo",), "wbvla_cli.demo", "the X2 carries out a sentence in simulation; writes video, bag and report", "sim,vla"),
     Verb(("run",), "wbvla_cli.runner", "start nodes of config/nodes.yaml without ROS launch, and take them down again", "robot"),
-    Verb(("record",), "wbvla_cli.record", "record topics to MCAP", "sim"),
+    Verb(("teleop",), "wbvla_cli.teleop", "keyboard, gamepad or script on the robot or the simulator, with or without recording", "sim"),
+    Verb(("record",), "wbvla_cli.record", "record topics to MCAP: one bag or a session of episodes; audit, mend", "sim"),
+    Verb(("dataset",), "wbvla_cli.dataset", "recordings to LeRobot v3: convert, check, info, merge, split, filter", "sim,train"),
+    Verb(("view",), "wbvla_cli.view", "look at a recording or a data set: HTML summary, or rerun", "sim,train,view"),
     Verb(("doctor",), "wbvla_cli.doctor", "what is installed, which ROS, which GL, which checkpoints, what is missing", "robot"),
     Verb(("inspect",), "wbvla_cli.inspect", "print a checkpoint's manifest and lineage", "robot"),
     Verb(("eval", "walk-to"), "wbvla_eval.walk_to", "walk-to-box trials on unseen seeds: success, falls, Wilson intervals", "sim,vla"),
     Verb(("eval", "instructions"), "wbvla_eval.instructions", "success of every instruction on unseen seeds", "sim,vla"),
     Verb(("eval", "lmo"), "wbvla_eval.lmo", "benchmark of a leg controller: accuracy, stability, arrival, switching, stress, squats, cart", "sim"),
+    Verb(("video", "ingest"), "wbvla_train.data.film.ingest", "films from any camera: gated, sorted, cut into clips for the latent action models", "train"),
+    Verb(("video", "review"), "wbvla_train.data.film.review", "contact sheet of ingested films for the browser; take over its decisions", "train"),
+    Verb(("video", "info"), "wbvla_train.data.film.info", "what a film is and what the gates would say of it", "train"),
     Verb(("data", "video"), "wbvla_train.data.video", "render action-free egocentric video", "train"),
     Verb(("data", "demos"), "wbvla_train.data.demos", "record demonstrations by the scripted teleoperator", "train"),
     Verb(("train", "lmo"), "wbvla_train.lmo.train", "leg policy: PPO in batched MuJoCo", "train"),
@@ -131,7 +137,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"wbvla {verb.name}: interrupted", file=sys.stderr)
         return 130
     except WbvlaError as error:
-        print(f"wbvla {verb.name}: {error} [{error.code.name} {int(error.code)}]", file=sys.stderr)
+        code = f" [{error.code.name} {int(error.code)}]" if error.code else ""
+        print(f"wbvla {verb.name}: {error}{code}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # `wbvla ... | head`
         sys.stderr.close()

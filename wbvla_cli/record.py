@@ -24,6 +24,8 @@ from rosbags.highlevel import AnyReader
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
+from wbvla_cli.notes import HELP as NOTES_HELP
+from wbvla_cli.notes import Notebook
 from wbvla_core.ros.tables import message_folders, topic_table
 from wbvla_teleop.keyboard import RawTerminal
 from wbvla_teleop.recording.audit import as_table, audit_bag, write_json
@@ -176,20 +178,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     place = {"session" if options.episodes else "output": str(options.output.absolute()), "min_free_mb": options.min_free_mb}
     with Stack(("record",), parameters={"record": place}, domain_id=options.domain, cancelled=stop.is_set) as stack, RawTerminal() as terminal:
         stack.wait_active()
-        if options.instruction or options.notes:
-            stack.client.note(options.instruction, options.notes)
+        notebook = Notebook(stack.client.note, options.instruction, options.notes)
         if options.episodes:
-            print("[record] s start, e end, x discard, q quit", flush=True)
+            print(f"[record] s start   e end   x discard   {NOTES_HELP}   q quit", flush=True)
         deadline_s = time.monotonic() + (options.duration_s or float("inf"))
         while not stop.is_set() and time.monotonic() < deadline_s and not stack.dead():
             if not (options.episodes and sys.stdin.isatty()):
                 time.sleep(0.1)
                 continue
             for key in terminal.keys(0.1):
+                if notebook.key(key):
+                    continue
                 if key == "q":
                     deadline_s = 0.0
                 elif key in KEYS:
-                    stack.client.call(KEYS[key], timeout_s=10.0)  # the recorder says what came of it
+                    try:
+                        stack.client.call(KEYS[key], timeout_s=10.0)  # the recorder says what came of it
+                    except TimeoutError as error:
+                        print(f"[record] {error}", file=sys.stderr)
         status = 1 if stack.dead() else 0
     if not options.episodes and options.output.is_dir() and (options.output / AUDIT).is_file():
         print(as_table(json.loads((options.output / AUDIT).read_text(encoding="utf-8"))))

@@ -179,13 +179,13 @@ class RecordNode(ManagedNode):
             if row.record
         }
         self._lost_before = self._lost
+        self._began_ns = time.time_ns()
         self._bag = bag
 
     def _start_episode(self) -> str:
         self._adopt(self._session.begin(**{"instruction": "", "notes": "", **self._facts}))
-        now_ns = time.time_ns()
         for name, data in list(self._latched.items()):
-            self._bag.write(self._connections[name], now_ns, data)
+            self._bag.write(self._connections[name], self._began_ns, data)
         name = self._bag.folder.name
         self._say_state({"state": "recording", "episode": name, **self._facts})
         return f"{name} is recorded"
@@ -221,7 +221,8 @@ class RecordNode(ManagedNode):
                         self._out_bytes += len(data)
                         if self._bag is not None:
                             self._written += 1
-                            self._bag.write(self._connections[name], at_ns, data)
+                            # a latched message was published long ago, and is part of the episode from its beginning
+                            self._bag.write(self._connections[name], max(at_ns, self._began_ns), data)
                     if self._bag is not None:
                         self._bag.flush()
                 except DiskFullError as error:

@@ -1,9 +1,13 @@
-"""Ticks and pairs that follow stamps instead of timers."""
+"""Ticks, pairs and frames that follow stamps instead of timers."""
 
 from __future__ import annotations
 
+import bisect
+import math
 from collections import OrderedDict
-from typing import Generic, TypeVar
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -83,3 +87,169 @@ class StampPairer(Generic[A, B]):
                 stream.popitem(last=False)
                 self.dropped += 1
         return pair
+
+
+def nearest_index(stamps_s: Sequence[float], at_s: float) -> int:
+    """Index of the stamp nearest to ``at_s``; of two equally near ones the earlier.
+
+    The one rule by which a state belongs to an image: the 10 Hz node, the resampler of recordings and the checks all ask here.
+
+    Args:
+        stamps_s: rising stamps, at least one.
+    """
+    if not stamps_s:
+        raise ValueError("no sample to choose from")
+    after = bisect.bisect_left(stamps_s, at_s)
+    if after == 0:
+        return 0
+    if after == len(stamps_s):
+        return bisect.bisect_left(stamps_s, stamps_s[-1])  # equal stamps: the first of them
+    return after if stamps_s[after] - at_s < at_s - stamps_s[after - 1] else bisect.bisect_left(stamps_s, stamps_s[after - 1])
+
+
+class ClockJump(ValueError):
+    """A stream whose stamps go back further than samples can overtake each other."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One image with what belongs to it.
+
+    Attributes:
+        stamp_s: stamp of the image.
+        image: what was handed in as the image.
+        nearest: per state stream the sample with the nearest stamp.
+        skew_s: its stamp minus the image's, s; under the command stream's name the largest distance of a step from its slot.
+        steps: the N command samples of this frame, each the nearest to its slot ``stamp_s + i * step_s``; None where one lies too far from its slot.
+        held: per held stream the newest sample not later than the image, None where there is none.
+        held_age_s: the image's stamp minus that sample's, s; inf where there is none.
+    """
+
+    stamp_s: float
+    image: Any
+    nearest: dict[str, Any]
+    skew_s: dict[str, float]
+    steps: tuple[Any, ...] | None
+    held: dict[str, Any]
+    held_age_s: dict[str, float]
+
+
+class _Stream:
+    """Samples of one stream in the order of their stamps."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.stamps: list[float] = []
+        self.values: list[Any] = []
+
+    @property
+    def newest_s(self) -> float:
+        return self.stamps[-1] if self.stamps else -math.inf
+
+    def add(self, stamp_s: float, value: Any, jump_s: float) -> None:
+        if not math.isfinite(stamp_s):
+            raise ClockJump(f"a stamp of {self.name} is not finite")
+        if stamp_s < self.newest_s - jump_s:
+            raise ClockJump(f"the clock of {self.name} went back by {self.newest_s - stamp_s:.3f} s at {self.newest_s:.3f} s")
+        if stamp_s > self.newest_s:
+            self.stamps.append(stamp_s)
+            self.values.append(value)
+            return
+        at = bisect.bisect_left(self.stamps, stamp_s)
+        if self.stamps[at] != stamp_s:  # a state that is sent again says nothing new
+            self.stamps.insert(at, stamp_s)
+            self.values.insert(at, value)
+
+    def forget_before(self, stamp_s: float) -> None:
+        """Drop what lies before ``stamp_s``, but for the last such sample: it may be the nearest, and it is the one held."""
+        keep = max(bisect.bisect_left(self.stamps, stamp_s) - 1, 0)
+        if keep > 256:  # in blocks: deleting at the front moves the rest
+            del self.stamps[:keep], self.values[:keep]
+
+
+class Resampler:
+    """Image stamps are the clock: joins each image with its command steps, the nearest states and the decision that held.
+
+    One definition for recordings and for a running stack. Streams may run up to ``patience_s`` behind each other, and samples of one stream may
+    overtake each other by up to ``overtake_s``; then the result depends on stamps only, not on the order of arrival.
+    Memory does not grow with the length of a recording.
+
+    Args:
+        nearest: names of the streams of which the sample nearest in time belongs to a frame.
+        steps: name of the command stream, "" for none; held: names of streams whose newest sample counts.
+        count, step_s: commands per frame and their spacing, s (50 Hz under 10 Hz: five of 0.02 s).
+        period_s: spacing of frames; a faster camera is decimated by its stamps, as perception does.
+        reach_s: how far a command may lie from its slot; what is lost on the way is bridged by its neighbours up to here.
+        patience_s: how much later than a frame its samples may come.
+        jump_s: how far stamps may go back before the stream is refused.
+    """
+
+    def __init__(
+        self,
+        nearest: Sequence[str],
+        steps: str = "",
+        held: Sequence[str] = (),
+        *,
+        count: int = 5,
+        step_s: float = 0.02,
+        period_s: float = 0.1,
+        reach_s: float = 0.05,
+        patience_s: float = 1.0,
+        overtake_s: float = 0.25,
+        jump_s: float = 0.5,
+    ) -> None:
+        self._nearest, self._steps, self._held = tuple(nearest), steps, tuple(held)
+        self._streams = {name: _Stream(name) for name in (*self._nearest, *self._held, *([steps] if steps else ()))}
+        self._images = _Stream("the camera")
+        self._count, self._step_s, self._reach_s, self._patience_s, self._jump_s = count, step_s, reach_s, patience_s, jump_s
+        self._overtake_s = overtake_s
+        self._follower = TickFollower(period_s, tolerance_s=0.01)
+
+    def add_image(self, stamp_s: float, image: Any) -> None:
+        """Offer an image; ``image`` may be anything, it is handed through."""
+        self._images.add(stamp_s, image, self._jump_s)
+
+    def add(self, stream: str, stamp_s: float, value: Any) -> None:
+        """Offer a sample of one of the streams."""
+        self._streams[stream].add(stamp_s, value, self._jump_s)
+
+    def frames(self, *, final: bool = False) -> Iterator[Frame]:
+        """The frames that are complete by now; ``final``: nothing more comes, give out the rest."""
+        while self._images.stamps:
+            stamp_s = self._images.stamps[0]
+            late = final or self._images.newest_s > stamp_s + self._patience_s
+            settled = self._images.newest_s > stamp_s + self._overtake_s
+            if not late and not (settled and all(stream.newest_s > self._horizon(name, stamp_s) for name, stream in self._streams.items())):
+                return
+            image = self._images.values[0]
+            del self._images.stamps[0], self._images.values[0]
+            if self._follower.due(stamp_s):
+                yield self._frame(stamp_s, image)
+            for stream in self._streams.values():
+                stream.forget_before(stamp_s)
+
+    def _horizon(self, name: str, stamp_s: float) -> float:
+        return stamp_s + self._overtake_s + (self._count * self._step_s if name == self._steps else 0.0)
+
+    def _frame(self, stamp_s: float, image: Any) -> Frame:
+        values, skews = {}, {}
+        for name in self._nearest:
+            stream = self._streams[name]
+            if stream.stamps:
+                at = nearest_index(stream.stamps, stamp_s)
+                values[name], skews[name] = stream.values[at], stream.stamps[at] - stamp_s
+        held, ages = {}, {}
+        for name in self._held:
+            stream = self._streams[name]
+            at = bisect.bisect_right(stream.stamps, stamp_s + 1e-6) - 1  # stamps are whole microseconds
+            held[name] = stream.values[at] if at >= 0 else None
+            ages[name] = max(stamp_s - stream.stamps[at], 0.0) if at >= 0 else math.inf
+        steps = None
+        if self._steps and self._streams[self._steps].stamps:
+            stream = self._streams[self._steps]
+            slots = [stamp_s + i * self._step_s for i in range(self._count)]
+            chosen = [nearest_index(stream.stamps, slot) for slot in slots]
+            skews[self._steps] = max(abs(stream.stamps[at] - slot) for at, slot in zip(chosen, slots))
+            if skews[self._steps] <= self._reach_s:
+                steps = tuple(stream.values[at] for at in chosen)
+        return Frame(stamp_s, image, values, skews, steps, held, ages)

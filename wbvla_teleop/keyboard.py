@@ -8,6 +8,7 @@ import select
 import sys
 import termios
 import tty
+from collections.abc import Callable
 from types import TracebackType
 
 
@@ -46,6 +47,35 @@ class RawTerminal:
         if not select.select([self.fd], [], [], timeout_s)[0]:
             return []
         return split_keys(os.read(self.fd, 4096))
+
+
+class Prompt:
+    """One line, typed key by key where the terminal gives single keys: Enter ends it, Escape gives it up, Backspace takes back.
+
+    Args:
+        label: what is asked for.
+        write: shows text to the operator.
+    """
+
+    def __init__(self, label: str, write: Callable[[str], object]) -> None:
+        self.label, self.text, self.open = label, "", True
+        self._write = write
+        write(f"{label}: ")
+
+    def key(self, key: str) -> str | None:
+        """Take one key; the line, stripped, once it is ended."""
+        if key in ("\n", "\r", "escape"):
+            self.open = False
+            self._write("\n" if key != "escape" else "  (given up)\n")
+            return self.text.strip() if key != "escape" else None
+        if key in ("\x7f", "\b"):
+            if self.text:
+                self.text = self.text[:-1]
+                self._write("\b \b")
+        elif len(key) == 1 and key.isprintable():
+            self.text += key
+            self._write(key)
+        return None
 
 
 ESCAPES = {b"\x1b[A": "up", b"\x1b[B": "down", b"\x1b[C": "right", b"\x1b[D": "left", b"\x1bOA": "up", b"\x1bOB": "down", b"\x1bOC": "right", b"\x1bOD": "left"}

@@ -28,6 +28,7 @@ from wbvla_core.ros.qos import action
 from wbvla_core.ros.tables import share_dir
 from wbvla_core.ros.timing import Timings
 from wbvla_core.task import STILL_S, Stillness, check_goal
+from wbvla_core.timeline import nearest_index
 from wbvla_core.types import ArmChunk, Decision, LocoCommand, PolicyInput, RobotState
 from wbvla_msgs.action import ExecuteTask
 from wbvla_msgs.msg import SafetyState
@@ -327,10 +328,11 @@ class VlaNode(ManagedNode):
 
 def _nearest(samples: deque[tuple[float, bytes]], stamp_s: float, name: str) -> bytes:
     """The sample whose stamp is nearest to ``stamp_s``; ValueError where none is near."""
-    newest_first = list(samples)
-    if not newest_first:
+    kept = list(samples)  # a snapshot: the other thread appends meanwhile
+    kept.sort(key=lambda sample: sample[0])
+    if not kept:
         raise ValueError(f"no {name} yet")
-    at_s, data = min(newest_first, key=lambda sample: abs(sample[0] - stamp_s))
+    at_s, data = kept[nearest_index([at_s for at_s, _ in kept], stamp_s)]
     if abs(at_s - stamp_s) > STATE_AGE_S:
         raise ValueError(f"{name} must lie within {STATE_AGE_S:g} s of the image, the nearest is {at_s - stamp_s:+.3f} s away")
     return data

@@ -63,7 +63,7 @@ def test_a_table_with_one_name_twice_is_refused(tmp_path, monkeypatch):
 
 def test_every_launch_group_has_a_launch_file_and_no_file_a_group_of_its_own():
     files = {path.name.removesuffix(".launch.py"): path.read_text() for path in (ROOT / "launch").glob("*.launch.py")}
-    assert set(files) == {"sim", "robot", "workstation", "demo"}
+    assert set(files) == {"sim", "robot", "workstation", "demo", "record", "teleop"}
     for name, text in files.items():
         compile(text, name, "exec")
         named = set(re.findall(r"describe\(\(([^)]*)\)", text)[0].replace('"', "").replace(" ", "").strip(",").split(","))

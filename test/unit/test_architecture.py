@@ -35,7 +35,14 @@ NOT_ONBOARD = {"torch", "transformers", "mujoco", "stable_baselines3", "gymnasiu
 MAX_TREE_BYTES = 45e6
 
 # Import name -> distribution, where they differ.
-DISTRIBUTION = {"yaml": "pyyaml", "PIL": "pillow", "zmq": "pyzmq", "stable_baselines3": "stable-baselines3"}
+DISTRIBUTION = {
+    "yaml": "pyyaml",
+    "PIL": "pillow",
+    "zmq": "pyzmq",
+    "stable_baselines3": "stable-baselines3",
+    "cv2": "opencv-python-headless",
+    "rerun": "rerun-sdk",
+}
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,6 @@ STAMP = 4  # place of sec and nanosec in a serialized message that begins with a
 HEADER = "std_msgs/Header header"  # the first line of such a type's definition
 STRIDE = 13  # every so many bytes of an image are compared: a live camera's noise is in all of them
 KEPT = 2048  # skews that are kept of a topic: a reservoir, for median and p99
-EDGE_S = 1.0  # at either end a stream may begin late or end early by this much: nodes come and go one after the other
 
 
 @dataclass
@@ -62,6 +61,7 @@ class Audit:
 
     def __init__(self, table: TopicTable) -> None:
         self._rows = {row.name: row for row in table.topics.values() if row.record}
+        self._latched = {row.name for row in self._rows.values() if table.profile(row.key).durability == "transient_local"}
         self._streams: dict[str, _Stream] = {}
         self._start_ns: int | None = None
         self._end_ns = 0
@@ -71,7 +71,7 @@ class Audit:
         """One message, in the order of arrival."""
         stream = self._streams.get(topic)
         if stream is None:
-            first = next((line.strip() for line in definition.splitlines() if line.strip() and not line.lstrip().startswith("#")), "")
+            first = next((line.strip() for line in definition.splitlines() if line.strip() and not line.lstrip().startswith("#") and "=" not in line), "")
             stream = self._streams[topic] = _Stream(" ".join(first.split()[:2]) == HEADER, type_name == "sensor_msgs/msg/Image")
             stream.first_ns = stream.last_ns = at_ns
         if self._start_ns is None or at_ns < self._start_ns:  # topics are in order, but not quite among each other
@@ -132,7 +132,7 @@ class Audit:
             if stream is None:
                 topics[name] = {"received": 0, "nominal_hz": row.rate_hz, "verdict": "silent"}
                 continue
-            entry, faults = self._topic(row.rate_hz if row and not row.on_demand else 0.0, stream, start_ns)
+            entry, faults = self._topic(name, row.rate_hz if row and not row.on_demand else 0.0, stream, start_ns)
             topics[name] = entry | {"verdict": "; ".join(faults) or "ok"}
             problems += [f"{name}: {fault}" for fault in faults]
         return {"duration_s": round(duration_s, 3), "messages": sum(s.count for s in self._streams.values()), "lost_by_recorder": lost} | {
@@ -141,7 +141,7 @@ class Audit:
             "topics": topics,
         }
 
-    def _topic(self, rate_hz: float, stream: _Stream, start_ns: int) -> tuple[dict[str, Any], list[str]]:
+    def _topic(self, name: str, rate_hz: float, stream: _Stream, start_ns: int) -> tuple[dict[str, Any], list[str]]:
         span_s = (stream.last_ns - stream.first_ns) / 1e9
         expected = round(span_s * rate_hz) + 1 if rate_hz else stream.count
         entry: dict[str, Any] = {"received": stream.count, "expected": expected, "nominal_hz": rate_hz}
@@ -149,7 +149,7 @@ class Audit:
         entry["last_s"] = round((stream.last_ns - start_ns) / 1e9, 3)
         entry |= {"gaps": stream.gap_count, "longest_gaps_s": [[round(v, 3) for v in gap] for gap in sorted(stream.gaps, key=lambda gap: -gap[1])[:3]]}
         faults = []
-        if rate_hz and expected - stream.count > max(MAX_LOST * expected, 1):
+        if rate_hz and name not in self._latched and expected - stream.count > max(MAX_LOST * expected, 1):
             faults.append(f"{expected - stream.count} of {expected} missing at {rate_hz:g} Hz")
         if stream.gap_count:
             at_s, long_s = max(stream.gaps, key=lambda gap: gap[1])

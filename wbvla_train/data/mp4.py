@@ -11,14 +11,17 @@ import numpy as np
 _TIME_BASE = Fraction(1, 1000)  # stamps are kept to the millisecond
 
 
-def write_mp4(path: Path, frames: np.ndarray, stamps_s: np.ndarray, crf: int = 14) -> None:
+def write_mp4(path: Path, frames: np.ndarray, stamps_s: np.ndarray, crf: int = 14, reproducible: bool = False) -> None:
     """Write frames [T, H, W, 3] uint8 RGB (even H and W) stamped ``stamps_s`` [T], seconds from the clip's start.
 
     ``crf`` 14 keeps surface texture: at 96 px the encoder's default (23) blurs away what small motions are read from.
+    ``reproducible``: the same frames give the same bytes. x264's assembler reads memory that nobody wrote when it weighs blocks ahead
+    (files differ in size from call to call, though hardly in content); plain C without that look ahead does not.
     """
     rate = Fraction(max(round((len(frames) - 1) / max(float(stamps_s[-1] - stamps_s[0]), 1e-3)), 1)) if len(frames) > 1 else Fraction(10)
+    options = {"crf": str(crf), "preset": "veryfast"} | ({"x264-params": "no-asm=1:mbtree=0"} if reproducible else {})
     with av.open(str(path), "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=rate, options={"crf": str(crf), "preset": "veryfast"})
+        stream = container.add_stream("libx264", rate=rate, options=options)
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
         stream.thread_count = 1

@@ -87,16 +87,27 @@ class Room:
         held_out: surfaces from the family kept for the final test.
         table_ahead: a table with objects before the origin, for manipulation clips; its top's height, m, or None.
         gl: a GL context shared by the rooms of one process.
+        max_image: (width, height) of the largest image asked for, px; ``gl`` must be as large.
 
     Attributes:
         half_size: half extents of the floor [2], m.
         obstacles: [N, 4] x, y, footprint radius, height of what stands in the room.
     """
 
-    def __init__(self, seed: int, arms: Arms, *, held_out: bool = False, table_ahead: float | None = None, gl: mujoco.GLContext | None = None) -> None:
+    def __init__(
+        self,
+        seed: int,
+        arms: Arms,
+        *,
+        held_out: bool = False,
+        table_ahead: float | None = None,
+        gl: mujoco.GLContext | None = None,
+        max_image: tuple[int, int] = (MAX_WIDTH, MAX_HEIGHT),
+    ) -> None:
         rng = np.random.default_rng((seed, 11))
         self.half_size = rng.uniform(2.2, 4.2, 2)
         self.obstacles = np.zeros((0, 4))
+        self._max_image = max_image
         xml = self._xml(rng, arms, table_ahead)
         self.model = mujoco.MjModel.from_xml_string(xml)
         for i in range(self.model.ntex):
@@ -107,7 +118,7 @@ class Room:
         self._limbs = {name: self.model.body(name).mocapid[0] for side in LIMBS for name in (f"{side}_hand", f"{side}_upper")}
         self._carried = {side: self.model.body(f"{side}_object").mocapid[0] for side in LIMBS}
         self._eye = self.model.body("eye").mocapid[0]
-        self._gl = gl or mujoco.GLContext(MAX_WIDTH, MAX_HEIGHT)
+        self._gl = gl or mujoco.GLContext(*max_image)
         self._gl.make_current()
         self._context = mujoco.MjrContext(self.model, mujoco.mjtFontScale.mjFONTSCALE_100.value)
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, self._context)
@@ -223,8 +234,9 @@ class Room:
             f'size="{_fmt(rng.uniform(0.03, 0.07, 3))}" rgba="{_fmt(tint())} 1"/></body>'
             for side in LIMBS
         )
+        width, height = self._max_image
         return (
-            f'<mujoco><compiler angle="radian"/><visual><global offwidth="{MAX_WIDTH}" offheight="{MAX_HEIGHT}"/><quality offsamples="2" shadowsize="0"/>'
+            f'<mujoco><compiler angle="radian"/><visual><global offwidth="{width}" offheight="{height}"/><quality offsamples="2" shadowsize="0"/>'
             f'<headlight ambient="{_fmt([ambient] * 3)}" diffuse="{_fmt([head] * 3)}" specular="0 0 0"/><map znear="0.005" zfar="30"/></visual>'
             f'<statistic extent="1" center="0 0 0"/><default><geom contype="0" conaffinity="0"/></default>'
             f"<asset>{textures}{materials}</asset><worldbody>{''.join(lights)}{''.join(world)}"

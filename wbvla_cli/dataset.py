@@ -1,0 +1,175 @@
+"""``wbvla dataset``: recordings to LeRobot v3, and what is done with data sets afterwards. The work is in wbvla_train/data/lerobot."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from wbvla_cli.record import typestore
+from wbvla_core.robot import RobotSpecError
+from wbvla_train.data.lerobot import check as checks
+from wbvla_train.data.lerobot import edit
+from wbvla_train.data.lerobot.bag import TopicMap
+from wbvla_train.data.lerobot.convert import Limits, convert
+from wbvla_train.data.lerobot.episode import DataError, shown
+from wbvla_train.data.lerobot.reader import open_dataset
+
+Paths = Annotated[tuple[Path, ...], tyro.conf.Positional]
+One = Annotated[Path, tyro.conf.Positional]
+
+
+@dataclass(frozen=True)
+class Convert:
+    """Recordings (MCAP or sqlite3 bags, folders of them) to one LeRobot v3 data set."""
+
+    recordings: Paths
+    """.mcap files, rosbag2 folders, or folders in which to look for them"""
+    output: Path
+    """folder of the data set; must not exist yet"""
+    robot: str = "x2"
+    """robot spec: a name of config/robots or a YAML file"""
+    topics: Path | None = None
+    """topic map (YAML) for recordings by others"""
+    instruction: str = ""
+    """sentence of all episodes; default: what each recording carries"""
+    fps: float = 10.0
+    """frames per second; faster cameras are decimated"""
+    max_skew_s: float = Limits.skew_s
+    """episodes whose states lie further from their images (99th percentile) are refused"""
+    max_lag_s: float = Limits.lag_s
+    """episodes whose camera clock is further off the body's, seen from motion, are refused"""
+    max_gap_s: float = Limits.gap_s
+    """episodes with a longer time without images are refused"""
+    workers: int = 1
+    """processes"""
+
+    def run(self) -> int:
+        limits = Limits(skew_s=self.max_skew_s, lag_s=self.max_lag_s, gap_s=self.max_gap_s)
+        topics = TopicMap.load(self.topics) if self.topics else None
+        options = {"robot": self.robot, "topics": topics, "instruction": self.instruction, "fps": self.fps, "limits": limits, "workers": self.workers}
+        return convert(list(self.recordings), self.output, typestore, **options)
+
+
+@dataclass(frozen=True)
+class Check:
+    """Find NaN, stuck joints, skew, wrong rates, commands without motion, motion without command, frozen cameras, duplicates."""
+
+    dataset: One
+    images: bool = True
+    """decode the videos, too"""
+    json: bool = False
+    """findings as JSON"""
+
+    def run(self) -> int:
+        return checks.report(self.dataset, checks.check(self.dataset, images=self.images), as_json=self.json)
+
+
+@dataclass(frozen=True)
+class Info:
+    """Say what a data set holds."""
+
+    dataset: One
+
+    def run(self) -> int:
+        dataset = open_dataset(self.dataset)
+        info = dataset.info
+        seconds = sum(view.length for view in dataset.views) / dataset.fps
+        print(f"{shown(self.dataset)}: LeRobot {info['codebase_version']}, robot {info.get('robot_type')}")
+        print(f"{len(dataset.views)} episodes, {sum(v.length for v in dataset.views)} frames at {dataset.fps:g} Hz ({seconds:.0f} s)")
+        for key, feature in dataset.features.items():
+            names = dataset.names(key) if feature["dtype"] != "video" and len(feature["shape"]) == 1 else []
+            listed = ", ".join(names[:4]) + (f" ... {names[-1]}" if len(names) > 4 else "")
+            print(f"  {key:<28} {feature['dtype']:<8} {str(list(feature['shape'])):<14} {listed if feature.get('names') else ''}".rstrip())
+        counts: dict[str, int] = {}
+        for view in dataset.views:
+            for task in view.tasks:
+                counts[task] = counts.get(task, 0) + 1
+        for task, count in sorted(counts.items(), key=lambda item: -item[1])[:20]:
+            print(f"  {count:>5} x {task}")
+        return 0
+
+
+@dataclass(frozen=True)
+class Merge:
+    """Several data sets (v2.1 or v3) into one new v3 data set."""
+
+    datasets: Paths
+    output: Path
+
+    def run(self) -> int:
+        return edit.merge(self.datasets, self.output)
+
+
+@dataclass(frozen=True)
+class Split:
+    """One data set into several: OUTPUT/train, OUTPUT/test, ..."""
+
+    dataset: One
+    output: Path
+    shares: dict[str, float] = field(default_factory=lambda: {"train": 0.9, "test": 0.1})
+    """name and share of each part, e.g. --shares train 0.8 test 0.2"""
+    seed: int = 0
+
+    def run(self) -> int:
+        return edit.split(self.dataset, self.output, self.shares, self.seed)
+
+
+@dataclass(frozen=True)
+class Filter:
+    """A new data set of chosen episodes."""
+
+    dataset: One
+    output: Path
+    task: str = ""
+    """regular expression that one of the sentences must match"""
+    least_s: float = 0.0
+    """shortest episode"""
+    drop: tuple[int, ...] = ()
+    """numbers of episodes to leave out"""
+    drop_faulty: bool = False
+    """leave out what `wbvla dataset check` finds errors in"""
+
+    def run(self) -> int:
+        dataset = open_dataset(self.dataset)
+        drop = set(self.drop)
+        if self.drop_faulty:
+            faulty = {finding.episode for finding in checks.check(self.dataset) if finding.severity == "error" and finding.episode >= 0}
+            print(f"faulty: {sorted(faulty) or 'none'}")
+            drop |= faulty
+        return edit.write(edit.chosen(dataset, task=self.task, least_s=self.least_s, drop=sorted(drop)), self.output)
+
+
+Command = (
+    Annotated[Convert, tyro.conf.subcommand("convert", prefix_name=False)]
+    | Annotated[Check, tyro.conf.subcommand("check", prefix_name=False)]
+    | Annotated[Info, tyro.conf.subcommand("info", prefix_name=False)]
+    | Annotated[Merge, tyro.conf.subcommand("merge", prefix_name=False)]
+    | Annotated[Split, tyro.conf.subcommand("split", prefix_name=False)]
+    | Annotated[Filter, tyro.conf.subcommand("filter", prefix_name=False)]
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """``wbvla dataset``; refusals are one sentence on stderr."""
+    command = tyro.cli(Command, args=argv, prog="wbvla dataset", description="LeRobot data sets: convert, check, info, merge, split, filter.")
+    try:
+        return command.run()
+    except (DataError, RobotSpecError) as error:
+        print(f"wbvla dataset: {shown(error)}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR):
+            raise
+        print(f"wbvla dataset: {os.strerror(error.errno)}: {shown(error.filename)}; finished episodes are kept, run the same command again", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

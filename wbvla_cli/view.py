@@ -1,0 +1,76 @@
+"""``wbvla view``: look at a recording or a data set, in rerun or as an HTML summary."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from wbvla_cli import view_html
+from wbvla_cli.view_data import load_bag, load_dataset
+from wbvla_core.robot import RobotSpecError
+from wbvla_train.data.lerobot.bag import TopicMap, find_bags
+from wbvla_train.data.lerobot.episode import DataError, shown
+from wbvla_train.data.lerobot.reader import is_dataset
+
+
+@dataclass(frozen=True)
+class ViewOptions:
+    """Look at a recording (MCAP, rosbag2) or at an episode of a LeRobot data set."""
+
+    file: Annotated[Path, tyro.conf.Positional]
+    """.mcap file, rosbag2 folder, or data set folder"""
+    episode: int = 0
+    """which episode of a data set"""
+    to: Literal["html", "rerun", "rrd"] = "html"
+    """html: one page for any browser; rerun: open its viewer; rrd: a file for it"""
+    output: Path | None = None
+    """where html or rrd is written; default: beside the recording, or beside the data set"""
+    robot: str = "x2"
+    """robot spec of a recording"""
+    topics: Path | None = None
+    """topic map (YAML) for recordings by others"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """``wbvla view``; refusals are one sentence on stderr."""
+    options = tyro.cli(ViewOptions, args=argv, prog="wbvla view")
+    try:
+        return _view(options)
+    except (DataError, RobotSpecError) as error:
+        print(f"wbvla view: {shown(error)}", file=sys.stderr)
+        return 2
+
+
+def _view(options: ViewOptions) -> int:
+    if options.to != "html" and importlib.util.find_spec("rerun") is None:
+        raise DataError("rerun is not installed: pip install 'wbvla[view]' -c requirements/pins.txt, or --to html")
+    source = options.file
+    if is_dataset(source):
+        view = load_dataset(source, options.episode)
+        default = source.with_name(f"{source.name}-episode-{options.episode}")
+    else:
+        bags = find_bags([source])
+        if len(bags) != 1:
+            raise DataError(f"one recording expected, {shown(source)} holds {len(bags)}; name one of them")
+        view = load_bag(bags[0], options.robot, TopicMap.load(options.topics) if options.topics else TopicMap.ours())
+        default = bags[0].with_name(f"{bags[0].stem}-view")
+    if options.to == "html":
+        print(shown(view_html.write(view, options.output or default.with_name(default.name + ".html"))))
+        return 0
+    from wbvla_cli import view_rerun
+
+    save = options.output or default.with_name(default.name + ".rrd") if options.to == "rrd" else None
+    view_rerun.show(view, save)
+    if save:
+        print(shown(save))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

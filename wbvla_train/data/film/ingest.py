@@ -1,0 +1,302 @@
+"""``wbvla video ingest``: folders of films -> gated, sorted clips in the layout that ``wbvla train lam`` reads.
+
+One process per film at a time; a film that was finished is not touched again, so that a run that was killed goes on where it was and
+ends with the same result. Machines that share the output folder take a part each with ``--shard i/n``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import multiprocessing
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from wbvla_core.checkpoint import write_json
+from wbvla_core.errors import WbvlaError
+from wbvla_train.data.film import sheet
+from wbvla_train.data.film.duplicates import mark_duplicates
+from wbvla_train.data.film.gates import Gates
+from wbvla_train.data.film.reader import SUFFIXES, FilmReport
+from wbvla_train.data.film.record import (
+    DECISIONS,
+    LENS_FILE,
+    SCHEMA,
+    Film,
+    Job,
+    is_done,
+    lens,
+    printable,
+    process_film,
+    read_record,
+    write_sidecars,
+)
+
+OVERRIDES = "overrides.json"
+SUMMARY = "summary.json"
+
+
+@dataclass(frozen=True)
+class IngestConfig:
+    """Options of ``wbvla video ingest``.
+
+    Attributes:
+        inputs: folders (searched through) or single films. A folder's ``camera.json`` {"fovy_deg": 70, "pitch_deg": 20} states the lens.
+        output: data root: ``wbvla train lam loco --data OUTPUT`` or ``--extra-data OUTPUT/train/loco``.
+        workers: processes.
+        shard: ``i/n``: take every n-th film, starting with the i-th (0 <= i < n); the last shard to end writes the lists. For job
+            arrays: ``--shard $SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT``.
+        rate_hz: frames kept per second of the film's own clock (the policy's 10 Hz); a slower film is kept whole.
+        image_size: side of the square clips, px: 96 for the tiny models, 224 for the full size.
+        dev_share: share of films that become the dev split, chosen by name.
+        fovy_deg: vertical field of view, deg, where no camera.json says so (70 is assumed without either).
+        pitch_deg: optical axis below the horizontal, deg, where no camera.json says so (20 is assumed without either).
+        overrides: decisions from the contact sheet; default OUTPUT/overrides.json.
+        gates: thresholds.
+    """
+
+    inputs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    output: Path = Path("data/film")
+    workers: int = 2
+    shard: str = "0/1"
+    rate_hz: float = 10.0
+    image_size: int = 96
+    dev_share: float = 0.1
+    fovy_deg: float | None = None
+    pitch_deg: float | None = None
+    overrides: Path | None = None
+    gates: Gates = field(default_factory=Gates)
+
+
+def list_films(inputs: tuple[Path, ...]) -> list[Film]:
+    """All films below the inputs, by name.
+
+    Raises:
+        WbvlaError: an input that does not exist, two inputs of one name, no film at all.
+    """
+    if not inputs:
+        raise WbvlaError("no folder of films was given, for example: wbvla video ingest FOLDER --output data/film")
+    films: dict[str, Film] = {}
+    for root in inputs:
+        root = Path(os.path.abspath(root))
+        if not root.exists():
+            raise WbvlaError(f"{printable(str(root))} does not exist; give folders with films, or films")
+        paths = [root] if root.is_file() else sorted(p for p in _files(root) if p.suffix.lower() in SUFFIXES)
+        for path in paths:
+            name = f"{root.parent.name if root.is_file() else root.name}/{path.relative_to(root.parent if root.is_file() else root).as_posix()}"
+            if name in films and films[name].path != path:
+                raise WbvlaError(f"two films are called {printable(name)}: {printable(str(path))} and {printable(str(films[name].path))}; rename one folder")
+            films[name] = Film(path, name)
+    if not films:
+        raise WbvlaError(f"no film ({', '.join(SUFFIXES)}) under {', '.join(printable(str(i)) for i in inputs)}")
+    return [films[name] for name in sorted(films)]
+
+
+def _files(root: Path) -> Iterator[Path]:
+    """Everything below a folder that is no folder and not hidden; links to nowhere too, so that they are named."""
+    return (path for path in root.rglob("*") if not path.is_dir() and not path.name.startswith("."))
+
+
+def passed_over(inputs: tuple[Path, ...]) -> dict[str, int]:
+    """Suffix -> how many files of the folders are no films by their suffix."""
+    files = (path for root in inputs for path in _files(root) if path.suffix.lower() not in SUFFIXES and path.name != LENS_FILE)
+    return dict(sorted(Counter(path.suffix.lower() or path.name for path in files).items()))
+
+
+def read_overrides(path: Path) -> dict[str, str]:
+    """Segment key -> decision ("": a decision that was taken back); {} where there is no file.
+
+    Raises:
+        WbvlaError: not of the form that the contact sheet saves.
+    """
+    if not path.exists():
+        return {}
+    try:
+        decisions = json.loads(path.read_text())["segments"]
+        wrong = sorted({str(v) for v in decisions.values()} - {"", *DECISIONS})
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise WbvlaError(f"{printable(str(path))} is no overrides file ({type(error).__name__}: {error}); save it from the contact sheet again") from None
+    if wrong:
+        raise WbvlaError(f"{printable(str(path))} holds unknown decisions {wrong}; expected {', '.join(DECISIONS)}")
+    return decisions
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """ "1/4" -> (1, 4)."""
+    try:
+        index, count = (int(part) for part in text.split("/"))
+    except ValueError:
+        index, count = -1, 0
+    if not 0 <= index < count:
+        raise WbvlaError(f"--shard must be i/n with 0 <= i < n, for example 0/4; got {text!r}")
+    return index, count
+
+
+@contextlib.contextmanager
+def _locked(path: Path, wait_for_it: bool):
+    """Hold a lock file; refuse (or wait) where another process of this output holds it."""
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait_for_it else fcntl.LOCK_NB))
+        except BlockingIOError:
+            raise WbvlaError(f"another `wbvla video ingest` works on this shard of {path.parent}; wait for it, or give another --output") from None
+        yield
+
+
+def ingest(config: IngestConfig, log=print) -> int:
+    """Work through all films; returns the exit status: 0, or 1 where a film or a part of one was left out."""
+    index, count = parse_shard(config.shard)
+    films = list_films(config.inputs)
+    overrides = {key: decision for key, decision in read_overrides(config.overrides or config.output / OVERRIDES).items() if decision}
+    if config.workers < 1 or not 0.0 <= config.dev_share < 1.0 or config.rate_hz <= 0 or config.image_size % 2 or config.image_size < 16:
+        raise WbvlaError("expected --workers >= 1, 0 <= --dev-share < 1, --rate-hz > 0 and an even --image-size of at least 16")
+    try:
+        (config.output / "films").mkdir(parents=True, exist_ok=True)
+        with _locked(config.output / f".lock_{index}_{count}", False):
+            return _ingest(config, films, films[index::count], overrides, log)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EPERM, errno.EDQUOT, errno.ENOTDIR, errno.EEXIST):
+            raise WbvlaError(f"{config.output} cannot be written: {error.strerror}; films that were finished are kept, make room and run again") from None
+        raise
+
+
+def _ingest(config: IngestConfig, films: list[Film], mine: list[Film], overrides: dict[str, str], log) -> int:
+    def job(film: Film, threads: int = 1) -> Job:
+        own = tuple(sorted((key, value) for key, value in overrides.items() if key.rpartition("@")[0] == film.name))
+        c = config
+        return Job(film, Path(os.path.abspath(c.output)), c.gates, c.rate_hz, c.image_size, c.dev_share, *lenses[film], own, threads)
+
+    lenses = {film: lens(film, config.fovy_deg, config.pitch_deg) for film in films}  # first: what has to be mended by hand is said at once
+    missing = [film for film in mine if not is_done(job(film))]
+    log(f"video ingest: {len(mine)} films, {len(mine) - len(missing)} done before, {len(missing)} to do with {config.workers} processes")
+    if other := passed_over(config.inputs):
+        log(f"video ingest: passed over, no films by their names: {', '.join(f'{count} {suffix}' for suffix, count in other.items())}")
+    threads = max(config.workers // max(len(missing), 1), 1)
+    started, seconds = time.perf_counter(), 0.0
+    for number, record in enumerate(_run([job(film, threads) for film in missing], config.workers), start=1):
+        seconds += record["report"]["duration_s"]
+        rate = seconds / (time.perf_counter() - started)
+        log(f"[{number}/{len(missing)}] {printable(record['film'])}: {describe(record)}  ({rate:.1f} x real time)")
+    unfinished = [film for film in films if not (record := read_record(job(film).folder)) or (record["error"] == "" and not record["key"])]
+    if unfinished:
+        log(f"video ingest: {len(unfinished)} films belong to other shards that have not ended; the last one writes the lists of clips")
+        return 1 if any(_faulty(read_record(job(film).folder)) for film in mine) else 0
+    with _locked(config.output / ".lock_lists", True):
+        records = load_records(config.output)
+        try:
+            duplicates = mark_duplicates(config.output, records)
+        except FileNotFoundError:  # another shard removed a film's folder in between
+            log("video ingest: another shard does its films again; it writes the lists of clips when it ends")
+            return 1 if any(_faulty(read_record(job(film).folder)) for film in mine) else 0
+        clips = write_sidecars(config.output, records)
+        summary = summarise(records)
+        write_json(config.output / SUMMARY, summary)
+        sheet.write(config.output, records)
+    for line in summary_lines(summary):
+        log(line)
+    unknown = sorted({key.rpartition("@")[0] for key in overrides} - {film.name for film in films})
+    for name in unknown:
+        log(f"override for {printable(name)}: no such film among the inputs")
+    log(f"video ingest: {clips} clips ({duplicates} duplicates left out); look at {config.output / sheet.FILE}")
+    names = {film.name for film in films}
+    if gone := [record for record in records if record["film"] not in names]:
+        log(f"video ingest: {len(gone)} films of earlier runs are not among these inputs; their clips stay. Delete {config.output / 'films'}/<id> to drop one")
+    faulty = [record for record in records if _faulty(record)]
+    for record in faulty:
+        what = "LEFT OUT" if record["error"] else "LEFT OUT IN PART"
+        log(f"{what} {printable(record['film'])}: {record['error'] or '; '.join(record['report']['problems'])}")
+    return 1 if faulty or unknown else 0
+
+
+def _faulty(record: dict | None) -> bool:
+    return record is None or bool(record["error"] or record["report"]["problems"])
+
+
+def _run(jobs: list[Job], workers: int):
+    """Records as they are finished. A film at which the decoder itself dies is named, and the others go on."""
+    context = multiprocessing.get_context("spawn")
+    waiting, suspects = list(reversed(jobs)), []
+    while waiting:
+        running: dict[Future, Job] = {}
+        with ProcessPoolExecutor(min(workers, len(waiting)), mp_context=context) as pool:
+            try:
+                while waiting or running:
+                    while waiting and len(running) < workers:
+                        job = waiting.pop()
+                        running[pool.submit(process_film, job)] = job
+                    for future in wait(running, return_when=FIRST_COMPLETED).done:
+                        record = future.result()
+                        running.pop(future)
+                        yield record
+            except BrokenProcessPool:
+                suspects.extend(running.values())
+    for job in suspects:  # alone, so that it is known which one it was
+        with ProcessPoolExecutor(1, mp_context=context) as pool:
+            try:
+                yield pool.submit(process_film, job).result()
+            except BrokenProcessPool:
+                record = {"schema": SCHEMA, "film": job.film.name, "id": job.film.id, "key": "", "segments": [], "split": "train", "camera": None}
+                record.update(error="the process that decoded it died (out of memory, or a film that crashes the decoder)", report=asdict(FilmReport()))
+                job.folder.mkdir(parents=True, exist_ok=True)
+                write_json(job.folder / "record.json", record)
+                yield record
+
+
+def load_records(output: Path) -> list[dict]:
+    """Records of all finished films, by name."""
+    records = [record for folder in (output / "films").glob("*") if (record := read_record(folder)) is not None]
+    return sorted(records, key=lambda record: record["film"])
+
+
+def describe(record: dict) -> str:
+    """One line about one film."""
+    if record["error"]:
+        return f"left out: {record['error']}"
+    counts = Counter(entry["reason"] or entry["domain"] for entry in record["segments"])
+    report = record["report"]
+    rate = f"{report['fps']:.1f} fps{' variable' if report['variable_rate'] else ''}"
+    text = f"{report['duration_s']:.1f} s {report['width']}x{report['height']} {rate}: " + ", ".join(f"{n} {k}" for k, n in sorted(counts.items()))
+    return text + "".join(f"; {problem}" for problem in report["problems"])
+
+
+def summarise(records: list[dict]) -> dict:
+    """Counts and seconds per domain and reason, over all films."""
+    seconds, counts = Counter(), Counter()
+    for record in records:
+        for entry in record["segments"]:
+            label = entry["reason"] or entry["domain"]
+            counts[label] += 1
+            seconds[label] += entry["end_s"] - entry["start_s"]
+    return {
+        "films": len(records),
+        "films_left_out": sum(bool(record["error"]) for record in records),
+        "seconds_of_film": round(sum(record["report"]["duration_s"] for record in records), 1),
+        "counts": dict(sorted(counts.items())),
+        "seconds": {label: round(value, 1) for label, value in sorted(seconds.items())},
+    }
+
+
+def summary_lines(summary: dict) -> list[str]:
+    lines = [f"{summary['films']} films, {summary['seconds_of_film']:.0f} s, {summary['films_left_out']} left out whole"]
+    lines += [f"  {label:<10} {summary['counts'][label]:6d} stretches {summary['seconds'][label]:9.1f} s" for label in summary["counts"]]
+    return lines
+
+
+def main(argv: list[str] | None = None) -> int:
+    return ingest(tyro.cli(IngestConfig, args=argv, description=__doc__), log=lambda text: print(text, flush=True))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

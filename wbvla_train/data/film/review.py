@@ -1,0 +1,56 @@
+"""``wbvla video review``: write the contact sheet of an ingested folder, or take over the decisions that were saved from it."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from wbvla_core.checkpoint import write_json
+from wbvla_core.errors import WbvlaError
+from wbvla_train.data.film import sheet
+from wbvla_train.data.film.duplicates import mark_duplicates
+from wbvla_train.data.film.ingest import OVERRIDES, load_records, read_overrides, summarise, summary_lines
+
+
+@dataclass(frozen=True)
+class ReviewConfig:
+    """Options of ``wbvla video review``.
+
+    Attributes:
+        output: the folder that ``wbvla video ingest`` wrote.
+        apply: an ``overrides.json`` that the browser saved: its decisions are added to those of the folder.
+    """
+
+    output: Annotated[Path, tyro.conf.Positional]
+    apply: Path | None = None
+
+
+def review(config: ReviewConfig, log=print) -> int:
+    """Write ``sheet.html``; returns the exit status."""
+    records = load_records(config.output)
+    if not records:
+        raise WbvlaError(f"{config.output} holds no ingested film; run wbvla video ingest FOLDER --output {config.output} first")
+    if config.apply is not None:
+        if not config.apply.exists():
+            raise WbvlaError(f"{config.apply} does not exist; save it from the contact sheet")
+        both = {**read_overrides(config.output / OVERRIDES), **read_overrides(config.apply)}
+        merged = {key: decision for key, decision in both.items() if decision}
+        write_json(config.output / OVERRIDES, {"schema": 1, "segments": merged})
+        log(f"{len(merged)} decisions in {config.output / OVERRIDES}; run wbvla video ingest again to carry them out")
+    mark_duplicates(config.output, records)
+    for line in summary_lines(summarise(records)):
+        log(line)
+    log(f"open in a browser: {sheet.write(config.output, records)}")
+    return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    return review(tyro.cli(ReviewConfig, args=argv, description=__doc__), log=lambda text: print(text, flush=True))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

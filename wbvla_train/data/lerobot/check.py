@@ -1,0 +1,200 @@
+"""``wbvla dataset check``: what is wrong in a data set, episode by episode, with the frame where it begins.
+
+Thresholds are ours: on walks of the simulated X2 the legs' joint speeds (root of the mean square over joints and a second) are above 0.25 rad/s while
+a flag is set and below 0.2 rad/s from one second after.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from wbvla_core.robot import RobotSpecError, load_robot
+from wbvla_train.data.lerobot.episode import DataError, shown
+from wbvla_train.data.lerobot.lag import LagMeter
+from wbvla_train.data.lerobot.reader import Dataset, View, open_dataset
+from wbvla_train.data.lerobot.schema import IMU, LOCO
+
+SKEW_S, LAG_S = 0.02, 0.045
+RATE, GAP_PERIODS = 0.05, 2.5
+IDLE_RAD_S, BUSY_RAD_S = 0.15, 0.4
+STUCK_TOLD, STUCK_MOVED = 0.15, 1e-6  # rad: a joint that was told to move this far and did not move at all
+OFF_TRACK_RAD = 0.5
+FREEZE_S = 0.5
+SAME_IMAGE = 0.05  # mean difference of two images, of 255: below, it is the same image coded again
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One fault: an error makes the episode unfit for training, a warning wants a look."""
+
+    episode: int
+    kind: str
+    severity: str
+    frame: int
+    text: str
+
+
+def check(root: Path, *, images: bool = True) -> list[Finding]:
+    """All findings, ``episode`` -1 for those of the whole data set. DataError where it cannot be opened at all."""
+    dataset = open_dataset(root)
+    found: list[Finding] = list(_whole(dataset))
+    seen: dict[str, int] = {}
+    for view in dataset.views:
+        try:
+            columns = view.columns()
+            found += _numbers(dataset, view, columns, seen)
+            if images:
+                for camera in dataset.cameras:
+                    found += _images(dataset, view, camera, columns)
+        except DataError as error:
+            found.append(Finding(view.index, "unreadable", "error", 0, str(error)))
+    return found
+
+
+def _whole(dataset: Dataset) -> Iterator[Finding]:
+    total = sum(view.length for view in dataset.views)
+    for name, said, there in (("episodes", "total_episodes", len(dataset.views)), ("frames", "total_frames", total)):
+        if dataset.info.get(said) != there:
+            yield Finding(-1, "count", "error", 0, f"meta/info.json says {dataset.info.get(said)} {name}, the list of episodes has {there}")
+    numbers = [view.index for view in dataset.views]
+    if numbers != list(range(len(numbers))):
+        yield Finding(-1, "count", "error", 0, f"episodes must be numbered 0 to {len(numbers) - 1}, got {numbers[:8]} ...")
+    if not dataset.views:
+        yield Finding(-1, "count", "error", 0, "no episode")
+
+
+def _numbers(dataset: Dataset, view: View, columns: dict[str, np.ndarray], seen: dict[str, int]) -> Iterator[Finding]:
+    def say(kind: str, severity: str, frame: int, text: str) -> Finding:
+        return Finding(view.index, kind, severity, int(frame), text)
+
+    count = len(columns["frame_index"])
+    if count != view.length:
+        yield say("count", "error", 0, f"{view.length} frames announced, {count} in the file")
+    if count == 0:
+        return
+    if not np.array_equal(columns["frame_index"][:, 0], np.arange(count)):
+        yield say("count", "error", 0, "frame_index does not count from 0")
+    for key, values in columns.items():
+        if values.dtype.kind == "f" and not np.isfinite(values).all():
+            frame, entry = np.argwhere(~np.isfinite(values))[0]
+            yield say("nan", "error", frame, f"{key} {dataset.names(key)[entry]} is {values[frame, entry]}")
+    off = np.abs(columns["timestamp"][:, 0] - np.arange(count) / dataset.fps)
+    if off.max() > 1e-3 + 1e-6 * count:
+        yield say("rate", "error", off.argmax(), f"timestamp is {off.max():.3f} s off frame_index / {dataset.fps:g} Hz")
+    yield from _clock(dataset, view, columns)
+    kept = [key for key in (dataset.role("state"), dataset.role("action")) if key]
+    digest = hashlib.sha256(b"".join(np.ascontiguousarray(columns[key]).tobytes() for key in kept)).hexdigest()
+    if kept and seen.setdefault(digest, view.index) != view.index:
+        yield say("duplicate", "error", 0, f"the same states and actions as episode {seen[digest]}")
+    if len(kept) == 2:
+        yield from _joints(dataset, view, columns, *kept)
+    yield from _motion(dataset, view, columns)
+
+
+def _clock(dataset: Dataset, view: View, columns: dict[str, np.ndarray]) -> Iterator[Finding]:
+    skew, stamp = dataset.role("skew"), dataset.role("stamp")
+    if skew:
+        p99 = np.quantile(np.abs(columns[skew]), 0.99, axis=0)
+        for name, value in zip(dataset.names(skew), p99):
+            if value > SKEW_S:
+                yield Finding(view.index, "skew", "error", int(np.abs(columns[skew]).max(1).argmax()), f"{name} {value * 1e3:.0f} ms from the images")
+    if stamp and len(columns[stamp]) > 2:
+        steps = np.diff(columns[stamp][:, 0])
+        rate = 1.0 / max(float(np.median(steps)), 1e-9)
+        if abs(rate - dataset.fps) > RATE * dataset.fps:
+            yield Finding(view.index, "rate", "error", 0, f"images came at {rate:.2f} Hz, the data set says {dataset.fps:g} Hz")
+        if (steps <= 0).any():
+            yield Finding(view.index, "clock", "error", int((steps <= 0).argmax()), "the images' stamps go back")
+        if steps.max() > GAP_PERIODS / dataset.fps:
+            yield Finding(view.index, "gap", "warning", int(steps.argmax()), f"{steps.max():.2f} s without an image")
+
+
+def _joints(dataset: Dataset, view: View, columns: dict[str, np.ndarray], state: str, action: str) -> Iterator[Finding]:
+    """Joints that are told to move and do not, or go their own way; by the names that state and action share."""
+    places = {name: i for i, name in enumerate(dataset.names(state)) if not name.isdigit()}
+    for i, name in enumerate(dataset.names(action)):
+        if name not in places or "gripper" in name:
+            continue
+        told, was = columns[action][:, i], columns[state][:, places[name]]
+        if np.ptp(told) > STUCK_TOLD and np.ptp(was) < STUCK_MOVED:
+            yield Finding(view.index, "stuck", "error", 0, f"{name} is told to move by {np.ptp(told):.2f} rad and stays at {was[0]:.3f}")
+        elif (away := np.abs(told - was)).min() > OFF_TRACK_RAD:
+            yield Finding(view.index, "off track", "warning", int(away.argmax()), f"{name} is never nearer than {away.min():.2f} rad to its target")
+
+
+def _motion(dataset: Dataset, view: View, columns: dict[str, np.ndarray]) -> Iterator[Finding]:
+    """Flags without walking, walking without flags."""
+    action, velocity = dataset.role("action"), dataset.role("velocity")
+    if not action or not velocity or tuple(dataset.names(action)[-len(LOCO) :]) != LOCO:
+        return
+    try:
+        robot = load_robot(str(dataset.info.get("robot_type")))
+    except RobotSpecError:
+        return
+    legs = [i for i, name in enumerate(dataset.names(velocity)) if name in robot.names("legs")]
+    if not legs:
+        return
+    window = max(round(dataset.fps), 2)
+    square = (columns[velocity][:, legs].astype(np.float64) ** 2).mean(1)
+    if len(square) < window:
+        return
+    speed = np.sqrt(np.convolve(square, np.ones(window) / window, "valid"))  # entry i: frames i .. i + window - 1
+    loco = columns[action][:, -len(LOCO) :]
+    told = (loco[:, :3] != 0).any(1)
+    resting = ~told & (np.abs(loco[:, 3] - np.roll(loco[:, 3], 1)) < 1e-4)
+    settle = round(1.5 * dataset.fps)
+    for i in range(len(speed)):
+        before = slice(max(i - window // 2, 0), i + window)
+        if told[before].all() and i >= window // 2 and speed[i] < IDLE_RAD_S:
+            yield Finding(view.index, "command without motion", "error", i, f"flags {loco[i, :3].astype(int).tolist()}, but legs move by {speed[i]:.2f} rad/s")
+            break
+    for i in range(settle, len(speed)):
+        if resting[i - settle : i + window].all() and speed[i] > BUSY_RAD_S:
+            yield Finding(view.index, "motion without command", "error", i, f"no flag for {settle / dataset.fps:.1f} s, but legs move by {speed[i]:.2f} rad/s")
+            break
+
+
+def _images(dataset: Dataset, view: View, camera: str, columns: dict[str, np.ndarray]) -> Iterator[Finding]:
+    imu, stamp = dataset.role("imu"), dataset.role("stamp")
+    meter = LagMeter() if imu and stamp and tuple(dataset.names(imu)) == IMU else None
+    before, frozen, longest, at, count = None, 0, 0, 0, 0
+    for i, image in enumerate(view.images(camera)):
+        count += 1
+        thin = image[::4, ::4].astype(np.int16)
+        frozen = frozen + 1 if before is not None and np.abs(thin - before).mean() < SAME_IMAGE else 0
+        if frozen > longest:
+            longest, at = frozen, i - frozen
+        before = thin
+        if meter and i < len(columns[stamp]):
+            meter.add_image(float(columns[stamp][i, 0]), image)
+            meter.add_gyro(float(columns[stamp][i, 0]), columns[imu][i, :3])
+    if count < view.length:
+        yield Finding(view.index, "count", "error", count, f"{camera} has {count} frames, {view.length} expected")
+    moving = meter is not None and float(np.abs(columns[imu][at : at + longest, :3]).max(initial=0.0)) > 0.1
+    if longest > FREEZE_S * dataset.fps and (moving or meter is None):
+        yield Finding(view.index, "freeze", "error" if moving else "warning", at, f"{camera} shows one image for {longest / dataset.fps:.1f} s")
+    if meter:
+        measured = view.about.get("camera_lag_s", "absent")  # from the recording's 200 Hz gyro, better than from what the frames keep
+        lag = meter.estimate()
+        value = lag.lag_s if measured == "absent" and lag.known else measured
+        if isinstance(value, float) and abs(value) > LAG_S:
+            yield Finding(view.index, "skew", "error", 0, f"{camera} is {value * 1e3:+.0f} ms off the gyro's clock, seen from motion")
+
+
+def report(root: Path, found: list[Finding], *, as_json: bool = False, log: Callable[[str], None] = print) -> int:
+    """Print; 1 where there is an error."""
+    errors = sum(finding.severity == "error" for finding in found)
+    if as_json:
+        log(json.dumps([asdict(finding) for finding in found], indent=1))
+        return 1 if errors else 0
+    for finding in found:
+        where = f"episode {finding.episode}, frame {finding.frame}" if finding.episode >= 0 else "data set"
+        log(f"{finding.severity:<8} {where:<22} {finding.kind}: {shown(finding.text)}")
+    log(f"{shown(root)}: {errors} errors, {len(found) - errors} warnings")
+    return 1 if errors else 0

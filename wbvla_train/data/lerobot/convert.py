@@ -1,0 +1,267 @@
+"""Recordings -> a LeRobot v3 data set, resumable and in parallel.
+
+Each recording becomes one finished episode folder in ``OUTPUT.staging`` (or is refused with a reason); then all are assembled
+and appear as ``OUTPUT`` by one rename. Killed at any moment, the same command goes on with the episodes that are not finished
+and ends with the same bytes.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wbvla_core.robot import RobotSpec, load_robot
+from wbvla_train.data.lerobot.assemble import PROVENANCE, assemble
+from wbvla_train.data.lerobot.bag import Bag, TopicMap, find_bags
+from wbvla_train.data.lerobot.episode import ABOUT, DataError, Episode, EpisodeWriter, shown
+from wbvla_train.data.lerobot.schema import CAMERA, columns
+
+SCHEMA = 1  # of what an episode holds; raise it when the same recording would become another episode
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What an episode may have; beyond it is refused.
+
+    Attributes:
+        skew_s: 99th percentile of the distance in time between an image and its joint state or IMU sample.
+        lag_s: distance between the camera's clock and the body's, measured from motion (:mod:`.lag`), where the recording moves enough to
+            tell. On walks of the simulated X2, whose images are exactly on time, the estimate is -0.012 to -0.030 s.
+        gap_s: largest distance of two images.
+        least_s: shortest episode.
+        incomplete: share of frames that may lack commands or states.
+    """
+
+    skew_s: float = 0.02
+    lag_s: float = 0.045
+    gap_s: float = 0.5
+    least_s: float = 1.0
+    incomplete: float = 0.02
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one worker needs to convert one recording."""
+
+    bag: Path
+    folder: Path
+    robot: str
+    topics: TopicMap
+    instruction: str
+    fps: float
+    limits: Limits
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one recording: an episode, or the reason why not."""
+
+    bag: Path
+    folder: Path | None
+    reason: str = ""
+
+
+def fingerprint(path: Path) -> str:
+    """Hash of a recording's bytes: the same recording is the same episode wherever it lies."""
+    digest = hashlib.sha256()
+    files = [path] if path.is_file() else sorted(p for p in path.iterdir() if p.suffix in (".mcap", ".db3"))
+    for file in files:
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def source_name(bag: Path) -> str:
+    """Folder and name: what tells recordings apart, without the machine's own folders."""
+    return shown(Path(bag.absolute().parent.name) / bag.name)
+
+
+def convert_bag(job: Job, typestore: Callable[[], Any]) -> Outcome:
+    """Write one episode, or say why not. Only a full or unwritable disk is raised: it would meet every other recording too."""
+    try:
+        robot = load_robot(job.robot)
+        with Bag(job.bag, robot, job.topics, typestore) as bag:
+            _write(job, robot, bag)
+        return Outcome(job.bag, job.folder)
+    except DataError as error:
+        return Outcome(job.bag, None, str(error))
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
+            raise
+        return Outcome(job.bag, None, f"{type(error).__name__}: {error}")
+    except Exception as error:  # a recording that nobody thought of must not take the others with it
+        return Outcome(job.bag, None, f"{type(error).__name__}: {error}")
+
+
+def _write(job: Job, robot: RobotSpec, bag: Bag) -> None:
+    bag.require_topics()
+    span = bag.decided()
+    if span is None and job.topics.loco_command and any(job.topics.loco_command.values()):
+        raise DataError(f"no decision on {sorted(job.topics.loco_command.values())}: nothing was commanded in this recording")
+    task = job.instruction or bag.instruction()
+    if not task:
+        raise DataError("no instruction: neither its own topic nor episode.json beside it; give --instruction")
+    stamps: list[float] = []
+    skews: list[tuple[float, float, float]] = []
+    incomplete, gap_s = 0, 0.0
+    with EpisodeWriter(job.folder, columns(robot), job.fps) as writer:
+        for frame in bag.frames(1.0 / job.fps):
+            if span is not None and not span[0] - 1e-6 <= frame.stamp_s <= span[1] + 1e-6:
+                continue
+            if frame.steps is None or len(frame.nearest) < 1 + bool(job.topics.imu):
+                incomplete += bool(stamps)  # before the first whole frame the robot is still coming up
+                continue
+            if stamps:
+                gap_s = max(gap_s, frame.stamp_s - stamps[-1])
+            row = bag.row(frame, task, robot.default_stance_height_m, stamps[0] if stamps else frame.stamp_s)
+            writer.add(row.columns, {CAMERA: row.image}, row.task)
+            stamps.append(frame.stamp_s)
+            skews.append((frame.skew_s["joint_states"], frame.skew_s.get("imu", 0.0), frame.skew_s["joint_command"]))
+        about = _judge(job, bag, np.array(stamps), np.array(skews), incomplete, gap_s)
+        about |= {"source": source_name(job.bag), "robot": robot.name}
+        about |= {"robot_version": robot.version, "fingerprint": robot.fingerprint}
+        writer.finish(about)
+
+
+def _judge(job: Job, bag: Bag, stamps: np.ndarray, skews: np.ndarray, incomplete: int, gap_s: float) -> dict[str, Any]:
+    """What was measured; DataError where it is beyond the limits."""
+    limits = job.limits
+    if len(stamps) < 2 or stamps[-1] - stamps[0] < limits.least_s:
+        length_s = stamps[-1] - stamps[0] if len(stamps) else 0.0
+        raise DataError(
+            f"{len(stamps)} whole frames over {length_s:.2f} s, at least {limits.least_s:g} s expected ({incomplete} frames lack commands or states)"
+        )
+    p99 = np.quantile(np.abs(skews), 0.99, axis=0)
+    for name, value in zip(("joint states", "IMU"), p99):
+        if value > limits.skew_s:
+            raise DataError(
+                f"skew: {name} lie {value * 1e3:.0f} ms from the images (99th percentile), at most {limits.skew_s * 1e3:g} ms; --max-skew-s admits more"
+            )
+    if gap_s > limits.gap_s:
+        raise DataError(f"gap: {gap_s:.2f} s without an image, at most {limits.gap_s:g} s")
+    if incomplete > limits.incomplete * (len(stamps) + incomplete):
+        raise DataError(f"{incomplete} of {len(stamps) + incomplete} frames lack commands or states, at most {limits.incomplete:.0%}")
+    rate = 1.0 / float(np.median(np.diff(stamps)))
+    if abs(rate - job.fps) > 0.05 * job.fps:
+        raise DataError(f"rate: images come at {rate:.2f} Hz, {job.fps:g} Hz expected; give --fps")
+    lag = bag.lag.estimate()
+    if lag.known and abs(lag.lag_s) > limits.lag_s:
+        raise DataError(
+            f"skew: the camera's clock is {lag.lag_s * 1e3:+.0f} ms off the body's (pictures against gyro, fit {lag.fit:.2f}), "
+            f"at most {limits.lag_s * 1e3:g} ms; "
+            "mend the camera's stamps, or --max-lag-s admits more"
+        )
+    return {
+        "start_s": float(stamps[0]),
+        "skew_p99_s": {"joint_states": float(p99[0]), "imu": float(p99[1]), "joint_command": float(p99[2])},
+        "camera_lag_s": round(lag.lag_s, 6) if lag.known else None,
+        "camera_lag_fit": round(lag.fit, 4),
+        "gap_s": round(float(gap_s), 6),
+        "rate_hz": round(rate, 4),
+        "incomplete_frames": incomplete,
+        "undecodable_messages": bag.dropped,
+    }
+
+
+def convert(
+    paths: list[Path],
+    output: Path,
+    typestore: Callable[[], Any],
+    *,
+    robot: str = "x2",
+    topics: TopicMap | None = None,
+    instruction: str = "",
+    fps: float = 10.0,
+    limits: Limits | None = None,
+    workers: int = 1,
+    log: Callable[[str], None] = print,
+) -> int:
+    """Convert all recordings below ``paths``; returns 0, or 1 where one was left out."""
+    topics, limits = topics or TopicMap.ours(), limits or Limits()
+    spec = load_robot(robot)
+    settings = {"schema": SCHEMA, "robot": spec.fingerprint, "topics": asdict(topics), "instruction": instruction, "fps": fps, "limits": asdict(limits)}
+    bags = find_bags(paths)
+    if not bags:
+        raise DataError(f"no recording (.mcap, or a folder with metadata.yaml) in {[shown(path) for path in paths]}")
+    staging = output.with_name(output.name + ".staging")
+    jobs: dict[str, Job] = {}
+    outcomes: list[Outcome] = []
+    for bag in bags:
+        try:
+            note = bag.parent / "episode.json" if bag.is_file() else bag / "episode.json"
+            about = note.read_bytes() if note.is_file() else b""
+            key = hashlib.sha256((fingerprint(bag) + json.dumps(settings, sort_keys=True)).encode() + about).hexdigest()[:24]
+        except OSError as error:
+            outcomes.append(Outcome(bag, None, f"not readable: {error.strerror}"))
+            continue
+        if key in jobs:
+            outcomes.append(Outcome(bag, None, f"the same recording as {shown(jobs[key].bag)}"))
+            continue
+        jobs[key] = Job(bag, staging / key, robot, topics, instruction, fps, limits)
+    source = {"settings": settings, "recordings": list(jobs)}
+    if output.exists():
+        return _already(output, source, log)
+    staging.mkdir(parents=True, exist_ok=True)
+    open_jobs = [job for job in jobs.values() if not (job.folder / ABOUT).is_file()]
+    log(f"{len(jobs)} recordings, {len(jobs) - len(open_jobs)} already converted")
+    done = {job.folder: Outcome(job.bag, job.folder) for job in jobs.values() if job not in open_jobs}
+    for job, outcome in _run(open_jobs, typestore, workers):
+        done[job.folder] = outcome
+        log(f"{shown(job.bag)}: {'ok' if outcome.folder else 'left out: ' + shown(outcome.reason)}")
+    outcomes += [done[job.folder] for job in jobs.values()]
+    kept = [outcome for outcome in outcomes if outcome.folder]
+    refused = [{"source": source_name(o.bag), "reason": shown(o.reason)} for o in outcomes if not o.folder]
+    if not kept:
+        _complain(outcomes, log)
+        raise DataError("no recording could be converted")
+    info = assemble([Episode.load(o.folder) for o in kept], output, robot_type=spec.name, provenance=source | {"left_out": refused})
+    shutil.rmtree(staging)
+    log(f"{shown(output)}: {info['total_episodes']} episodes, {info['total_frames']} frames ({info['total_frames'] / fps:.0f} s)")
+    _complain(outcomes, log)
+    return 1 if refused else 0
+
+
+def _run(jobs: list[Job], typestore: Callable[[], Any], workers: int) -> Any:
+    if workers <= 1 or len(jobs) <= 1:
+        for job in jobs:
+            yield job, convert_bag(job, typestore)
+        return
+    with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=get_context("spawn")) as pool:
+        futures = [(job, pool.submit(convert_bag, job, typestore)) for job in jobs]
+        for job, future in futures:
+            try:
+                yield job, future.result()
+            except BrokenProcessPool as error:
+                raise DataError("a worker was ended from outside (memory?); run the same command again, finished episodes are kept") from error
+
+
+def _complain(outcomes: list[Outcome], log: Callable[[str], None]) -> None:
+    left = [outcome for outcome in outcomes if not outcome.folder]
+    if left:
+        log(f"left out {len(left)} of {len(outcomes)}:")
+        for outcome in left:
+            log(f"  {shown(outcome.bag)}: {shown(outcome.reason)}")
+
+
+def _already(output: Path, source: dict[str, Any], log: Callable[[str], None]) -> int:
+    try:
+        before = json.loads((output / PROVENANCE).read_text())
+    except (OSError, ValueError):
+        before = {}
+    if {key: before.get(key) for key in source} == json.loads(json.dumps(source)):
+        left = before.get("left_out", [])
+        log(f"{shown(output)} is complete already" + (f"; {len(left)} recordings had been left out" if left else ""))
+        return 1 if left else 0
+    raise DataError(f"{shown(output)} exists already and was made from other recordings or settings; name another folder, then `wbvla dataset merge` both")

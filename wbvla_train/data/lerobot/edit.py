@@ -1,0 +1,76 @@
+"""Merge, split and filter: new data sets from episodes of old ones (v2.1 or v3); the old ones stay as they are."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from wbvla_train.data.lerobot.assemble import assemble
+from wbvla_train.data.lerobot.episode import DataError, Episode, shown
+from wbvla_train.data.lerobot.reader import Dataset, View, open_dataset, stage
+
+
+def write(views: Sequence[View], output: Path, log: Callable[[str], None] = print) -> int:
+    """A data set from these episodes, in this order; resumable. Returns 1 where an episode could not be read and was left out."""
+    if output.exists():
+        raise DataError(f"{shown(output)} exists already; name a folder that does not")
+    if not views:
+        raise DataError("no episode is left")
+    types = sorted({str(view.dataset.info.get("robot_type")) for view in views})
+    if len(types) > 1:
+        raise DataError(f"a data set holds one robot; these hold {types}. Keep them apart")
+    plan = json.dumps([(str(view.dataset.root.resolve()), view.index, view.length) for view in views])
+    staging = output.with_name(output.name + ".staging") / hashlib.sha256(plan.encode("utf-8", "backslashreplace")).hexdigest()[:16]
+    kept: list[Episode] = []
+    left: list[str] = []
+    for number, view in enumerate(views):
+        try:
+            kept.append(stage(view, staging / f"{number:06d}"))
+        except DataError as error:
+            left.append(f"episode {view.index} of {shown(view.dataset.root)}: {error}")
+    info = assemble(kept, output, robot_type=types[0], provenance={"left_out": left, "made_from": sorted({shown(v.dataset.root.name) for v in views})})
+    shutil.rmtree(staging.parent)
+    log(f"{shown(output)}: {info['total_episodes']} episodes, {info['total_frames']} frames")
+    for line in left:
+        log(f"left out: {line}")
+    return 1 if left else 0
+
+
+def merge(roots: Sequence[Path], output: Path, log: Callable[[str], None] = print) -> int:
+    """All episodes of all data sets, one after the other."""
+    return write([view for root in roots for view in open_dataset(root).views], output, log)
+
+
+def split(root: Path, output: Path, shares: dict[str, float], seed: int = 0, log: Callable[[str], None] = print) -> int:
+    """Parts ``output/<name>`` with these shares of the episodes, drawn by a hash of seed and number: every part keeps every episode once."""
+    if not shares or min(shares.values()) <= 0 or abs(sum(shares.values()) - 1.0) > 1e-6:
+        raise DataError(f"shares must be positive and add up to 1, got {shares}")
+    dataset = open_dataset(root)
+    order = sorted(dataset.views, key=lambda view: hashlib.sha256(f"{seed}/{view.index}".encode()).hexdigest())
+    parts: dict[str, list[View]] = {}
+    start, total = 0.0, 0.0
+    for name, share in shares.items():
+        total += share
+        first, last = round(start * len(order)), round(total * len(order))
+        parts[name] = sorted(order[first:last], key=lambda view: view.index)
+        start = total
+    empty = [name for name, views in parts.items() if not views]
+    if empty:
+        raise DataError(f"{len(order)} episodes are too few: {empty} would be empty")
+    return max(write(views, output / name, log) for name, views in parts.items())
+
+
+def chosen(dataset: Dataset, *, task: str = "", least_s: float = 0.0, drop: Sequence[int] = ()) -> list[View]:
+    """Episodes one of whose sentences matches the regular expression, that are long enough and not dropped."""
+    try:
+        pattern = re.compile(task)
+    except re.error as error:
+        raise DataError(f"--task must be a regular expression, got {task!r}: {error}") from error
+    unknown = sorted(set(drop) - {view.index for view in dataset.views})
+    if unknown:
+        raise DataError(f"--drop names episodes {unknown}, which are not there (0 to {len(dataset.views) - 1})")
+    return [v for v in dataset.views if any(pattern.search(s) for s in v.tasks) and v.length >= least_s * dataset.fps and v.index not in drop]
