@@ -398,3 +398,13 @@ def test_without_the_mirror_the_second_half_of_the_cycle_is_shown_as_it_is():
     for name, shown in (("none", False), ("no-mirror", True)):
         pipeline = LmoVecEnv(ablated(small(), name), seed=0).pipeline
         assert pipeline.observation.mirrored(np.array([0.2, 0.7]))[1] != shown
+
+
+def test_a_checkpoints_metrics_keep_the_benchmarks_rows_and_leave_its_episodes_behind():
+    from wbvla_train.lmo.export import benchmark_rows
+
+    row = {"row": "stand", "cells": ["stand"], "episodes": 100, "falls": 2, "hours": 0.6, "numbers": {"coms_m": {"mean": 0.03, "sd": 0.01, "count": 98}}}
+    report = {"seed_base": 3_000_000, "options": {"episodes": 100}, "suites": {"stability": {"rows": [row], "episodes": {"stand": [{"seed": 1}]}}}}
+    kept = benchmark_rows(report)
+    assert kept["suites"]["stability"]["stand"]["numbers"]["coms_m"]["mean"] == 0.03
+    assert kept["suites"]["stability"]["stand"]["falls"] == 2 and "seed" not in str(kept["suites"])

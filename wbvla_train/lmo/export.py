@@ -121,6 +121,14 @@ def export_checkpoint(
     )
 
 
+def benchmark_rows(report: dict) -> dict:
+    """What metrics.json keeps of the benchmark's results.json: per suite and row the counts, and mean and spread of every number; episodes stay behind."""
+    rows = {
+        suite: {r["row"]: {k: v for k, v in r.items() if k not in ("row", "cells", "part")} for r in part["rows"]} for suite, part in report["suites"].items()
+    }
+    return {"seed_base": report["seed_base"], "episodes_per_cell": report["options"]["episodes"], "suites": rows}
+
+
 @dataclass(frozen=True)
 class Arguments:
     """Export a training run."""
@@ -129,13 +137,13 @@ class Arguments:
     target: tyro.conf.Positional[Path] = Path("checkpoints/lmo/x2")
     state_file: str = STATE_FILE
     notes: str = ""  # how the weights came about, if not by one run of the training command
-    evaluation: Path | None = None  # report of `wbvla eval lmo --out`, its rows go into metrics.json
+    evaluation: Path | None = None  # results.json of `wbvla eval lmo`: its rows go into metrics.json
     development: bool = True  # run the development evaluation (a minute or two)
 
 
 def main(argv: list[str] | None = None) -> int:
     args = tyro.cli(Arguments, args=argv, prog="python -m wbvla_train.lmo.export")
-    evaluation = None if args.evaluation is None else {row.pop("case"): row for row in json.loads(args.evaluation.read_text())["rows"]}
+    evaluation = None if args.evaluation is None else benchmark_rows(json.loads(args.evaluation.read_text()))
     development = development_report(args.run / args.state_file) if args.development else None
     manifest = export_checkpoint(args.run, args.target, state_file=args.state_file, notes=args.notes, development=development, evaluation=evaluation)
     print(f"wrote {args.target}: {manifest.hash}")
