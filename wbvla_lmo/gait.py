@@ -168,12 +168,31 @@ class GaitReference:
         swing: part of the swing done, per foot (left, right) [N, 2]; 0 on the ground.
         lift_m: sole height per foot [N, 2], m.
         lean_rad: forward lean [N].
+        soles: where they are asked for, without what the pelvis does for the arms [N, 2, 2] (forward, left), m.
     """
 
     q: np.ndarray
     swing: np.ndarray
     lift_m: np.ndarray
     lean_rad: np.ndarray
+    soles: np.ndarray
+
+
+@dataclass
+class Trunk:
+    """How the trunk stands over its legs, seen by :meth:`ReferenceGait.capture_point`. All (forward, left).
+
+    Attributes:
+        lean, lean_rate: beyond the reference lean [N, 2], rad and rad/s.
+        by_lean, by_feet: m that the centre of mass moves over the feet per rad of lean [N, 1], and per m that the feet move ahead [N, 2].
+        omega: of the inverted pendulum [N, 1], 1/s.
+    """
+
+    lean: np.ndarray
+    lean_rate: np.ndarray
+    by_lean: np.ndarray
+    by_feet: np.ndarray
+    omega: np.ndarray
 
 
 class ReferenceGait:
@@ -262,11 +281,10 @@ class ReferenceGait:
         omega = np.sqrt(GRAVITY_M_S2 / (height_m + self.stance.com_above_m))[:, None]
         feet_moved = feet.mean(axis=1)
         feet_moved[:, 0] -= ankle_x
-        leaned = np.stack((pitch - lean, roll), axis=-1)
-        lean_speed = np.stack((gyro[:, 1] - lean_rate, -gyro[:, 0]), axis=-1)
-        over = by_feet - 1.0  # of the centre of mass over the feet, per metre that these move ahead
-        position = over * feet_moved + by_lean[:, None] * leaned
-        speed = over * feet_velocity.mean(axis=1) + by_lean[:, None] * lean_speed
+        leaned, lean_rates = np.stack((pitch - lean, roll), axis=-1), np.stack((gyro[:, 1] - lean_rate, -gyro[:, 0]), axis=-1)
+        self.trunk = t = Trunk(leaned, lean_rates, by_lean[:, None], by_feet - 1.0, omega)
+        position = t.by_feet * feet_moved + t.by_lean * leaned
+        speed = t.by_feet * feet_velocity.mean(axis=1) + t.by_lean * lean_rates
         return position + self.arm_shift + (speed + self.arm_speed) / omega
 
     def sense_arms(self, q: np.ndarray, qd: np.ndarray) -> None:
@@ -328,21 +346,32 @@ class ReferenceGait:
         self.stepping &= ~stop
         self.phase = np.where(stop, np.where(before, 0.0, 0.5), np.mod(moved, 1.0))
 
-    def reference(self, velocity: np.ndarray, height_m: np.ndarray) -> GaitReference:
+    def airborne(self) -> np.ndarray:
+        """[N, 2] feet that the clock has in the air."""
+        swing = self._swing(np.mod(self.phase[:, None] - _FOOT_PHASE, 1.0))
+        return self.stepping[:, None] & (swing > 0) & (swing < 1)
+
+    def _swing(self, own: np.ndarray) -> np.ndarray:
+        """Part of its swing that a foot has done, from its own phase."""
+        c = self.config
+        return clip((own / 0.5 - c.double_support) / (1.0 - 2.0 * c.double_support), 0.0, 1.0)
+
+    def reference(self, velocity: np.ndarray, height_m: np.ndarray, landing: np.ndarray | None = None) -> GaitReference:
         """Leg angles for the present phase.
 
         Args:
             velocity: gated (forward m/s, lateral m/s, yaw rad/s) [N, 3].
             height_m: height reference [N], m.
+            landing: displacement of the feet from their course (forward, left) [N, 2, 2], m: see :mod:`wbvla_lmo.balance`.
         """
         c = self.config
         if not c.enabled:
             still = np.zeros((len(height_m), len(LEGS)))
-            return GaitReference(np.tile(self._default, (len(height_m), 1)), still, still, still[:, 0])
+            return GaitReference(np.tile(self._default, (len(height_m), 1)), still, still, still[:, 0], np.zeros((*still.shape, 2)))
         height = np.where(self.stepping, np.minimum(height_m, self.max_walk_height_m), height_m)
         ankle_x, lean = self.stance(height)
         own = np.mod(self.phase[:, None] - _FOOT_PHASE, 1.0)  # [N, 2] phase of each foot, swing in the first half
-        swing = clip((own / 0.5 - c.double_support) / (1.0 - 2.0 * c.double_support), 0.0, 1.0)
+        swing = self._swing(own)
         swing_end = 0.5 * (1.0 - c.double_support)
         stance_part = 0.5 + c.double_support  # of the cycle
         stance = np.mod(own - swing_end, 1.0) / stance_part
@@ -357,6 +386,9 @@ class ReferenceGait:
         width = self._width
         x = ankle_x[:, None] + velocity[:, 0:1] * travel - width * turn
         y = width + velocity[:, 1:2] * travel - sway + ankle_x[:, None] * turn
+        if landing is not None:
+            x, y = x + landing[..., 0], y + landing[..., 1]
+        soles = np.stack((x, y), axis=-1)
         if self.arms is not None:
             x, y = x + self.shift[:, 0:1], y + self.shift[:, 1:2]
         sole = np.empty((*x.shape, 3))  # [N, 2, 3]
@@ -364,7 +396,7 @@ class ReferenceGait:
         unloaded = clip(2.0 * arch, 0.0, 1.0)
         legs = self.inverse.solve(sole, turn, lean) + c.load_compensation * self.stance.sag_at(height, unloaded)
         q = legs.reshape(len(height), -1)[:, self.order]
-        return GaitReference(q, np.where(airborne, swing, 0.0), lift, lean)
+        return GaitReference(q, np.where(airborne, swing, 0.0), lift, lean, soles)
 
 
 _AHEAD = np.array((1.0, 0.0, 0.0))

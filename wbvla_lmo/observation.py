@@ -30,7 +30,8 @@ class ObservationConfig:
             under 1.1 kg each, their angle is noise to the legs, and training may weld them).
         path: also observe the error to the path that the commands ask for (``path.PathTracker``; ours).
         path_scale: its scales, 1/m, 1/m, 1/rad (ours: the clip of the error comes out at about 3).
-        balance: also observe the capture point and what the arms do to the centre of mass (:mod:`wbvla_lmo.arm_mass`; ours); balance_scale: 1/m.
+        balance: also observe the capture point, its deviation from the reference's course over the standing foot (:mod:`wbvla_lmo.balance`),
+            and what the arms do to the centre of mass (:mod:`wbvla_lmo.arm_mass`); ours. balance_scale: 1/m.
         flags: also observe the bare flags (the literal gate's output says nothing while a flag is held).
         mirror: show the second half of the gait cycle mirrored (False: the ablation; the clock then runs over the whole cycle).
     """
@@ -133,7 +134,7 @@ class ObservationBuilder:
         if config.path:
             once.append(_Fixed((1, -1, -1)))
         if config.balance:
-            once += [_Fixed((1, -1)), _Fixed((1, -1))]
+            once += [_Fixed((1, -1)), _Fixed((1, -1)), _Fixed((1, -1))]
         if config.flags:
             once.append(_Fixed((1, -1, -1)))
         self.frame_size = sum(len(b.sign) for b in frame)
@@ -165,6 +166,7 @@ class ObservationBuilder:
         flags: np.ndarray,
         capture: np.ndarray,
         arm_shift: np.ndarray,
+        deviation: np.ndarray,
     ) -> np.ndarray:
         """Push one frame and return the observation [N, size] float32.
 
@@ -174,7 +176,8 @@ class ObservationBuilder:
             last_action: [N, A] as the policy gave it, unmirrored; phase, stepping: gait clock [N].
             reference_q: reference leg angles [N, A]; velocity_error: filtered, measured - reference [N, 3], m/s, m/s, rad/s.
             path_error: where the path is, seen from the body [N, 3], m, m, rad; flags: [N, 3].
-            capture: deviation of the capture point [N, 2], m; arm_shift: of the centre of mass by the arms [N, 2], m.
+            capture: of the capture point from its place in standing, deviation: from its course [N, 2], m.
+            arm_shift: of the centre of mass by the arms [N, 2], m.
         """
         c = self.config
         height = (height_m - c.height_offset_m) * c.height_scale
@@ -198,7 +201,7 @@ class ObservationBuilder:
         if c.path:
             parts.append(path_error * np.asarray(c.path_scale))
         if c.balance:
-            parts += [capture * c.balance_scale, arm_shift * c.balance_scale]
+            parts += [capture * c.balance_scale, deviation * c.balance_scale, arm_shift * c.balance_scale]
         if c.flags:
             parts.append(flags)
         flat = np.concatenate(parts, axis=1)

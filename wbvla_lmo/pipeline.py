@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from wbvla_core.robot import RobotSpec
+from wbvla_lmo.balance import Balance, BalanceConfig
 from wbvla_lmo.gait import GaitConfig, GaitReference, ReferenceGait
 from wbvla_lmo.gating import GatingConfig, IntentGate
 from wbvla_lmo.leg_kinematics import clip
@@ -36,6 +37,7 @@ class PipelineConfig:
     gait: GaitConfig = field(default_factory=GaitConfig)
     observation: ObservationConfig = field(default_factory=ObservationConfig)
     path: PathConfig = field(default_factory=PathConfig)
+    balance: BalanceConfig = field(default_factory=BalanceConfig)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -43,7 +45,7 @@ class PipelineConfig:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> PipelineConfig:
         """Inverse of :meth:`to_json` (JSON lists become tuples again). What an older manifest does not name has its default: off."""
-        nested = {"gating": GatingConfig, "gait": GaitConfig, "observation": ObservationConfig, "path": PathConfig}
+        nested = {"gating": GatingConfig, "gait": GaitConfig, "observation": ObservationConfig, "path": PathConfig, "balance": BalanceConfig}
         plain = {k: v for k, v in data.items() if k not in nested}
         parts = {k: kind(**{n: tuple(v) if isinstance(v, list) else v for n, v in data.get(k, {}).items()}) for k, kind in nested.items()}
         return cls(**plain, **parts)
@@ -71,6 +73,7 @@ class LegPipeline:
         self.velocity_error = np.zeros((count, 3))  # measured - reference, stride-filtered
         self.standing_ankle_x = float(self.gait.stance(np.array([robot.default_stance_height_m]))[0][0])
         self.path = PathTracker(config.path, count, self.dt_s)
+        self.balance = Balance(config.balance, self.gait, count, self.dt_s)
         self.height_m = self.gate.height_m.copy()
         self.reference = self.gait.reference(self.velocity, self.height_m)
         self._ahead: tuple[np.ndarray, GaitReference] | None = None  # a reference worked out beforehand, and what it belongs to
@@ -87,6 +90,7 @@ class LegPipeline:
         self.goal[ids] = 0.0
         self.velocity_error[ids] = 0.0
         self.path.reset(ids)
+        self.balance.reset(ids)
         self.height_m[ids] = self.gate.height_m[ids]
 
     def observe(self, flags: np.ndarray, height_m: np.ndarray, gyro: np.ndarray, gravity: np.ndarray, q: np.ndarray, qd: np.ndarray) -> np.ndarray:
@@ -106,10 +110,14 @@ class LegPipeline:
             self.path.begin(resting, self.gait.stepping)
         self._advance(self.goal, capture)
         self._sensed = q.copy(), qd.copy(), feet, support, yaw_rate, resting
+        if self.config.balance.enabled:
+            self.balance.sense(feet, feet_velocity)
         stride = self.stride_velocity
         ahead, self._ahead = self._ahead, None
         known = ahead is not None and np.array_equal(ahead[0], self._reference_key(stride, self.height_m))
-        self.reference = ahead[1] if known else self.gait.reference(stride, self.height_m)
+        self.reference = ahead[1] if known else self.gait.reference(stride, self.height_m, self._landing)
+        if self.config.balance.enabled:
+            self.balance.remember(self.reference.soles)
         self._odometry(feet_velocity, yaw_rate)
         full_scale = np.asarray(self.config.gating.cruise)
         return self.observation.build(
@@ -128,7 +136,12 @@ class LegPipeline:
             flags,
             capture,
             self.gait.arm_shift,
+            self.balance.deviation,
         )
+
+    @property
+    def _landing(self) -> np.ndarray | None:
+        return self.balance.landing if self.config.balance.enabled else None
 
     @property
     def stride_velocity(self) -> np.ndarray:
@@ -144,11 +157,13 @@ class LegPipeline:
 
     def _advance(self, goal: np.ndarray, capture: np.ndarray) -> None:
         """Clock and correction, one tick."""
-        if not self.config.path.enabled:
+        if self.config.path.enabled:
+            self.gait.advance(goal, self.cruise, capture, self.dt_s, self.path.wants(self.gait.stepping), self.path.intended)
+            self.path.steer(self.gait.step_begins, self.gait.stepping)
+        else:
             self.gait.advance(goal, self.cruise, capture, self.dt_s)
-            return
-        self.gait.advance(goal, self.cruise, capture, self.dt_s, self.path.wants(self.gait.stepping), self.path.intended)
-        self.path.steer(self.gait.step_begins, self.gait.stepping)
+        if self.config.balance.enabled:
+            self.balance.land()
 
     def finish(self) -> None:
         """Take in what changes slowly: the way walked, the arms' weight. It counts from the next tick on, so that it can be worked out behind the command.
@@ -162,6 +177,8 @@ class LegPipeline:
         self.gait.sense_arms(q, qd)
         if self.config.path.enabled:
             self.path.update(feet, support, yaw_rate, self.goal, resting, self.gait.stepping, self.standing_ankle_x)
+        if self.config.balance.enabled:
+            self.balance.plan()
 
     def anticipate(self, flags: np.ndarray, height_m: np.ndarray) -> None:
         """Work out the reference of the next tick, while there is time: as if the command stayed, no foot had to catch the robot and its path error stayed.
@@ -170,13 +187,13 @@ class LegPipeline:
         :meth:`act`; it does :meth:`finish` too. It takes a good quarter off the time between a state and its command (N = 1; training has no use for it).
         """
         self.finish()
-        gate, kept = self.gate, [(self.gait, self.gait.CLOCK), (self.path, self.path.PLAN)]
+        gate, kept = self.gate, [(self.gait, self.gait.CLOCK), (self.path, self.path.PLAN), (self.balance, self.balance.PLAN)]
         before = gate.filtered.copy(), gate.height_m.copy()
         copies = [{name: getattr(owner, name).copy() for name in names} for owner, names in kept]
         velocity, height = gate.step(flags, height_m, self.dt_s, self.cruise)
         self._advance(self._goal(flags, velocity), np.zeros_like(self.gait.capture))
         stride = velocity + self.path.correction if self.config.path.enabled else velocity
-        self._ahead = self._reference_key(stride, height), self.gait.reference(stride, height)
+        self._ahead = self._reference_key(stride, height), self.gait.reference(stride, height, self._landing)
         gate.filtered, gate.height_m = before
         for (owner, _), values in zip(kept, copies, strict=True):
             for name, value in values.items():
@@ -184,7 +201,7 @@ class LegPipeline:
 
     def _reference_key(self, velocity: np.ndarray, height_m: np.ndarray) -> np.ndarray:
         """All that the reference is a function of, one vector."""
-        return np.concatenate((velocity.ravel(), height_m, self.gait.phase, self.gait.stepping, self.gait.shift.ravel()))
+        return np.concatenate((velocity.ravel(), height_m, self.gait.phase, self.gait.stepping, self.gait.shift.ravel(), self.balance.landing.ravel()))
 
     def _odometry(self, feet_velocity: np.ndarray, yaw_rate: np.ndarray) -> None:
         """Velocity over the feet that the clock has on the ground, against the reference, filtered over a stride."""
@@ -199,4 +216,7 @@ class LegPipeline:
         mirrored = self.observation.mirrored(self.gait.phase)
         action[mirrored] = self.observation.action_mirror(action[mirrored])
         self.last_action = action
-        return clip(self.reference.q + action * self.action_scale, self.lower, self.upper)
+        target = self.reference.q + action * self.action_scale
+        if self.config.balance.enabled:
+            target = target + self.balance.feedback()
+        return clip(target, self.lower, self.upper)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from wbvla_lmo.arm_motion import ReplayConfig
+from wbvla_lmo.balance import BalanceConfig
 from wbvla_lmo.gait import GaitConfig
 from wbvla_lmo.gating import GatingConfig
 from wbvla_lmo.observation import ObservationConfig
@@ -225,6 +226,7 @@ def _pipeline() -> PipelineConfig:
         gait=GaitConfig(arm_mass=True),
         observation=ObservationConfig(odometry=True, path=True, balance=True),
         path=PathConfig(enabled=True),
+        balance=BalanceConfig(enabled=True),
     )
 
 
