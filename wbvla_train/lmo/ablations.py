@@ -46,8 +46,12 @@ def _no_steer(c: TrainConfig) -> TrainConfig:
     return replace(c, pipeline=replace(c.pipeline, path=replace(c.pipeline.path, corrects=False)))
 
 
+def _no_reflexes(c: TrainConfig) -> TrainConfig:
+    return replace(c, pipeline=replace(c.pipeline, balance=replace(c.pipeline.balance, enabled=False)))
+
+
 def _no_gait(c: TrainConfig) -> TrainConfig:
-    c = c.each_stage("reward", contact=0.0, clearance=0.0, no_fly=0.75)
+    c = _no_reflexes(c).each_stage("reward", contact=0.0, clearance=0.0, no_fly=0.75)
     return replace(c, pipeline=replace(c.pipeline, gait=replace(c.pipeline.gait, enabled=False)))
 
 
@@ -67,7 +71,8 @@ ABLATIONS: dict[str, tuple[str, Callable[[TrainConfig], TrainConfig]]] = {
     "no-lag": ("no command delay and no lag of joint states and IMU in training", _no_lag),
     "no-path": ("ours left out: the path error is neither seen nor steered by; its reward stays", _no_path),
     "no-steer": ("ours left out: the path error is seen, the reference gait does not steer by it", _no_steer),
-    "no-gait": ("ours left out: no clock, no reference, no mirror: residuals on the default pose", _no_gait),
+    "no-reflexes": ("ours left out: no feedback at ankles and hips, no displaced landings; the policy alone keeps the balance", _no_reflexes),
+    "no-gait": ("ours left out: no clock, no reference, no reflexes, no mirror: residuals on the default pose", _no_gait),
     "no-mirror": ("ours left out: the second half of the gait cycle is shown as it is", _no_mirror),
 }
 
