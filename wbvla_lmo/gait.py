@@ -22,7 +22,7 @@ class GaitConfig:
     """Shape of the reference (all ours unless said).
 
     Attributes:
-        period_s: one full cycle, left and right step (vendor walking 0.6 s; the slower clock lets 0.3 m/s be 0.11 m steps).
+        period_s: one full cycle, left and right step (the vendor's walking: a fall grows by e^(3.8 s^-1 x half of it) until the next foot is down; 0.72 s fell more).
         double_support: part of each half cycle at its begin and at its end with both feet down.
         lift_m: height of the swing foot's sole at mid swing.
         sway_m: lateral pelvis sway towards the stance foot (a linear inverted pendulum of this width and period sways 0.027).
@@ -42,7 +42,7 @@ class GaitConfig:
         enabled: False = no clock and no reference: targets are residuals on the default pose (the ablation).
     """
 
-    period_s: float = 0.72
+    period_s: float = 0.6
     double_support: float = 0.12
     lift_m: float = 0.07
     sway_m: float = 0.02
