@@ -31,6 +31,7 @@ class BalanceConfig:
         place_limit: greatest displacement of a landing (forward and backward, outward, inward), m: inward the legs would meet.
         place_follow: gain per tick towards it. The foot that has landed goes back to its course as a pendulum swings, by 1 / omega.
         course_lag: age in ticks of the reference that the posture of now is held against: delay of commands and drives.
+        smooth: gain per tick of the deviation's low-pass: the noise of joint speeds shakes the ankles through ankle_gain.
     """
 
     enabled: bool = False
@@ -43,6 +44,7 @@ class BalanceConfig:
     place_limit: tuple[float, float, float] = (0.15, 0.12, 0.03)
     place_follow: float = 0.3
     course_lag: int = 2
+    smooth: float = 0.5
 
 
 class Balance:
@@ -94,7 +96,7 @@ class Balance:
         self._stands = self.gait.support(0.0)[..., None]
         off = trunk.by_feet * np.sum(self._stands * (feet - course), axis=1) + trunk.by_lean * trunk.lean + self.gait.arm_shift
         rate = trunk.by_feet * np.sum(self._stands * (feet_velocity - (course - before) / self.dt_s), axis=1) + trunk.by_lean * trunk.lean_rate
-        self.deviation = off + (rate + self.gait.arm_speed) / trunk.omega
+        self.deviation = self.deviation + self.config.smooth * (off + (rate + self.gait.arm_speed) / trunk.omega - self.deviation)
 
     def remember(self, soles: np.ndarray) -> None:
         """Keep where the reference asks for the feet [N, 2, 2], for the ticks to come."""

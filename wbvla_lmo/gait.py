@@ -22,7 +22,7 @@ class GaitConfig:
     """Shape of the reference (all ours unless said).
 
     Attributes:
-        period_s: one full cycle, left and right step (the vendor's walking: a fall grows by e^(3.8 s^-1 x half of it) until the next foot is down; 0.72 s fell more).
+        period_s: one full cycle, left and right step: a fall grows by e^(3.8 s^-1 x half of it) until the next foot is down (0.72 s fell more).
         double_support: part of each half cycle at its begin and at its end with both feet down.
         lift_m: height of the swing foot's sole at mid swing.
         sway_m: lateral pelvis sway towards the stance foot (a linear inverted pendulum of this width and period sways 0.027).
@@ -48,7 +48,7 @@ class GaitConfig:
     sway_m: float = 0.02
     start_intent: float = 0.15
     stop_intent: float = 0.15
-    capture_m: tuple[float, float, float] = (0.085, 0.085, 0.12)
+    capture_m: tuple[float, float, float] = (0.075, 0.075, 0.11)
     capture_filter: float = 0.4
     settle_s: float = 0.5
     max_reach: float = 0.985

@@ -34,6 +34,8 @@ class PathConfig:
         limit: greatest correction (m/s, m/s, rad/s).
         smooth: gain per tick of the correction's low-pass, so that the reference has no jumps.
         start, stop: at zero flags, errors (m, rad) beyond which steps begin, and below which they end.
+        start_late, late_s: after this time of zero flags, errors beyond which steps begin: a stand that a push has twisted a little stays as it is,
+            for the steps that mend it move the robot more than the push did.
     """
 
     enabled: bool = False
@@ -47,6 +49,8 @@ class PathConfig:
     smooth: float = 0.15
     start: tuple[float, float] = (0.06, 0.05)
     stop: tuple[float, float] = (0.045, 0.03)
+    start_late: tuple[float, float] = (0.08, 0.09)
+    late_s: float = 3.0
 
 
 def wrap(angle: np.ndarray) -> np.ndarray:
@@ -101,11 +105,12 @@ class PathTracker:
         self._rested = np.zeros(count, dtype=bool)  # at the last tick
         self._fresh = np.ones(count, dtype=bool)
         self._clip, self._limit = np.asarray(config.clip), np.asarray(config.limit)
-        self._start, self._stop = np.asarray(config.start), np.asarray(config.stop)
+        self._start, self._stop, self._late = (np.asarray(v) for v in (config.start, config.stop, config.start_late))
+        self.rest_s = np.zeros(count)  # since the last command
 
     def reset(self, ids: np.ndarray | slice = slice(None)) -> None:
         """The path begins where the robots ``ids`` stand at their next update."""
-        for array in (self.error, self.place, self.correction, self._wanted, self._last_step, self._patience_s):
+        for array in (self.error, self.place, self.correction, self._wanted, self._last_step, self._patience_s, self.rest_s):
             array[ids] = 0.0
         self._rested[ids] = False
         self._fresh[ids] = True
@@ -121,6 +126,7 @@ class PathTracker:
             self.place[anew] -= self.error[anew]
             self.error[anew] = 0.0
         self._rested = resting
+        self.rest_s = np.where(resting, self.rest_s + self.dt_s, 0.0)
 
     def update(
         self,
@@ -167,7 +173,8 @@ class PathTracker:
         """[N] robots whose error is worth steps: more to begin with them than to go on."""
         if not self.config.corrects:
             return np.zeros(len(stepping), dtype=bool)
-        bound = np.where(stepping[:, None], self._stop, self._start)
+        start = np.where((self.rest_s > self.config.late_s)[:, None], self._late, self._start)
+        bound = np.where(stepping[:, None], self._stop, start)
         e = self._stride_error()
         return ((e[:, 0] * e[:, 0] + e[:, 1] * e[:, 1] > bound[:, 0] ** 2) | (np.abs(e[:, 2]) > bound[:, 1])) & ~self.given_up
 

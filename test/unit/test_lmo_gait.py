@@ -10,11 +10,12 @@ from wbvla_lmo.leg_kinematics import LegInverse, centre_of_mass, link_poses, rot
 ROBOT = load_robot("x2")
 DT_S = 0.02
 CRUISE = np.array((0.3, 0.3, 0.4))
+CONFIG = GaitConfig(period_s=0.6, capture_m=(0.085, 0.085, 0.12))
 
 
 @pytest.fixture
 def gait() -> ReferenceGait:
-    return ReferenceGait(ROBOT, GaitConfig(), 1)
+    return ReferenceGait(ROBOT, CONFIG, 1)
 
 
 def walk(gait: ReferenceGait, velocity: tuple, ticks: int, capture: tuple = (0.0, 0.0)) -> list[tuple[float, bool]]:
@@ -75,22 +76,22 @@ def test_gravity_sags_the_knees_of_a_squat_more_than_those_of_a_stand(gait):
 def test_clock_stands_still_without_command_and_starts_with_one(gait):
     assert walk(gait, (0, 0, 0), 100)[-1] == (0.0, False)
     phase, stepping = walk(gait, (0.3, 0, 0), 9)[-1]
-    assert stepping and phase == pytest.approx(9 * DT_S / 0.72)
+    assert stepping and phase == pytest.approx(9 * DT_S / 0.6)
 
 
 def test_clock_stops_only_at_double_support_and_within_half_a_cycle(gait):
-    walk(gait, (0.3, 0, 0), 25)  # in the middle of the right foot's swing
+    walk(gait, (0.3, 0, 0), 22)  # in the middle of the right foot's swing
     trace = walk(gait, (0, 0, 0), 25)
     stopped = next(i for i, (_, stepping) in enumerate(trace) if not stepping)
-    assert stopped * DT_S <= 0.36
+    assert stopped * DT_S <= 0.3
     assert trace[-1][0] in (0.0, 0.5)
 
 
 def test_first_foot_is_the_one_on_the_side_it_goes_to():
     for lateral, phase in ((0.3, 0.0), (-0.3, 0.5)):
-        gait = ReferenceGait(ROBOT, GaitConfig(), 1)
+        gait = ReferenceGait(ROBOT, CONFIG, 1)
         gait.phase[:] = 0.5 - phase
-        assert walk(gait, (0, lateral, 0), 1)[0][0] == pytest.approx(phase + DT_S / 0.72)
+        assert walk(gait, (0, lateral, 0), 1)[0][0] == pytest.approx(phase + DT_S / 0.6)
 
 
 def test_balance_of_any_stand_is_that_of_its_whole_body_centre_of_mass(gait):
@@ -116,7 +117,7 @@ def test_a_push_seen_by_the_imu_makes_one_cycle_of_steps_and_no_more(gait):
     walk(gait, (0, 0, 0), 3, capture=(0.15, 0.0))
     assert gait.stepping[0]
     trace = walk(gait, (0, 0, 0), 60)
-    assert 0.6 <= sum(stepping for _, stepping in trace) * DT_S <= 0.74
+    assert 0.5 <= sum(stepping for _, stepping in trace) * DT_S <= 0.62
 
 
 def test_right_after_a_stop_it_takes_twice_as_much_to_step_again(gait):
@@ -156,9 +157,9 @@ def test_capture_point_of_a_robot_standing_still_is_zero_and_of_a_rigid_fall_wha
 
 
 def test_swing_foot_lifts_and_stance_foot_stays_down(gait):
-    walk(gait, (0.3, 0, 0), 9)  # quarter of the cycle: middle of the left swing
+    walk(gait, (0.3, 0, 0), 8)  # a quarter of the cycle but 10 ms: middle of the left swing
     reference = gait.reference(np.array([[0.3, 0, 0]]), np.array([0.64]))
-    assert reference.lift_m[0, 0] == pytest.approx(GaitConfig().lift_m, abs=1e-3)
+    assert reference.lift_m[0, 0] == pytest.approx(GaitConfig().lift_m, abs=2e-3)
     assert reference.lift_m[0, 1] == 0.0 and reference.swing[0, 1] == 0.0
 
 

@@ -50,7 +50,7 @@ class Rewards:
         self.short, self.long = np.zeros((n, 3)), np.zeros((n, 3))  # filtered (v - v_ref)
         self.last_feet = np.zeros((n, 2, 3))
         self.last_qd = np.zeros((n, len(self.legs)))
-        self.action_1, self.action_2 = np.zeros((2, n, len(self.legs)))
+        self.action_1, self.action_2, self.bias = np.zeros((3, n, len(self.legs)))
 
     def reset(self, ids: np.ndarray) -> None:
         self.short[ids] = self.long[ids] = 0.0
@@ -61,7 +61,7 @@ class Rewards:
         self.turn_error[ids] = self.stable_s[ids] = 0.0
         self.last_feet[ids] = self.physics.feet[ids]
         self.last_qd[ids] = 0.0
-        self.action_1[ids] = self.action_2[ids] = 0.0
+        self.action_1[ids] = self.action_2[ids] = self.bias[ids] = 0.0
 
     def compute(self, flags: np.ndarray, dt_s: float) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Reward rate [N] and its weighted terms, for the slot that just ended."""
@@ -82,6 +82,7 @@ class Rewards:
         rate, jerk = action - self.action_1, action - 2 * self.action_1 + self.action_2
         qd = s.qd[:, self.legs]
         frozen = resting & ~p.gait.stepping
+        self.bias += np.where(frozen, 2.0 * dt_s / c.drift_s, 0.0)[:, None] * (action - self.bias)
         heading_end = self._end_of_episode(frozen, turned, dt_s)
         feet_gap = np.abs(self._heading_frame(s.feet[:, 0, :2] - s.feet[:, 1, :2])[:, 1])
         q = s.q[:, self.legs]
@@ -119,6 +120,7 @@ class Rewards:
             "stand_action": c.stand_action * resting * np.sum(action**2, axis=1),
             "stand_motion": c.stand_motion * frozen * np.clip(com_speed + 0.3 * np.abs(s.yaw_rate), 0, 1),
             "stand_centre": c.stand_centre * frozen * np.clip(off_centre, 0, 0.15),
+            "stand_bias": c.stand_bias * frozen * np.sum(self.bias**2, axis=1),
             "stand_joints": c.stand_joints * frozen * np.clip(np.sum(qd**2, axis=1), 0, 50),
             "stand_step": c.stand_step * (resting & p.gait.stepping & ~p.path.wants(p.gait.stepping)),
             "joint_acceleration": c.joint_acceleration * np.sum(((qd - self.last_qd) / dt_s) ** 2, axis=1),

@@ -126,12 +126,13 @@ class Pushes:
         self.left_s = rng.uniform(*config.push_every_s, count)
         self.pulse_left_s = rng.uniform(*config.pulse_every_s, (2, count))  # two independent trains: force, moment
         self.pulse_on_s = np.zeros((2, count))
+        self.pushed, self.pulsed = rng.random((2, count)) >= config.calm
         self.wrench = np.zeros((count, 3))  # world x, y force N, yaw moment Nm
 
     def step(self, dt_s: float, difficulty: float) -> tuple[np.ndarray, np.ndarray]:
         """(robots, velocity change [n, 2] m/s) due now."""
         self.left_s -= dt_s
-        due = np.flatnonzero(self.left_s <= 0)
+        due = np.flatnonzero((self.left_s <= 0) & self.pushed)
         self.left_s[due] = self.rng.uniform(*self.config.push_every_s, len(due))
         size = self.config.push_m_s * (0.2 + 0.8 * difficulty)
         angle = self.rng.uniform(0, 2 * np.pi, len(due))
@@ -148,7 +149,7 @@ class Pushes:
         over = self.pulse_on_s <= 1e-9
         self.wrench[over[0], :2], self.wrench[over[1], 2] = 0.0, 0.0
         self.pulse_left_s -= dt_s
-        for train, due in enumerate(np.flatnonzero(left <= 0) for left in self.pulse_left_s):
+        for train, due in enumerate(np.flatnonzero((left <= 0) & self.pulsed) for left in self.pulse_left_s):
             self.pulse_left_s[train, due] = rng.uniform(*c.pulse_every_s, len(due))
             self.pulse_on_s[train, due] = c.pulse_s
             if train == 0:
