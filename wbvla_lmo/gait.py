@@ -28,7 +28,7 @@ class GaitConfig:
         sway_m: lateral pelvis sway towards the stance foot (a linear inverted pendulum of this width and period sways 0.027).
         start_intent, stop_intent: parts of cruise speed at which the clock starts and may stop.
         capture_m: distance of the capture point from its standing value at which standing turns into stepping
-            (forward, backward, sideways): most of the soles' reach around the centre of mass.
+            (forward, backward, sideways): most of the soles' reach around the centre of mass; an ellipse through these.
         capture_filter: gain per tick of its low-pass (landing feet shake the gyro).
         settle_s: after a stop the thresholds start doubled and come down to capture_m in this time: the last step still rocks.
         max_reach: greatest height of the pelvis while stepping as part of the range's upper end (bent knees to step with).
@@ -319,7 +319,8 @@ class ReferenceGait:
         self.capture += c.capture_filter * (capture - self.capture)
         self.standing_s = np.where(self.stepping, 0.0, self.standing_s + dt_s)
         ahead, left = (self.capture / (1.0 + clip(1.0 - self.standing_s / c.settle_s, 0.0, 1.0))[:, None]).T
-        caught = ~self.stepping & ((ahead > c.capture_m[0]) | (ahead < -c.capture_m[1]) | (np.abs(left) > c.capture_m[2]))
+        reach = np.where(ahead > 0.0, c.capture_m[0], c.capture_m[1])
+        caught = ~self.stepping & ((ahead / reach) ** 2 + (left / c.capture_m[2]) ** 2 > 1.0)
         self.hold = np.where(caught, 2, self.hold)
         start = ~self.stepping & ((intent > c.start_intent) | caught)
         if path_wants is not None:

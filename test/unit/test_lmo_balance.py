@@ -16,7 +16,7 @@ from wbvla_train.lmo.reflexes import equip, falls_per_s, vector, with_gains
 ROBOT = load_robot("x2")
 DT_S = 0.02
 LEFT = ROBOT.names("left_leg")
-ON = BalanceConfig(enabled=True, ankle_gain=(10.0, 8.0), hip_gain=(1.5, 0.5), hip_rate_s=(0.1, 0.05), place_gain=1.5)
+ON = BalanceConfig(enabled=True, ankle_gain=(10.0, 8.0), hip_gain=(1.5, 0.5), hip_rate_s=(0.1, 0.05), place_gain=1.5, smooth=1.0)
 
 
 @pytest.fixture
@@ -31,12 +31,13 @@ def joints(offset: np.ndarray) -> dict[str, float]:
     return {name: float(v) for name, v in zip(ROBOT.names("lmo_action"), offset[0], strict=True) if v}
 
 
-def sensed(gait: ReferenceGait, feet_ahead_m: float = 0.0, left_m: float = 0.0) -> Balance:
+def sensed(gait: ReferenceGait, feet_ahead_m: float = 0.0, left_m: float = 0.0, config: BalanceConfig = ON, ticks: int = 1) -> Balance:
     """A robot whose feet are elsewhere than the reference asks for."""
-    balance = Balance(ON, gait, 1, DT_S)
+    balance = Balance(config, gait, 1, DT_S)
     asked = np.array([[[-0.02, 0.1], [-0.02, -0.1]]])
     balance.sense(asked, np.zeros((1, 2, 2)))
-    balance.sense(asked + (feet_ahead_m, left_m), np.zeros((1, 2, 2)))
+    for _ in range(ticks):
+        balance.sense(asked + (feet_ahead_m, left_m), np.zeros((1, 2, 2)))
     return balance
 
 
@@ -46,6 +47,12 @@ def test_standing_feet_press_the_toes_when_the_body_is_ahead_and_the_right_edge_
     assert joints(ahead.feedback()) == pytest.approx({"left_ankle_pitch_joint": 0.4, "right_ankle_pitch_joint": 0.4})
     right = sensed(gait, left_m=0.05)
     assert joints(right.feedback()) == pytest.approx({"left_ankle_roll_joint": 0.32, "right_ankle_roll_joint": 0.32})
+
+
+def test_half_of_a_new_deviation_counts_at_once_three_quarters_a_tick_later(gait):
+    for ticks, part in ((1, 0.5), (2, 0.75)):
+        balance = sensed(gait, feet_ahead_m=-0.05, config=dataclasses.replace(ON, smooth=0.5), ticks=ticks)
+        assert balance.deviation[0, 0] == pytest.approx(part * 0.04)
 
 
 def test_hips_turn_a_trunk_that_falls_forward_back_and_only_over_the_foot_that_stands(gait):

@@ -125,6 +125,22 @@ def test_steps_begin_at_a_larger_error_than_they_end_at():
     assert not tracker.wants(yes)[0]
 
 
+def test_who_has_stood_for_long_lets_a_small_twist_be():
+    """0.07 rad makes steps within three seconds of a walk, later only more than 0.09 rad does."""
+    tracker, walker = started()
+    no = np.array([False])
+    for seconds, twist, steps in ((2.9, 0.07, True), (3.1, 0.07, False), (3.1, 0.1, True)):
+        tracker.reset()
+        follow(tracker, np.zeros(3), np.zeros(3), round(seconds / DT_S), walker, resting=True, stepping=False)
+        tracker.place[:] = (0.0, 0.0, twist)
+        tracker.steer(no, no)
+        assert tracker.wants(no)[0] == steps
+    follow(tracker, np.array((0.3, 0, 0)), np.zeros(3), 1, walker)
+    tracker.place[:] = (0.0, 0.0, 0.07)
+    tracker.steer(no, no)
+    assert tracker.wants(no)[0], "a command makes it exact again"
+
+
 def test_what_sways_from_step_to_step_is_not_taken_for_an_error():
     tracker, _ = started()
     yes = np.array([True])
