@@ -89,10 +89,17 @@ def main() -> int:
     every, worst = [], []
     for path in options.recordings:
         errors, by_stamp, lag = measure(path, options)
+        name = path.parent.name if path.is_file() else path.name
+        if not len(errors):
+            print(f"{name:<43} never in motion: left out")
+            continue
         every.append(errors)
         worst.append(by_stamp)
         seen = f"{lag.lag_s * 1e3:+.0f} ms" if lag.known else "unknown"
-        print(f"{path.parent.name:<43} {len(errors):>4} in motion, error p99 {np.quantile(np.abs(errors), 0.99) * 1e3:.1f} ms; pictures against gyro {seen}")
+        print(f"{name:<43} {len(errors):>4} in motion, error p99 {np.quantile(np.abs(errors), 0.99) * 1e3:.1f} ms; pictures against gyro {seen}")
+    if not every:
+        print("no recording in which the robot moves: nothing was measured")
+        return 1
     errors, by_stamp = np.concatenate(every), np.concatenate(worst)
     p50, p99 = np.quantile(np.abs(errors), (0.5, 0.99)) * 1e3
     print(f"against truth   {len(errors)} frames: p50 {p50:.1f} ms, p99 {p99:.1f} ms, largest {np.abs(errors).max() * 1e3:.1f} ms (limit {options.limit_ms:g})")

@@ -15,6 +15,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 import tyro
@@ -22,6 +23,7 @@ from rclpy.serialization import serialize_message
 from sensor_msgs.msg import Image, JointState
 from stack import Row, cpu_seconds, resident_mb
 
+from wbvla_cli.record_node import MAX_QUEUED_BYTES
 from wbvla_cli.runner import Stack
 from wbvla_core.robot import load_robot
 from wbvla_core.ros import codec
@@ -90,12 +92,15 @@ def main(options: Options) -> int:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     settled = memory[min(5, len(memory) // 2) :]
+    tenth = max(1, len(settled) // 10)
+    first_mb, last_mb = median(settled[:tenth]), median(settled[-tenth:])
     rows = [
         *(Row(f"{key}: lost of {sent[key]}", sent[key] - kept[key], "", 0) for key in sent),
         Row("image rate sent", sent["camera_image"] / wall_s, "Hz", 0.99 * IMAGE_HZ, at_least=True),
         Row("CPU of the recorder", 100 * cores, "%", 25.0),
-        Row("memory, first settled second", settled[0], "MB"),
-        Row("memory, growth to the highest after it", max(settled) - settled[0], "MB", 20.0),
+        Row("memory, median of the first tenth", first_mb, "MB"),
+        Row("memory, growth to the last tenth", last_mb - first_mb, "MB", 20.0),
+        Row("memory, highest second (the disk was slow)", max(settled), "MB", first_mb + (MAX_QUEUED_BYTES >> 20)),
         Row("written", size_mb / wall_s, "MB/s"),
     ]
     load = f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"

@@ -6,7 +6,7 @@ import errno
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -113,12 +113,12 @@ class Split:
 
     dataset: One
     output: Path
-    shares: dict[str, float] = field(default_factory=lambda: {"train": 0.9, "test": 0.1})
-    """name and share of each part, e.g. --shares train 0.8 test 0.2"""
+    shares: dict[str, float] | None = None
+    """name and share of each part, e.g. --shares train 0.8 test 0.2; default: train 0.9 test 0.1"""
     seed: int = 0
 
     def run(self) -> int:
-        return edit.split(self.dataset, self.output, self.shares, self.seed)
+        return edit.split(self.dataset, self.output, self.shares or {"train": 0.9, "test": 0.1}, self.seed)
 
 
 @dataclass(frozen=True)

@@ -145,7 +145,7 @@ def audit(folder: Path) -> int:
         for name, text in session.recovered:
             print(f"{name}: {text}")
         session.close()
-        bags = sorted(folder.glob("episode_*"))
+        bags = sorted(path for path in folder.glob("episode_*") if path.is_dir())
         if not bags:
             raise BagError(f"{folder} holds neither a bag nor episodes")
     else:
@@ -193,7 +193,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                     deadline_s = 0.0
                 elif key in KEYS:
                     try:
-                        stack.client.call(KEYS[key], timeout_s=10.0)  # the recorder says what came of it
+                        print(f"[record] {stack.client.call(KEYS[key], timeout_s=10.0).message}", flush=True)
                     except TimeoutError as error:
                         print(f"[record] {error}", file=sys.stderr)
         status = 1 if stack.dead() else 0

@@ -69,7 +69,8 @@ class RecordNode(ManagedNode):
         self._polled, self._sources = Polled(), []
         self._in_bytes = self._out_bytes = 0  # each counted up by one thread; the difference waits
         self._written = self._lost = self._lost_before = 0
-        self._latched: dict[str, bytes] = {}  # the last message of each latched topic: every episode begins with them
+        latched = (row.name for row in topic_table().topics.values() if topic_table().profile(row.key).durability == "transient_local")
+        self._latched: dict[str, bytes | None] = dict.fromkeys(latched)  # the last message of each latched topic: every episode begins with them
         self._facts: dict[str, Any] = {}
         self._bag: EpisodeBag | None = None
         self._connections: dict[str, Connection] = {}
@@ -102,7 +103,7 @@ class RecordNode(ManagedNode):
         depth = max(MIN_DEPTH, round(DEPTH_S * row.rate_hz))
         made = self.create_subscription(interface_class(row.type), row.name, lambda _: None, qos(row.key, depth), raw=True, callback_group=self._polled)
         self._owned.append((self.destroy_subscription, made))
-        self._sources.append((row.name, made, topic_table().profile(row.key).durability == "transient_local", row.key == "record_note"))
+        self._sources.append((row.name, made, row.key == "record_note"))
 
     def _take(self) -> None:
         try:
@@ -117,13 +118,11 @@ class RecordNode(ManagedNode):
     def _take_all(self) -> None:
         """Everything that has arrived since the last time, in the order of publication."""
         batch: list[tuple[int, str, bytes]] = []
-        for name, source, latched, note in self._sources:
+        for name, source, note in self._sources:
             with source.handle:
                 while (taken := source.handle.take_message(source.msg_type, True)) is not None:
                     data, info = taken
                     batch.append((info["source_timestamp"], name, data))
-                    if latched:
-                        self._latched[name] = data
                     if note:
                         self._take_note(data)
         if not batch:
@@ -167,7 +166,6 @@ class RecordNode(ManagedNode):
         self._queue.put(work)
         done.wait(ANSWER_S)
         response.success, response.message = answer
-        self.say(f"episode: {response.message}", error=not response.success)
         return response
 
     # -- writer thread -------------------------------------------------------------------------------------------------------------
@@ -184,8 +182,9 @@ class RecordNode(ManagedNode):
 
     def _start_episode(self) -> str:
         self._adopt(self._session.begin(**{"instruction": "", "notes": "", **self._facts}))
-        for name, data in list(self._latched.items()):
-            self._bag.write(self._connections[name], self._began_ns, data)
+        for name, data in self._latched.items():
+            if data is not None:
+                self._bag.write(self._connections[name], self._began_ns, data)
         name = self._bag.folder.name
         self._say_state({"state": "recording", "episode": name, **self._facts})
         return f"{name} is recorded"
@@ -200,7 +199,7 @@ class RecordNode(ManagedNode):
         problems = report["problems"]
         self._say_state({"state": "waiting", "episode": folder.name, "kept": True, "problems": problems})
         verdict = f"{len(problems)} problems: {'; '.join(problems[:3])}" if problems else "no problems"
-        return f"{folder.name} is kept: {report['messages']} messages in {report['duration_s']:.1f} s, {verdict}"
+        return "; ".join((f"{folder.name} is kept: {report['messages']} messages in {report['duration_s']:.1f} s, {verdict}", *report["notes"]))
 
     def _discard_episode(self) -> str:
         self._bag = None
@@ -219,6 +218,8 @@ class RecordNode(ManagedNode):
                         item()
                     for at_ns, name, data in () if callable(item) else item:
                         self._out_bytes += len(data)
+                        if name in self._latched:  # kept here, not where it is taken: what an episode begins with comes before what follows
+                            self._latched[name] = data
                         if self._bag is not None:
                             self._written += 1
                             # a latched message was published long ago, and is part of the episode from its beginning

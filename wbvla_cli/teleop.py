@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from wbvla_cli.runner import Stack
 
 PERIOD_S = 0.05  # of Joy messages
+SERVICES = {"*": "rearm", "0": "sim_reset"}  # key -> service, whatever the device: for the moments in which nobody holds the robot
+SERVICES_HELP = "* rearm after damping   0 lift the simulated robot back onto its gantry"
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,14 @@ class Operator:
     def key(self, key: str) -> None:
         """A key of the terminal."""
         self._keys.press(key, time.monotonic())
+
+    def call(self, key: str) -> None:
+        """Call a Trigger service of the table, and say what came of it. No Joy meanwhile: the dead-man counts as released."""
+        try:
+            answer = self._client.call(key, timeout_s=3.0)
+            print(f"[teleop] {key}: {answer.message or ('done' if answer.success else 'refused')}", flush=True)
+        except TimeoutError as error:
+            print(f"[teleop] {key}: {error}", file=sys.stderr)
 
     def send(self) -> None:
         """One Joy message of this moment. Raises TeleopError where the gamepad is gone: nothing more is sent, and the node lets go."""
@@ -147,19 +157,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         operator = Operator(stack, options, mapping, events)
         operator.wait_for_listeners()
         notebook = Notebook(stack.client.note, options.instruction, options.notes)
-        noting = options.session is not None and events is None and sys.stdin.isatty()
+        terminal_keys = events is None and sys.stdin.isatty()
         print(HELP if typing else f"[teleop] {yaml.safe_dump(mapping.buttons, default_flow_style=True).strip()}; Ctrl-C leaves", flush=True)
-        if noting:
-            print(NOTES_HELP, flush=True)
+        if terminal_keys:
+            print(SERVICES_HELP if options.session is None else f"{SERVICES_HELP}\n{NOTES_HELP}", flush=True)
         status = 0
         while not stop.is_set() and not operator.over:
             if stack.dead():
                 status = 1
                 break
-            if typing or noting:
+            if terminal_keys:
                 for key in terminal.keys(PERIOD_S):
-                    if noting and notebook.key(key):
+                    if options.session is not None and notebook.key(key):
                         key = " "  # who types a sentence does not hold the robot
+                    elif key in SERVICES:
+                        operator.call(SERVICES[key])
                     operator.key(key)
             else:
                 time.sleep(PERIOD_S)

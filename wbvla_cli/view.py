@@ -30,7 +30,7 @@ class ViewOptions:
     to: Literal["html", "rerun", "rrd"] = "html"
     """html: one page for any browser; rerun: open its viewer; rrd: a file for it"""
     output: Path | None = None
-    """where html or rrd is written; default: beside the recording, or beside the data set"""
+    """where html or rrd is written; default: in the recording's folder, or beside the data set"""
     robot: str = "x2"
     """robot spec of a recording"""
     topics: Path | None = None
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _view(options)
     except (DataError, RobotSpecError) as error:
-        print(f"wbvla view: {shown(error)}", file=sys.stderr)
+        print(f"wbvla view: {shown(options.file)}: {shown(error)}", file=sys.stderr)
         return 2
 
 
@@ -59,7 +59,7 @@ def _view(options: ViewOptions) -> int:
         if len(bags) != 1:
             raise DataError(f"one recording expected, {shown(source)} holds {len(bags)}; name one of them")
         view = load_bag(bags[0], options.robot, TopicMap.load(options.topics) if options.topics else TopicMap.ours())
-        default = bags[0].with_name(f"{bags[0].stem}-view")
+        default = bags[0] / "view" if bags[0].is_dir() else bags[0].with_name(f"{bags[0].stem}-view")
     if options.to == "html":
         print(shown(view_html.write(view, options.output or default.with_name(default.name + ".html"))))
         return 0

@@ -112,7 +112,7 @@ def _codes(bag: Bag, stamps: np.ndarray) -> np.ndarray:
 
 
 def load_dataset(path: Path, episode: int) -> EpisodeView:
-    """Episode ``episode`` of a data set, with what the check finds in the whole set."""
+    """Episode ``episode`` of a data set, with what the check finds in it."""
     dataset = open_dataset(path)
     if not 0 <= episode < len(dataset.views):
         raise DataError(f"--episode must lie in 0 to {len(dataset.views) - 1}, got {episode}")
@@ -143,5 +143,5 @@ def load_dataset(path: Path, episode: int) -> EpisodeView:
         ("robot", str(dataset.info.get("robot_type"))),
         *((key, f"{value}") for key, value in view.about.items() if isinstance(value, (str, float, int))),
     ]
-    shown_view.findings, shown_view.checked = check(path), True
+    shown_view.findings, shown_view.checked = check(path, only=episode), True
     return shown_view

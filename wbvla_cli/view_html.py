@@ -10,9 +10,11 @@ import numpy as np
 from wbvla_cli.view_data import EpisodeView
 from wbvla_eval.report import STYLE_FILE, image_uri
 from wbvla_eval.svg import Level, Series, chart
+from wbvla_train.data.lerobot.convert import Limits
 
 PICTURES = 8
 PER_CHART = 4  # joints
+LIMIT_MS = 1e3 * Limits.skew_s  # beyond it conversion refuses an episode
 
 
 def posture_svg(view: EpisodeView, frame: int, size: int = 150) -> str:
@@ -71,7 +73,7 @@ def _charts(view: EpisodeView) -> list[str]:
         charts.append(chart(gyro, title="Angular velocity of the pelvis", unit="rad/s", least=0.2))
     if np.isfinite(view.skew_s).any():
         skew = [Series("joint state against image", view.time_s, 1e3 * view.skew_s, "dots")]
-        charts.append(chart(skew, title="Skew by stamps", unit="ms", levels=[Level(20, "limit"), Level(-20, "")], least=10))
+        charts.append(chart(skew, title="Skew by stamps", unit="ms", levels=[Level(LIMIT_MS, "limit"), Level(-LIMIT_MS, "")], least=10))
     steps = np.diff(view.time_s)
     charts.append(chart([Series("", view.time_s[1:], 1e3 * steps, "dots")], title="Time between images", unit="ms", floor=0))
     if view.codes.shape[1]:
@@ -93,9 +95,10 @@ def page(view: EpisodeView) -> str:
     duration = float(view.time_s[-1]) if len(view.time_s) else 0.0
     rate = (len(view.time_s) - 1) / duration if duration > 0 else 0.0
     skew = f"{np.nanquantile(np.abs(view.skew_s), 0.99) * 1e3:.1f} ms" if np.isfinite(view.skew_s).any() else "–"
-    cards = [("frames", str(len(view.time_s)), f"{duration:.1f} s"), ("rate", f"{rate:.2f} Hz", "images"), ("skew, p99", skew, "by stamps, limit 20 ms")]
+    cards = [("frames", str(len(view.time_s)), f"{duration:.1f} s"), ("rate", f"{rate:.2f} Hz", "images")]
+    cards.append(("skew, p99", skew, f"by stamps, limit {LIMIT_MS:g} ms"))
     if view.checked:
-        cards.append(("faults in the data set", str(len(errors)), f"{len(view.findings) - len(errors)} warnings"))
+        cards.append(("faults in this episode", str(len(errors)), f"{len(view.findings) - len(errors)} warnings"))
     boxes = "".join(f"<div class='card'><b>{html.escape(v)}</b><span>{html.escape(n)}</span><small>{html.escape(h)}</small></div>" for n, v, h in cards)
     found = [(f.severity, str(f.episode), str(f.frame), f.kind, f.text) for f in view.findings]
     sections = [

@@ -8,6 +8,7 @@ import random
 import signal
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -21,9 +22,15 @@ from wbvla_core.ros.tables import topic_table  # noqa: E402
 from wbvla_teleop.recording.episodes import recover  # noqa: E402
 from wbvla_teleop.recording.storage import bag_file, scan  # noqa: E402
 
+from .conftest import until  # noqa: E402
 from .fakes import ROBOT, Probe  # noqa: E402
 
 JOINTS = "/wbvla/robot/joint_states"
+
+
+def joint_arrivals(bag: Path) -> list[int]:
+    """Times of arrival [ns] of the joint states that are on the disk."""
+    return [at_ns for channel, at_ns, _ in scan(bag_file(bag)) if channel.topic == JOINTS]
 
 
 @pytest.mark.slow
@@ -49,12 +56,13 @@ def test_fifty_kills_of_the_recorder_lose_at_most_a_second_each_and_the_next_one
             stack.wait_active()
             answer = stack.client.call("record_start")
             assert answer.success, answer.message
-            time.sleep(rng.uniform(0.7, 2.5))
+            folder = session / f"episode_{run:04d}"
+            until(lambda folder=folder: joint_arrivals(folder), 20.0, "the recorder to find the publisher, among those that were killed before")
+            time.sleep(rng.uniform(0.2, 2.0))
             killed_ns = time.time_ns()
             stack.processes["record"].signal(signal.SIGKILL)
             stack.processes["record"].wait(2.0)
-        folder = session / f"episode_{run:04d}"
-        arrivals = [at_ns for channel, at_ns, _ in scan(bag_file(folder)) if channel.topic == JOINTS]
+        arrivals = joint_arrivals(folder)
         lost_s.append((killed_ns - arrivals[-1]) / 1e9)
         holes.append(max((b - a) / 1e9 for a, b in zip(arrivals, arrivals[1:], strict=False)))
         assert json.loads((folder / "episode.json").read_text())["state"] == "recording"

@@ -15,7 +15,7 @@ from std_srvs.srv import Trigger  # noqa: E402
 from wbvla_cli.record import read_messages  # noqa: E402
 from wbvla_cli.record_node import RecordNode  # noqa: E402
 from wbvla_cli.teleop_node import WholeBodyTeleopNode  # noqa: E402
-from wbvla_core.ros.qos import interface_class, topic  # noqa: E402
+from wbvla_core.ros.qos import interface_class, service, topic  # noqa: E402
 from wbvla_core.ros.tables import topic_table  # noqa: E402
 from wbvla_msgs.msg import SafetyState  # noqa: E402
 from wbvla_teleop.joystick import Hands  # noqa: E402
@@ -119,6 +119,24 @@ def test_the_e_stop_button_damps_and_the_lost_grip_is_not_taken_back_by_itself(s
     until(lambda: following(lmo), 5.0, "a new grip")
 
 
+def test_rearming_asks_the_driver_and_the_robot_can_be_moved_again(scene):
+    """The answer of the driver is awaited inside of LMO's own service: neither may keep the other, or the 50 Hz loop, waiting."""
+    lmo, teleop, probe, robot = scene
+    row, asked = service("driver_rearm"), []
+
+    def driver(_request, response):
+        asked.append(True)
+        response.success = True
+        return response
+
+    probe.create_service(interface_class(row.type), row.name, driver)
+    until(lambda: lmo._driver_rearm.service_is_ready(), 5.0)
+    probe.call("estop")
+    assert probe.call("rearm").success and asked
+    robot.hands = Hands(forward=1.0, deadman=True)
+    until(lambda: following(lmo), 10.0, "LMO to follow after it was rearmed")
+
+
 def test_a_wrist_pose_moves_that_arm_and_a_bad_one_is_dropped_and_counted(scene):
     pytest.importorskip("mink")
     lmo, teleop, probe, robot = scene
@@ -158,7 +176,7 @@ def test_episodes_are_begun_kept_and_discarded_by_service_with_note_mapping_and_
     note = interface_class(topic("record_note").type)
     probe.send("record_note", note(data="{instruction: wave the left arm, notes: grün}"))
     probe.send("teleop_mapping", note(data="axes: {}"))
-    until(lambda: record._facts.get("instruction") and topic_table().topics["teleop_mapping"].name in record._latched, 3.0)
+    until(lambda: record._facts.get("instruction") and record._latched[topic_table().topics["teleop_mapping"].name], 3.0)
     answers = [probe.call("record_stop", Trigger.Request()), probe.call("record_start", Trigger.Request()), probe.call("record_start", Trigger.Request())]
     assert [a.success for a in answers] == [False, True, False] and "no episode" in answers[0].message and "being recorded" in answers[2].message
     for i in range(50):

@@ -107,6 +107,16 @@ def test_camera_skew_of_80_ms_is_found_in_the_recording_and_in_the_data_set(tmp_
     assert [(f.kind, f.severity) for f in check(tmp_path / "admitted")] == [("skew", "error")]
 
 
+def test_recordings_that_move_too_little_to_tell_share_the_verdict_on_their_sessions_camera(tmp_path):
+    for number, (seconds, skew_s) in enumerate(((2.0, 0.0), (6.0, 0.08), (7.0, 0.08))):
+        write_bag(tmp_path / "late" / f"episode_{number:04d}", seconds=seconds, camera_skew_s=skew_s, seed=number)
+    write_bag(tmp_path / "fine" / "episode_0000", seconds=2.0, seed=5)
+    said: list[str] = []
+    assert convert([tmp_path], tmp_path / "out", typestore, log=said.append) == 1
+    assert "episode_0000: left out: skew: in 2 recordings of its folder the camera's clock is -80 ms off" in messages(said)
+    assert [view.about["source"] for view in open_dataset(tmp_path / "out").views] == ["fine/episode_0000"], "another session is another camera"
+
+
 def test_each_bad_recording_is_named_with_its_reason_and_the_rest_is_converted(tmp_path):
     bags = tmp_path / "bags"
     write_bag(bags / "good")
@@ -229,7 +239,7 @@ def test_merge_split_and_filter_keep_every_number_and_every_bit_of_the_pictures(
         assert all(np.array_equal(ours[key], origin[key]) for key in ours if key not in ("index", "episode_index"))
         assert all(np.array_equal(a, b) for a, b in zip(both.views[i].images(CAMERA), one.views[i % 2].images(CAMERA)))
     assert [f.kind for f in check(tmp_path / "both")] == ["duplicate", "duplicate"]
-    assert edit.split(tmp_path / "both", tmp_path / "parts", {"train": 0.75, "test": 0.25}, log=print) == 0
+    assert command.main(["split", str(tmp_path / "both"), "--output", str(tmp_path / "parts"), "--shares", "train", "0.75", "test", "0.25"]) == 0
     assert [len(open_dataset(tmp_path / "parts" / name).views) for name in ("train", "test")] == [3, 1]
     argv = ["filter", str(tmp_path / "both"), "--output", str(tmp_path / "some"), "--task", "left$", "--drop-faulty"]
     assert command.main(argv) == 0

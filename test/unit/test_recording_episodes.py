@@ -74,6 +74,52 @@ def test_clocks_that_disagree_wander_or_jump_are_named(skew_s, said):
     assert said in audit.report()["topics"][JOINTS]["verdict"]
 
 
+def robot_and_joystick(clock_s, camera_s) -> dict:
+    """The audit of joint states, IMU, commands and camera whose stamps lie behind by ``clock_s(t)``, the camera's by ``camera_s(t)`` more."""
+    audit = Audit(topic_table())
+    rates = {"/wbvla/teleop/joy": 20, "/wbvla/teleop/loco_command": 10, JOINTS: 200, "/wbvla/robot/imu": 200, "/wbvla/lmo/joint_command": 50, CAMERA: 10}
+    for at_ns, topic in sorted((START_NS + round(i / rate * 1e9), topic) for topic, rate in rates.items() for i in range(10 * rate)):
+        t = (at_ns - START_NS) / 1e9
+        skew_s = 0.001 if topic.endswith("joy") else clock_s(t) + (camera_s(t) if topic == CAMERA else 0.0)
+        audit.add(topic, "sensor_msgs/msg/JointState", HEADER, at_ns, stamped(at_ns - round(skew_s * 1e9)))
+    return audit.report()
+
+
+def test_a_robot_whose_clock_is_off_or_slow_is_noted_once_and_is_no_problem():
+    for clock_s in (lambda t: 0.5, lambda t: 0.3 + 0.2 * t, lambda t: -3600.0):
+        report = robot_and_joystick(clock_s, lambda t: 0.01)
+        assert report["problems"] == [] and len(report["notes"]) == 1 and "the robot's clock is" in as_table(report)
+    assert robot_and_joystick(lambda t: 0.001, lambda t: 0.01)["notes"] == []
+
+
+def test_a_topic_whose_clock_is_not_the_robots_is_a_problem_whatever_the_robots_clock_is():
+    for clock_s in (lambda t: 0.001, lambda t: 1.7):
+        assert [p.split(": ")[1] for p in robot_and_joystick(clock_s, lambda t: 0.4)["problems"]] == ["stamps lie +0.400 s from those of the joint states"]
+        assert "wander" in robot_and_joystick(clock_s, lambda t: 0.0 if t < 8 else 0.2)["problems"][0]
+
+
+def test_a_topic_that_all_nodes_share_has_neither_one_rate_nor_one_order():
+    audit, topic = Audit(topic_table()), "/diagnostics"
+    stream(audit, topic, 7.0, 4.0, skew_s=lambda t: -0.2 if t == 0 else 0.001, kind="diagnostic_msgs/msg/DiagnosticArray")
+    row = audit.report()["topics"][topic]
+    assert row["verdict"] == "ok" and row["expected"] == row["received"] == 28 and row["skew_s"]["min"] == -0.2
+
+
+def test_an_episode_in_which_nobody_commands_is_noted():
+    audit = Audit(topic_table())
+    stream(audit, JOINTS, 200.0, 2.0)
+    assert "nobody commanded the robot" in audit.report()["notes"][0]
+    stream(audit, "/wbvla/vla/loco_command", 10.0, 2.0)
+    assert audit.report()["notes"] == []
+
+
+def test_what_was_said_long_before_an_episode_begins_is_neither_skew_nor_a_clock_that_goes_back():
+    audit, topic = Audit(topic_table()), "/wbvla/robot/driver_state"
+    stream(audit, topic, 2.0, 6.0, skew_s=lambda t: 0.4 if t == 0 else 0.001, kind="wbvla_msgs/msg/SafetyState")
+    row = audit.report()["topics"][topic]
+    assert row["verdict"] == "ok" and row["skew_s"]["max"] == 0.001 and row["received"] == 12
+
+
 def test_a_frozen_camera_is_found_with_time_and_length_though_its_stamps_go_on():
     audit = Audit(topic_table())
     stream(audit, CAMERA, 10.0, 10.0, body=lambda i: bytes([min(i, 40) if i < 70 else i]), kind="sensor_msgs/msg/Image")
@@ -116,7 +162,7 @@ def test_episodes_are_kept_discarded_and_numbered_on_and_nothing_is_deleted(tmp_
     begin(session)
     session.end()
     assert session.discard().name == "episode_0002", "after it was kept"
-    with pytest.raises(EpisodeError, match="none was kept"):
+    with pytest.raises(EpisodeError, match="kept last, once"):
         session.discard()
     with pytest.raises(EpisodeError, match="no episode"):
         session.end()

@@ -172,7 +172,12 @@ def test_the_terminal_is_as_it_was_after_an_exception_and_after_ctrl_c(end):
     master, slave = pty.openpty()
     before = termios.tcgetattr(slave)
     process = subprocess.Popen(
-        [sys.executable, "-c", TERMINAL.format(root=str(ROOT))], stdin=slave, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        [sys.executable, "-c", TERMINAL.format(root=str(ROOT))],
+        stdin=slave,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell that runs the tests in the background lets children ignore it
     )
     assert process.stdout.readline() == "ready\n"
     assert not termios.tcgetattr(slave)[3] & termios.ICANON, "single keys"

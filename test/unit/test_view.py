@@ -47,6 +47,7 @@ def test_the_page_holds_pictures_posture_and_charts_and_loads_nothing(bag, tmp_p
     for title in ("Locomotion command", "Stance height", "Skew by stamps", "left arm", "turn left"):
         assert title in text, title
     assert not re.search(r'(src|href)="?https?://', text)
+    assert view.main([str(bag)]) == 0 and (bag / "view.html").is_file(), "inside of the episode's folder: a session holds nothing but episodes"
 
 
 @pytest.mark.skipif(importlib.util.find_spec("rerun") is None, reason="the optional extra view is not installed")
@@ -63,6 +64,11 @@ def test_what_cannot_be_shown_is_refused_in_a_sentence(bag, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     assert view.main([str(tmp_path / "empty")]) == 2
     assert "one recording expected" in capsys.readouterr().err
+    cut = tmp_path / "cut.mcap"
+    cut.write_bytes(next(bag.glob("*.mcap")).read_bytes()[:5000])
+    assert view.main([str(cut)]) == 2
+    said = capsys.readouterr().err
+    assert "cut.mcap" in said and "mends it" in said
 
 
 def test_the_foxglove_layout_names_topics_that_exist_and_places_every_panel():

@@ -24,6 +24,7 @@ from typing import Any, ClassVar, NoReturn, TypeVar
 
 import rclpy
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.exceptions import ParameterException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.impl.implementation_singleton import rclpy_implementation
@@ -108,6 +109,9 @@ class ManagedNode(LifecycleNode):
         self.finished = False  # set by the shutdown transition: the process ends
         self.settings: dict[str, Any] = {}
         self._owned: list[tuple[Callable[[Any], Any], Any]] = []
+        # A service that awaits another service's answer would, in the node's one exclusive group, lock out that answer and everything else for good.
+        # One thread spins each node, so that nothing runs at the same time in a reentrant group either.
+        self._calls = ReentrantCallbackGroup()
 
     def _guard_transitions(self) -> None:
         """A request for a transition that the present state does not have is answered with failure; rclpy (7.1) lets it end the process."""
@@ -189,13 +193,13 @@ class ManagedNode(LifecycleNode):
 
     def serve(self, key: str, handle: Callable[[Any, Any], Any]) -> Any:
         """Service ``key`` of the table; freed at cleanup."""
-        made = self.create_service(interface_class(service(key).type), service(key).name, handle)
+        made = self.create_service(interface_class(service(key).type), service(key).name, handle, callback_group=self._calls)
         self._owned.append((self.destroy_service, made))
         return made
 
     def client(self, key: str) -> Any:
         """Client of service ``key`` of the table; freed at cleanup."""
-        made = self.create_client(interface_class(service(key).type), service(key).name)
+        made = self.create_client(interface_class(service(key).type), service(key).name, callback_group=self._calls)
         self._owned.append((self.destroy_client, made))
         return made
 

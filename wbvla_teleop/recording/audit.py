@@ -22,8 +22,10 @@ from wbvla_teleop.recording.storage import bag_file, is_complete, scan
 GAP_PERIODS = 2.5  # from one message to the next: more than one was lost in a row
 GAP_MIN_S = 0.05  # ... and long enough that nobody calls it jitter of a 200 Hz topic
 MAX_LOST = 0.02  # share of the expected messages
-MAX_SKEW_S = 0.25  # of stamp against arrival: the ladder of LMO would not follow such a stream
+MAX_SKEW_S = 0.25  # of stamp against arrival, beyond what the robot's clock is off: the ladder of LMO would not follow such a stream
 MAX_SKEW_SPREAD_S = 0.1  # p99 against median: a stamp that cannot be aligned
+WALL_CLOCK = ("operator's device", "every node")  # owners whose stamps are this side's clock, not the robot's
+CLOCK_TOPICS = 3  # so many stamped topics tell what the robot's clock is: one alone may be wrong itself
 MAX_FREEZE_S = 0.5  # of equal images
 STAMP = 4  # place of sec and nanosec in a serialized message that begins with a Header
 HEADER = "std_msgs/Header header"  # the first line of such a type's definition
@@ -44,7 +46,7 @@ class _Stream:
     gap_count: int = 0
     backwards: int = 0
     last_stamp_ns: int | None = None
-    skews: list[float] = field(default_factory=list)
+    skews: list[tuple[float, float]] = field(default_factory=list)  # s: of the stamp against arrival, and beyond that of the clock's topic just then
     skew_range: list[float] = field(default_factory=lambda: [math.inf, -math.inf])
     digest: int | None = None
     same_since_ns: int = 0
@@ -63,6 +65,11 @@ class Audit:
         self._rows = {row.name: row for row in table.topics.values() if row.record}
         self._latched = {row.name for row in self._rows.values() if table.profile(row.key).durability == "transient_local"}
         self._streams: dict[str, _Stream] = {}
+        self._wall = {row.name for row in self._rows.values() if row.owner in WALL_CLOCK}
+        self._decisions = {table.topics[key].name for key in ("teleop_loco", "vla_loco")}
+        self._shared = {row.name for row in self._rows.values() if row.owner == "every node"}  # several publishers: no one rate, and no one order
+        self._clock_topic = table.topics["joint_states"].name
+        self._clock_s: float | None = None  # skew of the newest message of the clock's topic
         self._start_ns: int | None = None
         self._end_ns = 0
         self._rng = np.random.default_rng(0)
@@ -86,24 +93,28 @@ class Audit:
                 stream.gaps.remove(min(stream.gaps, key=lambda gap: gap[1]))
         stream.count += 1
         stream.last_ns = max(stream.last_ns, at_ns)
-        if stream.stamped and len(data) >= STAMP + 8:
-            self._stamp(stream, at_ns, *struct.unpack_from("<iI", data, STAMP))
+        again = stream.count == 1 and topic in self._latched  # a recording begins with what was said last, long ago
+        if stream.stamped and not again and len(data) >= STAMP + 8:
+            self._stamp(topic, stream, at_ns, *struct.unpack_from("<iI", data, STAMP))
         if stream.image:
             self._picture(stream, at_ns, data)
 
-    def _stamp(self, stream: _Stream, at_ns: int, sec: int, nanosec: int) -> None:
+    def _stamp(self, topic: str, stream: _Stream, at_ns: int, sec: int, nanosec: int) -> None:
         stamp_ns = sec * 1_000_000_000 + nanosec
         if stamp_ns == 0:
             return
-        if stream.last_stamp_ns is not None and stamp_ns < stream.last_stamp_ns:
+        if stream.last_stamp_ns is not None and stamp_ns < stream.last_stamp_ns and topic not in self._shared:
             stream.backwards += 1
         stream.last_stamp_ns = stamp_ns
         skew_s = (at_ns - stamp_ns) / 1e9
         stream.skew_range[:] = min(stream.skew_range[0], skew_s), max(stream.skew_range[1], skew_s)
+        if topic == self._clock_topic:
+            self._clock_s = skew_s
+        pair = skew_s, math.nan if self._clock_s is None or topic in self._wall else skew_s - self._clock_s
         if len(stream.skews) < KEPT:
-            stream.skews.append(skew_s)
+            stream.skews.append(pair)
         elif (place := int(self._rng.integers(stream.count))) < KEPT:
-            stream.skews[place] = skew_s
+            stream.skews[place] = pair
 
     def _picture(self, stream: _Stream, at_ns: int, data: bytes) -> None:
         digest = zlib.crc32(data[STAMP + 8 :: STRIDE])  # all but the stamp
@@ -127,21 +138,35 @@ class Audit:
             problems.append(f"the recorder dropped {lost} messages: the disk could not follow")
         if not self._streams:
             problems.append("nothing was recorded: does the stack run, in this ROS domain?")
+        clock_s = self._robot_clock_s()
         for name in sorted(self._rows.keys() | self._streams.keys()):
             row, stream = self._rows.get(name), self._streams.get(name)
             if stream is None:
                 topics[name] = {"received": 0, "nominal_hz": row.rate_hz, "verdict": "silent"}
                 continue
-            entry, faults = self._topic(name, row.rate_hz if row and not row.on_demand else 0.0, stream, start_ns)
+            rate_hz = row.rate_hz if row and not row.on_demand and name not in self._shared else 0.0
+            entry, faults = self._topic(name, rate_hz, stream, start_ns, beyond_clock=clock_s is not None)
             topics[name] = entry | {"verdict": "; ".join(faults) or "ok"}
             problems += [f"{name}: {fault}" for fault in faults]
+        notes = []
+        if clock_s is not None and abs(clock_s) > MAX_SKEW_S:
+            where = "behind" if clock_s > 0 else "ahead of"
+            notes.append(f"the robot's clock is {abs(clock_s):.2f} s {where} this machine's, for all topics alike: alignment goes by stamps, which agree")
+        if self._streams and not self._decisions & self._streams.keys():
+            notes.append(f"nobody commanded the robot: nothing on {' or '.join(sorted(self._decisions))}; this cannot become an episode of a data set")
         return {"duration_s": round(duration_s, 3), "messages": sum(s.count for s in self._streams.values()), "lost_by_recorder": lost} | {
             "complete": complete,
             "problems": problems,
+            "notes": notes,
             "topics": topics,
         }
 
-    def _topic(self, name: str, rate_hz: float, stream: _Stream, start_ns: int) -> tuple[dict[str, Any], list[str]]:
+    def _robot_clock_s(self) -> float | None:
+        """How far the stamps of all topics lie behind this machine's clock (another host, or a simulator slower than real time), None where too few tell."""
+        medians = [float(np.median([skew for skew, _ in s.skews])) for name, s in self._streams.items() if s.skews and name not in self._latched | self._wall]
+        return float(np.median(medians)) if len(medians) >= CLOCK_TOPICS and self._clock_s is not None else None
+
+    def _topic(self, name: str, rate_hz: float, stream: _Stream, start_ns: int, *, beyond_clock: bool) -> tuple[dict[str, Any], list[str]]:
         span_s = (stream.last_ns - stream.first_ns) / 1e9
         expected = round(span_s * rate_hz) + 1 if rate_hz else stream.count
         entry: dict[str, Any] = {"received": stream.count, "expected": expected, "nominal_hz": rate_hz}
@@ -155,10 +180,15 @@ class Audit:
             at_s, long_s = max(stream.gaps, key=lambda gap: gap[1])
             faults.append(f"{stream.gap_count} gaps, the longest {long_s:.2f} s at {at_s:.1f} s")
         if stream.skews:
-            median, p99 = (float(v) for v in np.percentile(stream.skews, (50, 99)))
+            skews = np.array(stream.skews)  # [N, 2]
+            median, p99 = (float(v) for v in np.percentile(skews[:, 0], (50, 99)))
             entry["skew_s"] = {"median": round(median, 4), "p99": round(p99, 4), "min": round(stream.skew_range[0], 4), "max": round(stream.skew_range[1], 4)}
+            known = skews[np.isfinite(skews[:, 1]), 1]
+            beyond_clock = beyond_clock and len(known) > 0
+            if beyond_clock:
+                median, p99 = (float(v) for v in np.percentile(known, (50, 99)))
             if abs(median) > MAX_SKEW_S:
-                faults.append(f"stamps lie {median:+.3f} s from their arrival")
+                faults.append(f"stamps lie {median:+.3f} s from {'those of the joint states' if beyond_clock else 'their arrival'}")
             elif p99 - median > MAX_SKEW_SPREAD_S:
                 faults.append(f"stamps wander: {p99 - median:.3f} s between median and p99")
         if stream.backwards:
@@ -190,6 +220,7 @@ def as_table(report: dict[str, Any]) -> str:
         skew = row.get("skew_s")
         numbers = f"{1e3 * skew['median']:>9.1f}{1e3 * skew['p99']:>8.1f}" if skew else f"{'':>17}"
         lines.append(f"{name:<32}{row['received']:>9}{row['expected']:>9}{row['rate_hz']:>8.1f}{row['gaps']:>6}{numbers}  {row['verdict']}")
+    lines += [f"note: {note}" for note in report.get("notes", ())]
     verdict = f"{len(report['problems'])} problems" if report["problems"] else "no problems"
     lines.append(f"{report['messages']} messages in {report['duration_s']:.1f} s, {report['lost_by_recorder']} lost by the recorder: {verdict}")
     return "\n".join(lines)

@@ -162,7 +162,7 @@ class Session:
         if self.bag is not None:
             self.end(lost=lost, state="discarded")
         elif self._last is None or not self._last.exists():
-            raise EpisodeError("no episode is being recorded, and none was kept that could be discarded")
+            raise EpisodeError("no episode is being recorded, and only the one kept last, once, can be discarded afterwards; move others by hand")
         else:
             facts = json.loads((self._last / FACTS).read_text(encoding="utf-8")) | {"state": "discarded"}
             write_json(self._last / FACTS, facts)
@@ -176,7 +176,7 @@ class Session:
 def recover(session: Path, table: TopicTable) -> list[tuple[str, str]]:
     """Mend what a killed recorder left in a session's folder; (episode, what was done or is wrong with it). Run twice, it changes nothing."""
     done = []
-    for folder in sorted(session.glob("episode_*")):
+    for folder in sorted(path for path in session.glob("episode_*") if path.is_dir()):
         try:
             facts = json.loads((folder / FACTS).read_text(encoding="utf-8")) if (folder / FACTS).is_file() else {"name": folder.name, "state": "recording"}
             if facts.get("state") != "recording" and (folder / AUDIT).is_file():

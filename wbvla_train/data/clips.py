@@ -98,7 +98,10 @@ class Corpus:
     def __init__(self, folders: list[Path], size: int, log=lambda text: None) -> None:
         sidecars = sorted(path for folder in folders for path in Path(folder).rglob(SIDECAR))
         if not sidecars:
-            raise WbvlaError(f"no {SIDECAR} under {[str(f) for f in folders]}; render or collect video first: wbvla data video")
+            raise WbvlaError(
+                f"no {SIDECAR} under {', '.join(map(str, folders))}; render video (wbvla data video) or ingest films (wbvla video ingest; a larger "
+                "--dev-share puts more of them into dev). Without the robot's rendered video, train with --no-robot-video"
+            )
         self.size = size
         self.clips: list[Clip] = []
         self.sidecars = sidecars

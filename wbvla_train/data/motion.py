@@ -116,30 +116,44 @@ def body_path(rng: np.random.Generator, wearer: Wearer, frames: int, dt_s: float
         int(command[0, 3])
     ]
 
-    substeps = 4
-    h = dt_s / substeps
     pose = np.zeros((frames, 4))
     pose[0, 3] = height
     velocity = command[0] * rates * float(rng.random() < 0.7)  # most clips start in motion, some from rest
     state = pose[0].copy()
     for t in range(1, frames):
-        for _ in range(substeps):
-            velocity = velocity + (command[t] * rates - velocity) * (h / wearer.lag_s)
-            cos, sin = np.cos(state[2]), np.sin(state[2])
-            state = state + h * np.array((cos * velocity[0] - sin * velocity[1], sin * velocity[0] + cos * velocity[1], velocity[2], velocity[3]))
-            state[3] = np.clip(state[3], bottom, top)
+        state, velocity = follow(state, velocity, command[t] * rates, wearer, dt_s, top)
         pose[t] = state
-    return BodyPath(pose, command, _wobble(rng, wearer, command, dt_s))
+    return BodyPath(pose, command, gait_wobble(rng, wearer, command, dt_s))
+
+
+def follow(state: np.ndarray, velocity: np.ndarray, wanted: np.ndarray, wearer: Wearer, dt_s: float, top_m: float) -> tuple[np.ndarray, np.ndarray]:
+    """One step of the body behind its command.
+
+    Args:
+        state: [4] x, y, yaw, camera height. velocity: [4] forward, left, turn, rise; wanted: [4] the same, commanded.
+        top_m: the camera's height when upright; ``wearer.squat_m`` below it the height stops.
+
+    Returns:
+        state and velocity ``dt_s`` later.
+    """
+    substeps = 4
+    h = dt_s / substeps
+    for _ in range(substeps):
+        velocity = velocity + (wanted - velocity) * (h / wearer.lag_s)
+        cos, sin = np.cos(state[2]), np.sin(state[2])
+        state = state + h * np.array((cos * velocity[0] - sin * velocity[1], sin * velocity[0] + cos * velocity[1], velocity[2], velocity[3]))
+        state[3] = np.clip(state[3], top_m - wearer.squat_m, top_m)
+    return state, velocity
 
 
 def standing_path(rng: np.random.Generator, wearer: Wearer, frames: int, dt_s: float) -> BodyPath:
     """Standing upright, nearly still: manipulation video."""
     command = np.zeros((frames, 4), dtype=np.int64)
     pose = np.tile((0.0, 0.0, 0.0, rng.uniform(*wearer.height_m)), (frames, 1))
-    return BodyPath(pose, command, 0.5 * _wobble(rng, wearer, command, dt_s))
+    return BodyPath(pose, command, 0.5 * gait_wobble(rng, wearer, command, dt_s))
 
 
-def _wobble(rng: np.random.Generator, wearer: Wearer, command: np.ndarray, dt_s: float) -> np.ndarray:
+def gait_wobble(rng: np.random.Generator, wearer: Wearer, command: np.ndarray, dt_s: float) -> np.ndarray:
     """[T, 6] gait bob and sway (only while stepping, faded in over 0.3 s), tremor and random-walk drift."""
     frames = len(command)
     t = np.arange(frames) * dt_s

@@ -22,6 +22,7 @@ from wbvla_train.data.textures import texture
 TEXTURES = 12
 MAX_WIDTH, MAX_HEIGHT = 192, 128
 LIMBS = ("left", "right")
+SMALL_M = 0.1  # things smaller than this keep their colours in a muted room
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,12 @@ def _arm_bodies(arms: Arms) -> list[str]:
     return out
 
 
+def mute(rgb: np.ndarray) -> np.ndarray:
+    """Colours [..., 3] in 0..1 as painted walls, wood and carpets have them: a quarter of the saturation, a little warmer, rather light."""
+    grey = rgb.mean(axis=-1, keepdims=True)
+    return np.clip((0.25 * rgb + 0.75 * grey) * (1.04, 1.0, 0.92) * 0.75 + 0.24, 0.0, 1.0)
+
+
 class Room:
     """One furnished room, ready to render.
 
@@ -85,6 +92,7 @@ class Room:
         seed: everything about the room follows from it.
         arms: looks of the arms.
         held_out: surfaces from the family kept for the final test.
+        muted: large surfaces in the muted colours of real interiors instead of any colour at all.
         table_ahead: a table with objects before the origin, for manipulation clips; its top's height, m, or None.
         gl: a GL context shared by the rooms of one process.
         max_image: (width, height) of the largest image asked for, px; ``gl`` must be as large.
@@ -100,6 +108,7 @@ class Room:
         arms: Arms,
         *,
         held_out: bool = False,
+        muted: bool = False,
         table_ahead: float | None = None,
         gl: mujoco.GLContext | None = None,
         max_image: tuple[int, int] = (MAX_WIDTH, MAX_HEIGHT),
@@ -113,7 +122,10 @@ class Room:
         for i in range(self.model.ntex):
             tile = texture(rng, held_out)
             start = self.model.tex_adr[i]
-            self.model.tex_data[start : start + tile.size] = tile.ravel()
+            self.model.tex_data[start : start + tile.size] = (mute(tile / 255.0) * 255.0).astype(np.uint8).ravel() if muted else tile.ravel()
+        if muted:
+            large = np.flatnonzero((self.model.geom_size.max(axis=1) > SMALL_M) & (self.model.geom_bodyid == 0))
+            self.model.geom_rgba[large, :3] = mute(self.model.geom_rgba[large, :3])
         self.data = mujoco.MjData(self.model)
         self._limbs = {name: self.model.body(name).mocapid[0] for side in LIMBS for name in (f"{side}_hand", f"{side}_upper")}
         self._carried = {side: self.model.body(f"{side}_object").mocapid[0] for side in LIMBS}
@@ -243,6 +255,12 @@ class Room:
             f'<body name="eye" mocap="true"><camera name="eye" xyaxes="0 -1 0 0 0 1"/></body>{"".join(_arm_bodies(arms))}{carried}</worldbody></mujoco>'
         )
 
+    def thing_half_height(self, side: str) -> float:
+        """Half the height of the object that the hand of ``side`` can hold, m."""
+        geom = self.model.body(f"{side}_object").geomadr[0]
+        index = {mujoco.mjtGeom.mjGEOM_BOX: 2, mujoco.mjtGeom.mjGEOM_CYLINDER: 1, mujoco.mjtGeom.mjGEOM_SPHERE: 0}[int(self.model.geom_type[geom])]
+        return float(self.model.geom_size[geom][index])
+
     def clear(self, path_xy: np.ndarray, camera_height: float, margin: float = 0.35) -> bool:
         """Whether a path [T, 2] stays inside the walls and off anything that would stand in the camera's face."""
         if np.any(np.abs(path_xy) > self.half_size - 0.5):
@@ -261,6 +279,7 @@ class Room:
         carrying: dict[str, bool],
         width: int,
         height: int,
+        things: dict[str, np.ndarray] | None = None,
     ) -> np.ndarray:
         """Render one image.
 
@@ -269,6 +288,7 @@ class Room:
             rotation: [3, 3] camera body axes (x ahead, y left, z up) in the world.
             hands: side -> (hand, shoulder) [3] each, world, m; a side that is not named is out of sight.
             carrying: side -> whether the hand holds an object.
+            things: side -> where that object is [3], world, m, whether held or not; instead of ``carrying``.
 
         Returns:
             [height, width, 3] uint8 RGB.
@@ -287,6 +307,8 @@ class Room:
             self._point_along(self._limbs[f"{side}_hand"], hand, hand - elbow)
             self._point_along(self._limbs[f"{side}_upper"], elbow, elbow - shoulder)
             data.mocap_pos[self._carried[side]] = hand + 0.07 * (hand - elbow) / np.linalg.norm(hand - elbow) if carrying.get(side) else (0, 0, -5)
+        for side, place in (things or {}).items():
+            data.mocap_pos[self._carried[side]] = place
         self.model.cam_fovy[0] = fovy_deg
         mujoco.mj_kinematics(self.model, data)
         mujoco.mj_camlight(self.model, data)

@@ -8,7 +8,9 @@ Layout of the output folder (a room is a shard; a finished shard has its ``clips
 Splits: ``train``, ``dev`` (tuning) and ``test`` (rooms with surfaces of another family and a wider gait, opened last).
 Domains: ``loco`` (the camera walks, turns, squats) and ``mani`` (near-still camera, two arms and a table). About half of the
 rooms are seen by a human-like camera, the others by one with the robot's lens, height and pitch. ``x2_loco`` and ``x2_mani``
-are the simulated robot's own camera in the scenes of its tasks (:mod:`wbvla_train.data.x2_video`).
+are the simulated robot's own camera in the scenes of its tasks (:mod:`wbvla_train.data.x2_video`). These four are the default: the
+checkpoints that ship were trained on them. On demand ``goal_loco`` and ``goal_mani``: rooms in muted colours, more camera heights and
+lenses, walks that lead to things and reach for them, a still camera before hands that move things (:mod:`wbvla_train.data.errands`).
 """
 
 from __future__ import annotations
@@ -35,9 +37,10 @@ from wbvla_train.data.camera import CameraView, robot_view
 from wbvla_train.data.mp4 import write_mp4
 
 Split = Literal["train", "dev", "test"]
-Domain = Literal["loco", "mani", "x2_loco", "x2_mani"]
+Domain = Literal["loco", "mani", "x2_loco", "x2_mani", "goal_loco", "goal_mani"]
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
-DOMAINS: tuple[Domain, ...] = ("loco", "mani", "x2_loco", "x2_mani")
+DOMAINS: tuple[Domain, ...] = ("loco", "mani", "x2_loco", "x2_mani", "goal_loco", "goal_mani")  # the order seeds the draws: append only
+DEFAULT_DOMAINS = DOMAINS[:4]
 SIDECAR = "clips.json"
 ROBOT_VIEW = robot_view(load_robot("x2"))
 
@@ -49,8 +52,8 @@ class VideoConfig:
     Attributes:
         output: where shards go; a second run renders only what is missing.
         domains, splits: which parts to render.
-        train_rooms, dev_rooms, test_rooms: rooms per domain; x2_rooms: training scenes per x2 domain. 1000 rooms take about
-            20 minutes of one core.
+        train_rooms, dev_rooms, test_rooms: rooms per domain; x2_rooms: training scenes per x2 domain; goal_rooms: training rooms per goal
+            domain. 1000 rooms take about 20 minutes of one core.
         clips_per_room, frames: clips of ``frames`` / ``rate_hz`` seconds.
         rate_hz: frame rate; the policy's 10 Hz, so that labels are made at the rate of training.
         image_size: side of the square image, px: the tiny policy's image.
@@ -61,12 +64,13 @@ class VideoConfig:
     """
 
     output: Path = Path("data/video")
-    domains: tuple[Domain, ...] = DOMAINS
+    domains: tuple[Domain, ...] = DEFAULT_DOMAINS
     splits: tuple[Split, ...] = SPLITS
     train_rooms: int = 400
     dev_rooms: int = 30
     test_rooms: int = 30
     x2_rooms: int = 100
+    goal_rooms: int = 100
     clips_per_room: int = 8
     frames: int = 20
     rate_hz: float = 10.0
@@ -77,7 +81,7 @@ class VideoConfig:
     workers: int = 2
 
     def rooms(self, split: Split, domain: Domain) -> int:
-        train = self.x2_rooms if domain.startswith("x2_") else self.train_rooms
+        train = {"x2": self.x2_rooms, "goal": self.goal_rooms}.get(domain.partition("_")[0], self.train_rooms)
         return {"train": train, "dev": self.dev_rooms, "test": self.test_rooms}[split]
 
 
@@ -144,8 +148,33 @@ def _render_clip(room, rng: np.random.Generator, config: VideoConfig, shard: Sha
         carrying = {side: rng.random() < 0.6 for side in sides}
 
     hand_paths = {side: motion.hand_path(rng, wearer, 1 if side == "left" else -1, frames, dt_s, moving[side]) for side in sides}
-    width = round(config.image_size * view.aspect)
-    images = np.empty((frames, config.image_size, config.image_size, 3), dtype=np.uint8)
+    held = {side: np.full(frames, carrying[side]) for side in sides}
+    images, truth = _shoot(room, wearer, view, pitch, start, path, hand_paths, held, config.image_size)
+    return images, view, truth
+
+
+def _shoot(
+    room,
+    wearer: motion.Wearer,
+    view: CameraView,
+    pitch: float,
+    start: np.ndarray,
+    path: motion.BodyPath,
+    hand_paths: dict[str, np.ndarray],
+    held: dict[str, np.ndarray],
+    size: int,
+    things: dict[str, np.ndarray] | None = None,
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Film what was drawn: frames [T, S, S, 3] and their truth. Draws nothing at random.
+
+    Args:
+        pitch: the camera's true one, rad. start: [3] x, y, yaw of the path's frame in the room.
+        hand_paths: side -> [T, 3] in the level camera frame. held: side -> [T] whether the hand holds its object.
+        things: side -> [T, 3] where the object is, level camera frame; instead of ``held``.
+    """
+    frames = len(path.pose)
+    width = round(size * view.aspect)
+    images = np.empty((frames, size, size, 3), dtype=np.uint8)
     positions, rotations = np.empty((frames, 3)), np.empty((frames, 3, 3))
     for t in range(frames):
         pose, wobble = path.pose[t], path.wobble[t]
@@ -154,16 +183,19 @@ def _render_clip(room, rng: np.random.Generator, config: VideoConfig, shard: Sha
         position = np.array((*start[:2], 0.0)) + rotation(start[2], 0.0) @ (pose[0], pose[1], 0.0) + turn @ (wobble[:3] + (0.07, 0.0, 0.0)) + (0, 0, pose[3])
         axes = rotation(yaw + wobble[5], pitch + wobble[4], wobble[3])
         hands = {
-            side: (position + turn @ hand_paths[side][t], position + turn @ (np.array(wearer.shoulder) * (1, 1 if side == "left" else -1, 1))) for side in sides
+            side: (position + turn @ hand[t], position + turn @ (np.array(wearer.shoulder) * (1, 1 if side == "left" else -1, 1)))
+            for side, hand in hand_paths.items()
         }
-        image = room.look(position, axes, view.fovy_deg, hands, carrying, width, config.image_size)
-        images[t] = image if width == config.image_size else squash(image, config.image_size)
+        carrying = {side: bool(held[side][t]) for side in held}
+        placed = {side: position + turn @ thing[t] for side, thing in (things or {}).items()}
+        image = room.look(position, axes, view.fovy_deg, hands, carrying, width, size, placed)
+        images[t] = image if width == size else squash(image, size)
         positions[t], rotations[t] = position, axes
     hand_truth = np.full((frames, 2, 3), np.nan)
     for i, side in enumerate(("left", "right")):
-        if side in sides:
+        if side in hand_paths:
             hand_truth[:, i] = hand_paths[side]
-    return images, view, {"pose": path.pose, "command": path.command, "hands": hand_truth, "camera_position": positions, "camera_rotation": rotations}
+    return images, {"pose": path.pose, "command": path.command, "hands": hand_truth, "camera_position": positions, "camera_rotation": rotations}
 
 
 def _draw_sides(rng: np.random.Generator, none: bool) -> tuple[str, ...]:
@@ -185,7 +217,7 @@ def render_shard(job: tuple[VideoConfig, Shard]) -> float:
         return 0.0
     started = time.perf_counter()
     rng = shard.rng(config.seed)
-    rendered = _render_x2(rng, config, shard) if shard.domain.startswith("x2_") else _render_room(rng, config, shard)
+    rendered = {"x2": _render_x2, "goal": _render_goals}.get(shard.domain.partition("_")[0], _render_room)(rng, config, shard)
     folder.mkdir(parents=True, exist_ok=True)
     truth_path.parent.mkdir(parents=True, exist_ok=True)
     clips, truths = [], []
@@ -202,14 +234,21 @@ def render_shard(job: tuple[VideoConfig, Shard]) -> float:
     return time.perf_counter() - started
 
 
-def _render_room(rng: np.random.Generator, config: VideoConfig, shard: Shard) -> Iterator[RenderedClip]:
-    """Clips of one procedural room."""
-    from wbvla_train.data import rooms  # imports MuJoCo: only in processes that render
+def _gl():
+    """The GL context of this process."""
+    from wbvla_train.data import rooms
 
     global _GL
     if _GL is None:
         _GL = rooms.mujoco.GLContext(rooms.MAX_WIDTH, rooms.MAX_HEIGHT)
         atexit.register(_GL.free)  # before MuJoCo unloads EGL
+    return _GL
+
+
+def _render_room(rng: np.random.Generator, config: VideoConfig, shard: Shard) -> Iterator[RenderedClip]:
+    """Clips of one procedural room."""
+    from wbvla_train.data import rooms  # imports MuJoCo: only in processes that render
+
     kind = "robot" if rng.random() < config.robot_fraction else "human"
     wearer = motion.ROBOT if kind == "robot" else motion.HUMAN
     if shard.split == "test":  # another gait too
@@ -219,9 +258,54 @@ def _render_room(rng: np.random.Generator, config: VideoConfig, shard: Shard) ->
         height = rng.uniform(*wearer.height_m)
         wearer = replace(wearer, height_m=(height, height))
         table = height + wearer.shoulder[2] + motion.REACH_DOWN_M[0] - rng.uniform(0.04, 0.14)
-    room = rooms.Room(int(rng.integers(2**31)), rooms.Arms.draw(rng, kind), held_out=shard.split == "test", table_ahead=table, gl=_GL)
+    room = rooms.Room(int(rng.integers(2**31)), rooms.Arms.draw(rng, kind), held_out=shard.split == "test", table_ahead=table, gl=_gl())
     for _ in range(config.clips_per_room):
         images, view, truth = _render_clip(room, rng, config, shard, wearer)
+        yield images, view, kind, truth
+    room.close()
+
+
+GOAL_HEIGHTS_M = (1.30, 1.85)  # human-like cameras of the goal domains: from a chest mount to a tall head
+GOAL_FOVY_DEG = (45.0, 100.0)
+HELD_AHEAD_M = np.array((0.05, 0.0, -0.045))  # an object seen from the hand that holds it, before a table
+
+
+def _render_goals(rng: np.random.Generator, config: VideoConfig, shard: Shard) -> Iterator[RenderedClip]:
+    """Clips of one room in muted colours: one long errand cut into clips, or takes of things moved about on a table."""
+    from wbvla_train.data import errands, rooms
+
+    walking, dt_s = shard.domain == "goal_loco", 1.0 / config.rate_hz
+    kind = "robot" if rng.random() < config.robot_fraction else "human"
+    wearer = motion.ROBOT if kind == "robot" else replace(motion.HUMAN, height_m=GOAL_HEIGHTS_M)
+    view = ROBOT_VIEW
+    if kind == "human":
+        aspect = round(float(rng.choice((1.0, 4 / 3, 16 / 9))), 4)
+        view = CameraView(round(rng.uniform(*GOAL_FOVY_DEG), 1), aspect, round(rng.uniform(15.0, 35.0) if walking else rng.uniform(28.0, 45.0), 1))
+    pitch = np.deg2rad(view.pitch_deg + rng.normal(0.0, 1.5))
+    table, height = None, rng.uniform(*wearer.height_m)
+    if not walking:
+        wearer = replace(wearer, height_m=(height, height))
+        table = height + wearer.shoulder[2] - rng.uniform(0.20, 0.30)
+    room = rooms.Room(int(rng.integers(2**31)), rooms.Arms.draw(rng, kind), held_out=shard.split == "test", muted=True, table_ahead=table, gl=_gl())
+    if walking:
+        whole = errands.clear_errand(rng, wearer, room, config.clips_per_room * config.frames, dt_s)
+    for i in range(config.clips_per_room):
+        if walking:
+            part = slice(i * config.frames, (i + 1) * config.frames)
+            path = motion.BodyPath(whole.path.pose[part], whole.path.command[part], whole.path.wobble[part])
+            hands = {side: whole.hands[part, k] for k, side in enumerate(rooms.LIMBS)}
+            held = {side: whole.carrying[part, k] for k, side in enumerate(rooms.LIMBS)}
+            images, truth = _shoot(room, wearer, view, pitch, np.zeros(3), path, hands, held, config.image_size)
+        else:
+            path = motion.standing_path(rng, wearer, config.frames, dt_s)
+            path = replace(path, wobble=0.4 * path.wobble)  # on a head that holds still, or on a stand
+            work = {
+                side: errands.pick_and_place(rng, wearer, sign, table - height, room.thing_half_height(side), config.frames, dt_s, HELD_AHEAD_M)
+                for side, sign in (("left", 1), ("right", -1))
+            }
+            hands, held = {side: h.hand for side, h in work.items()}, {side: h.held for side, h in work.items()}
+            things = {side: h.thing for side, h in work.items()}
+            images, truth = _shoot(room, wearer, view, pitch, np.zeros(3), path, hands, held, config.image_size, things)
         yield images, view, kind, truth
     room.close()
 

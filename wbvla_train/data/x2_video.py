@@ -22,7 +22,9 @@ from wbvla_train.data.motion import draw_command
 FIRST_SCENE_SEED = 20_000_000  # far from the seeds of demonstrations and evaluation
 RATE_HZ = 10.0
 SLOTS_PER_IMAGE = 5  # of the 50 Hz slots
-EXTRA_SQUATS = 0.25  # share of the commands that only squat or rise: they are over sooner than a walk (ours; without them 8 % of the pairs sink and 5 % rise, with them 8 % and 7 %)
+# Share of the commands that only squat or rise: they are over sooner than a walk (ours; without them 8 % of the pairs sink and 5 % rise, with them
+# 8 % and 7 %).
+EXTRA_SQUATS = 0.25
 
 
 @dataclass

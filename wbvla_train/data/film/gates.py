@@ -21,16 +21,16 @@ REPEATED_PEAK = 2.0  # levels: what an encoder adds to a repeated picture
 
 @dataclass(frozen=True)
 class Gates:
-    """Thresholds. Ours, set on made films of seed 11 (:mod:`wbvla_train.data.film.made`); heights = picture heights.
+    """Thresholds. Ours, set on made films of seeds 11 and 101 (:mod:`wbvla_train.data.film.made`); heights = picture heights.
 
     Attributes:
         dark_luma: mean luma (0-255) below which nothing can be seen.
         burnt_share: share of pixels at 250 or more above which the picture is over-exposed.
         empty_contrast: standard deviation of luma below which, with few edges, there is nothing but a blank wall.
         empty_edges: share of edge pixels below which a picture counts as having few.
-        blur: :attr:`Measure.blur` over half a second; sharp film lies at 0.15-0.45.
+        blur: :attr:`Measure.blur` over half a second; sharp film lies at 0.15-0.5.
         shake_heights: root mean square of the change of the camera's movement between samples 0.1 s apart, over a second.
-            Walking lies below 0.035.
+            Walking lies below 0.055.
         still_peak: the 99.5th percentile of the change between samples below which nothing moves; sensor noise lies below 4.
         static_s: how long nothing may move.
         freeze_s: how long a moving picture may stand exactly still.
@@ -44,19 +44,19 @@ class Gates:
     """
 
     dark_luma: float = 20.0
-    burnt_share: float = 0.4
+    burnt_share: float = 0.25
     empty_contrast: float = 7.0
     empty_edges: float = 0.004
-    blur: float = 0.5
-    shake_heights: float = 0.052
+    blur: float = 0.54
+    shake_heights: float = 0.07
     still_peak: float = 5.0
     static_s: float = 1.5
     freeze_s: float = 0.4
     frozen_change: float = 0.15
-    cut_match: float = 0.5
+    cut_match: float = 0.55
     cut_residual: float = 0.45
     gap_s: float = 0.5
-    loco_heights_s: float = 0.0125
+    loco_heights_s: float = 0.012
     min_clip_s: float = 1.5
     max_clip_s: float = 10.0
 
@@ -193,11 +193,11 @@ def judge(block: list[Measure], gates: Gates, rate_hz: float) -> list[Segment]:
 
 
 def _drop_flicker(label: np.ndarray, shortest: int) -> None:
-    """A fault shorter than ``shortest`` samples between good ones is let pass (a blink of motion blur); in place. Freezes are exact: kept."""
+    """A fault shorter than ``shortest`` samples is let pass (a blink of motion blur), or is part of the fault before it; in place. Freezes are exact: kept."""
     edges = [0, *(np.flatnonzero(label[1:] != label[:-1]) + 1).tolist(), len(label)]
     for first, last in zip(edges[:-1], edges[1:], strict=True):
-        if label[first] not in ("", "freeze") and last - first < shortest and first > 0 and last < len(label):
-            label[first:last] = ""
+        if label[first] not in ("", "freeze") and last - first < min(shortest, len(label)):
+            label[first:last] = label[first - 1] if first > 0 else label[last]
 
 
 def _segment(block: list[Measure], first: int, last: int, reason: str, value: float, limit: float, speed: np.ndarray, gates: Gates) -> Segment:

@@ -54,7 +54,7 @@ class IngestConfig:
 
     Attributes:
         inputs: folders (searched through) or single films. A folder's ``camera.json`` {"fovy_deg": 70, "pitch_deg": 20} states the lens.
-        output: data root: ``wbvla train lam loco --data OUTPUT`` or ``--extra-data OUTPUT/train/loco``.
+        output: data root: ``wbvla train lam loco --data OUTPUT --no-robot-video``, or beside rendered video ``--extra-data OUTPUT/train/loco``.
         workers: processes.
         shard: ``i/n``: take every n-th film, starting with the i-th (0 <= i < n); the last shard to end writes the lists. For job
             arrays: ``--shard $SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT``.
@@ -209,7 +209,9 @@ def _ingest(config: IngestConfig, films: list[Film], mine: list[Film], overrides
     unknown = sorted({key.rpartition("@")[0] for key in overrides} - {film.name for film in films})
     for name in unknown:
         log(f"override for {printable(name)}: no such film among the inputs")
-    log(f"video ingest: {clips} clips ({duplicates} duplicates left out); look at {config.output / sheet.FILE}")
+    kept = Counter(f"{record['split']}/{entry['domain']}" for record in records for entry in record["segments"] if not entry["reason"])
+    where = ", ".join(f"{count} {part}" for part, count in sorted(kept.items()))
+    log(f"video ingest: {clips} clips ({where or 'none'}), {duplicates} duplicates left out; look at {config.output / sheet.FILE}")
     names = {film.name for film in films}
     if gone := [record for record in records if record["film"] not in names]:
         log(f"video ingest: {len(gone)} films of earlier runs are not among these inputs; their clips stay. Delete {config.output / 'films'}/<id> to drop one")

@@ -8,6 +8,8 @@ is added, and it is encoded as cameras do: several sizes, rates, qualities, rota
 from __future__ import annotations
 
 import atexit
+import contextlib
+import multiprocessing
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -246,14 +248,22 @@ def make_film(folder: Path, seed: int, kind: str, index: int) -> list[MadeFilm]:
     return [MadeFilm(original, label, label), MadeFilm(name, kind, label, 0.0, DURATION_S, of=original)]
 
 
-def make_set(folder: Path, seed: int, good: int, faulty: int, log=lambda text: None) -> list[MadeFilm]:
+def _make_film(job: tuple[Path, int, str, int]) -> list[MadeFilm]:
+    cv2.setNumThreads(1)
+    return make_film(*job)
+
+
+def make_set(folder: Path, seed: int, good: int, faulty: int, log=lambda text: None, workers: int = 1) -> list[MadeFilm]:
     """``good`` films of each domain and ``faulty`` of each fault, and their ``truth.json`` in a folder beside."""
     folder.mkdir(parents=True, exist_ok=True)
+    jobs = [(folder, seed, kind, index) for kind in KINDS for index in range(good if kind in ("loco", "mani") else faulty)]
     films: list[MadeFilm] = []
-    for kind in KINDS:
-        for index in range(good if kind in ("loco", "mani") else faulty):
-            films.extend(make_film(folder, seed, kind, index))
-        log(f"made films: {kind} done, {len(films)} so far")
+    with contextlib.ExitStack() as stack:
+        work = map if workers == 1 else stack.enter_context(multiprocessing.get_context("spawn").Pool(workers)).imap
+        for done, made in enumerate(work(_make_film, jobs), start=1):
+            films.extend(made)
+            if done % 50 == 0 or done == len(jobs):
+                log(f"made films: {done} of {len(jobs)}")
     write_json(truth_path(folder), {"schema": 1, "seed": seed, "films": [asdict(film) for film in films]})
     return films
 

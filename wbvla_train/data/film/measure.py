@@ -17,7 +17,11 @@ cv2.setNumThreads(1)  # processes are the parallelism; the same numbers on every
 THUMB = 16  # side of the signature picture by which duplicates are found
 EDGE_LEVELS = 6.0  # smaller steps between neighbours are sensor noise
 BRIGHT_LEVEL = 250
+SMEAR_MARGIN = 0.16  # how much softer than the mean of all edges a smear makes its own direction, at least
 FEATURES = 120
+STILL_PX, STILL_SHARE = 1.0, 0.2  # a camera from which this share of the features hardly moves stands: what moves more are hands
+AGREE_PX = 2.0
+JOLT_RESIDUAL = 0.6  # a shift that leaves more of the picture unexplained is none
 
 
 @dataclass(frozen=True)
@@ -71,9 +75,11 @@ _DIRECTIONS = (
 
 
 def blur_of(grey: np.ndarray) -> tuple[float, float]:
-    """(blur 0..1, share of edge pixels). The worst of four directions: a smear blurs along itself only."""
+    """(blur 0..1, share of edge pixels). The worst of four directions, for a smear blurs along itself only; but not far above all of them together:
+    edges that happen to run along one direction (stripes, planks) look soft in it.
+    """
     image = grey.astype(np.float32)
-    worst, edges = 0.0, 0.0
+    worst, edges, total, weight = 0.0, 0.0, 0.0, 0
     for later, earlier, kernel in _DIRECTIONS:
         softer = cv2.filter2D(image, -1, kernel)
         step, soft_step = cv2.absdiff(image[later], image[earlier]), cv2.absdiff(softer[later], softer[earlier])
@@ -83,12 +89,17 @@ def blur_of(grey: np.ndarray) -> tuple[float, float]:
         if count > 0.002 * edge.size:
             lost = cv2.subtract(step, soft_step)
             np.maximum(lost, 0.0, out=lost)
-            worst = max(worst, 1.0 - float(np.dot(lost.ravel(), edge.ravel())) / float(np.dot(step.ravel(), edge.ravel())))
-    return (worst if edges > 0.002 else 1.0), edges
+            soft = 1.0 - float(np.dot(lost.ravel(), edge.ravel())) / float(np.dot(step.ravel(), edge.ravel()))
+            worst, total, weight = max(worst, soft), total + soft * count, weight + count
+    return (min(worst, total / weight + SMEAR_MARGIN) if weight else 1.0), edges
 
 
 def _ego_motion(before: np.ndarray, now: np.ndarray) -> tuple[np.ndarray, float]:
-    """Similarity [2, 3] from the frame before to this one (identity where nothing can be tracked) and the share of features that follow it."""
+    """Similarity [2, 3] from the frame before to this one (identity where nothing can be tracked) and the share of features that follow it.
+
+    Hands before a still camera may carry most of the features, and the best fit would then be theirs: where enough features hardly move, it
+    is fitted to those alone.
+    """
     identity = np.eye(2, 3)
     points = cv2.goodFeaturesToTrack(before, FEATURES, 0.01, 7, blockSize=5)
     if points is None or len(points) < 8:
@@ -98,10 +109,14 @@ def _ego_motion(before: np.ndarray, now: np.ndarray) -> tuple[np.ndarray, float]
     sound = (found.ravel() > 0) & (found_back.ravel() > 0) & (np.abs(back - points).max(axis=(1, 2)) < 1.0)
     if sound.sum() < 6:
         return identity, 0.0
-    matrix, inliers = cv2.estimateAffinePartial2D(points[sound], moved[sound], method=cv2.RANSAC, ransacReprojThreshold=2.0, maxIters=300)
+    start, end = points[sound], moved[sound]
+    still = np.linalg.norm((end - start)[:, 0], axis=1) < STILL_PX
+    rest = still if still.sum() >= max(STILL_SHARE * len(points), 6) else np.ones(len(start), dtype=bool)
+    matrix, _ = cv2.estimateAffinePartial2D(start[rest], end[rest], method=cv2.RANSAC, ransacReprojThreshold=AGREE_PX, maxIters=300)
     if matrix is None:
         return identity, 0.0
-    return matrix, float(inliers.sum()) / len(points)
+    miss = np.linalg.norm(start[:, 0] @ matrix[:, :2].T + matrix[:, 2] - end[:, 0], axis=1)
+    return matrix, float((miss < AGREE_PX).sum()) / len(points)
 
 
 def measure(sample: Sample, before: Sample | None) -> Measure:
@@ -125,7 +140,7 @@ def measure(sample: Sample, before: Sample | None) -> Measure:
     if tracked < 0.1:  # a jolt beyond the tracker's reach is no cut: look for one shift of the whole picture
         jolt = _whole_shift(before.grey, grey)
         jolt_match, jolt_residual = _match(before.grey, grey, np.array(((1.0, 0.0, jolt[0]), (0.0, 1.0, jolt[1]))))
-        if jolt_match > max(match, 0.6):
+        if jolt_match > max(match, 0.6) and jolt_residual < JOLT_RESIDUAL:
             match, residual, scale, shift, matrix = jolt_match, jolt_residual, 1.0, jolt / height, np.eye(2, 3)
     return Measure(
         stamp_s=sample.stamp_s,

@@ -24,7 +24,8 @@ header b{font-size:16px} h2{font-size:14px;margin:18px 16px 4px} h2 small{font-w
 .s{background:#fff;border:1px solid #ddd;border-left:6px solid #999;width:386px;padding:4px}
 .s.loco{border-left-color:#2266bb}.s.mani{border-left-color:#228855}.s.bad{border-left-color:#bb3322}.s.bad img{opacity:.75}
 .s.changed{background:#fff6d0} img{width:384px;height:96px;display:block;background:#ccc}
-nav a{margin-right:6px} .e{color:#bb3322;padding:2px 16px}.l{color:#bb3322;padding:0 16px;font-weight:bold} select{float:right;min-width:64px} .hidden{display:none}
+nav a{margin-right:6px} .e{color:#bb3322;padding:2px 16px}.l{color:#bb3322;padding:0 16px;font-weight:bold}
+select{float:right;min-width:64px} .hidden{display:none}
 """
 _SCRIPT = """
 const saved = JSON.parse(localStorage.getItem(PAGE) || 'null') || {...START}, count = document.getElementById('count');
@@ -112,9 +113,10 @@ def write(output: Path, records: list[dict]) -> Path:
     # what a browser remembers belongs to these films and to the decisions in force: other films, or decisions taken over, begin anew
     memory = hashlib.sha256(json.dumps([[record["film"] for record in records], start], sort_keys=True).encode()).hexdigest()[:16]
     links = "".join(f'<a href="{page_name(i)}">{i + 1}</a>' if len(pages) > 1 else "" for i in range(len(pages)))
+    options = "".join(f"<option>{label}</option>" for label in labels)
     head = (
         f"<!doctype html><meta charset=utf-8><title>Contact sheet</title><style>{_STYLE}</style><header><b>Contact sheet</b> {len(records)} films"
-        f"<nav>{links}</nav><label>show <select id=filter><option value=''>all</option>{''.join(f'<option>{label}</option>' for label in labels)}</select></label>"
+        f"<nav>{links}</nav><label>show <select id=filter><option value=''>all</option>{options}</select></label>"
         "<span id=count></span><button id=save>save overrides.json</button><span>then <code>wbvla video review OUTPUT --apply overrides.json</code>"
         " and <code>wbvla video ingest</code> again</span></header>"
     )

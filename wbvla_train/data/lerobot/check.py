@@ -40,12 +40,17 @@ class Finding:
     text: str
 
 
-def check(root: Path, *, images: bool = True) -> list[Finding]:
-    """All findings, ``episode`` -1 for those of the whole data set. DataError where it cannot be opened at all."""
+def check(root: Path, *, images: bool = True, only: int | None = None) -> list[Finding]:
+    """All findings, ``episode`` -1 for those of the whole data set. DataError where it cannot be opened at all.
+
+    Args:
+        images: decode the videos, too.
+        only: look into this episode alone (duplicates are then not sought).
+    """
     dataset = open_dataset(root)
     found: list[Finding] = list(_whole(dataset))
     seen: dict[str, int] = {}
-    for view in dataset.views:
+    for view in dataset.views if only is None else dataset.views[only : only + 1]:
         try:
             columns = view.columns()
             found += _numbers(dataset, view, columns, seen)

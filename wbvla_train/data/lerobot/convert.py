@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -65,11 +65,20 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one recording: an episode, or the reason why not."""
+    """What became of one recording: an episode, or the reason why not, and the camera's lag where motion told it."""
 
     bag: Path
     folder: Path | None
     reason: str = ""
+    lag_s: float | None = None
+
+
+class CameraLag(DataError):
+    """The camera's clock is off."""
+
+    def __init__(self, text: str, lag_s: float) -> None:
+        super().__init__(text)
+        self.lag_s = lag_s
 
 
 def fingerprint(path: Path) -> str:
@@ -95,6 +104,8 @@ def convert_bag(job: Job, typestore: Callable[[], Any]) -> Outcome:
         with Bag(job.bag, robot, job.topics, typestore) as bag:
             _write(job, robot, bag)
         return Outcome(job.bag, job.folder)
+    except CameraLag as error:
+        return Outcome(job.bag, None, str(error), error.lag_s)
     except DataError as error:
         return Outcome(job.bag, None, str(error))
     except OSError as error:
@@ -158,10 +169,11 @@ def _judge(job: Job, bag: Bag, stamps: np.ndarray, skews: np.ndarray, incomplete
         raise DataError(f"rate: images come at {rate:.2f} Hz, {job.fps:g} Hz expected; give --fps")
     lag = bag.lag.estimate()
     if lag.known and abs(lag.lag_s) > limits.lag_s:
-        raise DataError(
+        raise CameraLag(
             f"skew: the camera's clock is {lag.lag_s * 1e3:+.0f} ms off the body's (pictures against gyro, fit {lag.fit:.2f}), "
             f"at most {limits.lag_s * 1e3:g} ms; "
-            "mend the camera's stamps, or --max-lag-s admits more"
+            "mend the camera's stamps, or --max-lag-s admits more",
+            lag.lag_s,
         )
     return {
         "start_s": float(stamps[0]),
@@ -220,7 +232,7 @@ def convert(
     for job, outcome in _run(open_jobs, typestore, workers):
         done[job.folder] = outcome
         log(f"{shown(job.bag)}: {'ok' if outcome.folder else 'left out: ' + shown(outcome.reason)}")
-    outcomes += [done[job.folder] for job in jobs.values()]
+    outcomes += _by_session([done[job.folder] for job in jobs.values()], limits, log)
     kept = [outcome for outcome in outcomes if outcome.folder]
     refused = [{"source": source_name(o.bag), "reason": shown(o.reason)} for o in outcomes if not o.folder]
     if not kept:
@@ -245,6 +257,25 @@ def _run(jobs: list[Job], typestore: Callable[[], Any], workers: int) -> Any:
                 yield job, future.result()
             except BrokenProcessPool as error:
                 raise DataError("a worker was ended from outside (memory?); run the same command again, finished episodes are kept") from error
+
+
+def _by_session(outcomes: list[Outcome], limits: Limits, log: Callable[[str], None]) -> list[Outcome]:
+    """Recordings of one folder have one camera: where most of those that move enough to tell say that its clock is off, the others are left out, too."""
+    out = []
+    lags: dict[Path, list[float]] = {}
+    for outcome in outcomes:
+        if outcome.folder:
+            outcome = replace(outcome, lag_s=Episode.load(outcome.folder).about.get("camera_lag_s"))
+        if outcome.lag_s is not None:
+            lags.setdefault(outcome.bag.parent, []).append(outcome.lag_s)
+        out.append(outcome)
+    for place, outcome in enumerate(out):
+        known = lags.get(outcome.bag.parent, [])
+        if outcome.folder and known and abs(lag_s := float(np.median(known))) > limits.lag_s:
+            reason = f"skew: in {len(known)} recordings of its folder the camera's clock is {lag_s * 1e3:+.0f} ms off the body's (median)"
+            out[place] = Outcome(outcome.bag, None, f"{reason}, at most {limits.lag_s * 1e3:g} ms; mend the camera's stamps, or --max-lag-s admits more")
+            log(f"{shown(outcome.bag)}: left out: {shown(out[place].reason)}")
+    return out
 
 
 def _complain(outcomes: list[Outcome], log: Callable[[str], None]) -> None:
