@@ -311,7 +311,7 @@ def test_a_pulse_changes_the_momentum_by_force_times_time():
 
 
 def test_pulses_last_a_tenth_of_a_second_and_stay_within_their_size():
-    pushes = Pushes(STAGE_II.disturbance, 50, np.random.default_rng(0))
+    pushes = Pushes(dataclasses.replace(STAGE_II.disturbance, calm=0.0), 50, np.random.default_rng(0))
     trace = np.array([pushes.pulse(0.02, 1.0).copy() for _ in range(1500)])
     on = np.abs(trace[..., :2]).sum(axis=-1) > 0
     assert np.hypot(trace[..., 0], trace[..., 1]).max() <= 150.0 and np.abs(trace[..., 2]).max() <= 30.0
@@ -319,6 +319,17 @@ def test_pulses_last_a_tenth_of_a_second_and_stay_within_their_size():
     lengths = np.flatnonzero(edges == -1) - np.flatnonzero(edges == 1)
     assert set(lengths[:-1].tolist()) == {5}  # the last one may be cut off
     assert Pushes(STAGE_I.disturbance, 2, np.random.default_rng(0)).pulse(0.02, 1.0) is None
+
+
+def test_calm_robots_are_never_pushed_and_others_apart_from_them_feel_no_pulse():
+    pushes = Pushes(dataclasses.replace(STAGE_II.disturbance, calm=0.4), 1000, np.random.default_rng(0))
+    pushed, pulsed = np.zeros((2, 1000), dtype=bool)
+    for _ in range(1000):  # 20 s; the longest gap is 8 s
+        due, _ = pushes.step(0.02, 1.0)
+        pushed[due] = True
+        pulsed |= pushes.pulse(0.02, 1.0).any(axis=1)
+    assert pushed.mean() == pytest.approx(0.6, abs=0.05) and pulsed.mean() == pytest.approx(0.6, abs=0.05)
+    assert (pushed & pulsed).mean() == pytest.approx(0.36, abs=0.05), "drawn apart"
 
 
 def test_heavier_torso_hands_and_links_are_what_randomisation_made_of_them():
