@@ -48,7 +48,7 @@ class GaitConfig:
     sway_m: float = 0.02
     start_intent: float = 0.15
     stop_intent: float = 0.15
-    capture_m: tuple[float, float, float] = (0.075, 0.075, 0.11)
+    capture_m: tuple[float, float, float] = (0.055, 0.07, 0.11)
     capture_filter: float = 0.4
     settle_s: float = 0.5
     max_reach: float = 0.985

@@ -172,13 +172,13 @@ class StageConfig:
 
 
 # Stage I, gait: goal speeds drawn, arms to random targets over a growing range, moderate disturbances [paper].
-STAGE_I = StageConfig(name="I", share=0.4)
+STAGE_I = StageConfig(name="I", share=0.3)
 
 # Stage II, precision and stability: cruise speed fixed, start-stop-turn episodes with J_dir and J_stand, arm replay, stronger and more frequent pushes,
 # the paper's randomisation [paper].
 STAGE_II = StageConfig(
     name="II",
-    share=0.6,
+    share=0.7,
     command=CommandConfig(hold_s=(0.8, 6.0), rest_s=(1.0, 8.0), p_rest_after=0.5, cruise_factor=(1.0, 1.0)),
     disturbance=DisturbanceConfig(
         push_m_s=0.6,
