@@ -39,6 +39,15 @@ def test_debug_preset_trains_exports_and_the_result_loads(tmp_path):
     assert (tmp_path / "run" / "log.jsonl").read_text().count("\n") >= 2
 
 
+def test_a_training_state_can_be_filmed_without_a_display(tmp_path):
+    Trainer(dataclasses.replace(PRESETS["debug"], physics=PhysicsConfig(threads=1)), tmp_path, threads=1).save(0.0)
+    environment = {k: v for k, v in os.environ.items() if k not in ("MUJOCO_GL", "DISPLAY")}
+    command = [sys.executable, "-m", "wbvla_train.lmo.film", str(tmp_path / STATE_FILE), str(tmp_path / "gait.mp4"), "--fps", "2", "--size", "64", "48"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "gait.mp4").stat().st_size > 1000
+
+
 def test_a_resumed_run_goes_on_where_the_killed_one_stopped(tmp_path):
     config = dataclasses.replace(PRESETS["debug"], physics=PhysicsConfig(threads=1))
     first = Trainer(config, tmp_path, threads=1)
