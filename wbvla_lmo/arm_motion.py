@@ -178,15 +178,15 @@ class ArmReplay:
         self._offset = np.zeros(shape)
         self.smooth = np.tile(self.default, (count, 1))  # target without epsilon
         self.target = self.smooth.copy()
-        self._begin(np.arange(count), 0.0, jump=True)
+        self.reset(np.arange(count), 0.0)
 
-    def reset(self, ids: np.ndarray, scale: float) -> None:
-        """Put robots ``ids`` into the beginning of fresh replays."""
-        self._begin(ids, scale, jump=True)
+    def reset(self, ids: np.ndarray, scale: float | np.ndarray) -> None:
+        """Put robots ``ids`` into the beginning of fresh replays; ``scale`` (of all, or [N]) as in :meth:`step`."""
+        self._begin(ids, self._column(scale), jump=True)
 
-    def step(self, dt_s: float, scale: float) -> np.ndarray:
-        """Targets [N, K] of :attr:`joints` for the coming slot, rad; ``scale`` in [0, 1] shrinks the motion about the default posture."""
-        c, n = self.config, len(self.omega)
+    def step(self, dt_s: float, scale: float | np.ndarray) -> np.ndarray:
+        """Targets [N, K] of :attr:`joints` for the coming slot, rad; ``scale`` in [0, 1] (of all, or [N]) shrinks the motion about the default posture."""
+        c, n, scale = self.config, len(self.omega), self._column(scale)
         over = self.omega >= self.length_s
         self._pause_s -= dt_s * over
         due = np.flatnonzero(over & (self._pause_s <= 0))
@@ -199,10 +199,13 @@ class ArmReplay:
         wish = self._posture(slice(None), scale) + fade[:, None] * self._offset
         limit = c.speed_limit_rad_s * dt_s
         self.smooth = self.smooth + clip(wish - self.smooth, -limit, limit)
-        self.target = clip(self.smooth + self.rng.normal(0.0, 1.0, self.smooth.shape) * (c.noise_rad * min(1.0, scale)), self.lower, self.upper)
+        self.target = clip(self.smooth + self.rng.normal(0.0, 1.0, self.smooth.shape) * (c.noise_rad * np.minimum(1.0, scale)), self.lower, self.upper)
         return self.target
 
-    def _begin(self, ids: np.ndarray, scale: float, jump: bool = False) -> None:
+    def _column(self, scale: float | np.ndarray) -> np.ndarray:
+        return np.broadcast_to(np.asarray(scale, dtype=np.float64), (len(self.omega),))[:, None]
+
+    def _begin(self, ids: np.ndarray, scale: np.ndarray, jump: bool = False) -> None:
         """Draw recording, place, L and gamma; what is between the present target and the new beginning fades out."""
         c, rng, n = self.config, self.rng, len(ids)
         self.take[ids] = rng.integers(0, len(self._last), n)
@@ -218,14 +221,14 @@ class ArmReplay:
         self._offset[ids] = self.smooth[ids] - begin
         self._fade_s[ids] = np.maximum(0.5, 1.875 * np.abs(self._offset[ids]).max(axis=1) / c.speed_limit_rad_s)
 
-    def _posture(self, ids: np.ndarray | slice, scale: float) -> np.ndarray:
+    def _posture(self, ids: np.ndarray | slice, scale: np.ndarray) -> np.ndarray:
         """Recorded posture at omega, scaled about the default one, inside the limits [n, K]."""
         take = self.take[ids]
         place = np.minimum((self.start[ids] + self.omega[ids]) * BANK_RATE_HZ, self._last[take])
         low = np.minimum(place.astype(np.intp), self._last[take] - 1)
         part = (place - low)[:, None]
         q = (1.0 - part) * self._bank[take, low] + part * self._bank[take, low + 1]
-        return clip(self.default + scale * self.amplitude * (q - self.default), self.lower, self.upper)
+        return clip(self.default + scale[ids] * self.amplitude * (q - self.default), self.lower, self.upper)
 
 
 def _bank(recordings: Sequence[ArmRecording], names: list[str], default: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

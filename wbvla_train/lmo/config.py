@@ -55,15 +55,15 @@ class CommandConfig:
 
 @dataclass(frozen=True)
 class DisturbanceConfig:
-    """Full-scale disturbances; the curriculum's difficulty in [0, 1] multiplies them."""
+    """Full-scale disturbances; multiplied by the curriculum's difficulty in [0, 1] and by what is drawn for each episode, in three groups apart."""
 
+    severity: tuple[float, float] = (0.0, 1.0)  # of body and senses, of the arms, of pushes; where all are full nobody ever stands still [ours]
     push_m_s: float = 0.5  # [paper]
     push_every_s: tuple[float, float] = (2.0, 6.0)  # [paper: 4 s]
     pulse_n: float = 0.0  # horizontal force on the trunk for pulse_s [stage II; paper tests at 150 N]
     pulse_nm: float = 0.0  # yaw moment likewise [paper tests at 30 Nm]
     pulse_s: float = 0.1
     pulse_every_s: tuple[float, float] = (2.0, 5.0)  # of each of the two trains [ours]
-    calm: float = 0.0  # part of the robots that nothing pushes, and, drawn apart, part that feels no pulses: standing still is learned there [ours]
     arm_replay: bool = False  # recorded segments [paper stage II] in place of random reaching [paper stage I, OpenHomie]
     arm_speed: tuple[float, float] = (1.0, 1.0)  # factor on the replay's rate, per robot group [ours; paper tests at 2.0]
     arm_scale: float = 1.0  # factor on the replay's way from the default posture [ours; paper tests at 1.5]
@@ -186,7 +186,6 @@ STAGE_II = StageConfig(
         pulse_n=150.0,
         pulse_nm=30.0,
         pulse_every_s=(3.0, 7.0),
-        calm=0.4,
         arm_replay=True,
         arm_speed=(1.0, 2.0),
         arm_scale=1.5,

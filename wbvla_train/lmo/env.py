@@ -43,6 +43,7 @@ class LmoVecEnv(VecEnv):
         self._enter(0, count)
         self.legs = self.pipeline.legs
         self.age_s = np.zeros(count)
+        self.severity = np.ones((count, 3))  # of the robot's body and senses, of its arms' motion, of what pushes it
         self.gravity_bias = np.zeros((count, 3))
         self.target = np.tile(self.robot.default_q, (count, 1))
         self.term_sums: dict[str, float] = {}
@@ -82,11 +83,18 @@ class LmoVecEnv(VecEnv):
         part = min(1.0, self.curriculum.difficulty / self.stage.curriculum.squat_from)
         return default - 0.06 - part * (default - 0.06 - low)
 
+    @property
+    def difficulty(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of each robot's body and senses, arms and pushes, [N] each: the curriculum's times what was drawn for its episode."""
+        return tuple(self.curriculum.difficulty * self.severity.T)
+
     def _reset(self, ids: np.ndarray) -> None:
-        n, rng, d = len(ids), self.rng, self.curriculum.difficulty
+        n, rng = len(ids), self.rng
+        self.severity[ids] = rng.uniform(*self.stage.disturbance.severity, (n, 3))
+        body, arms, _ = self.difficulty
         self.commands.draw(ids, self.lowest_m)
         self.commands.flags[ids[rng.random(n) < 0.5]] = 0.0  # half of the episodes begin standing
-        self.arms.reset(ids, d)
+        self.arms.reset(ids, arms)
         height = self.commands.height_m[ids]
         self.pipeline.cruise[ids] = np.asarray(self.config.pipeline.gating.cruise) * self.commands.factor[ids]
         self.pipeline.reset(ids, height, rng.choice((0.0, 0.5), n))
@@ -112,15 +120,15 @@ class LmoVecEnv(VecEnv):
         )
         position = np.zeros((n, 3))
         position[:, 2] = height + 0.003
-        self.physics.randomise(ids, self.stage.disturbance, d, rng)
+        self.physics.randomise(ids, self.stage.disturbance, body[ids], rng)
         self.physics.place(ids, q, position, quaternion)
         self.physics.qvel[ids, :2] = rng.normal(0, 0.1, (n, 2))
-        self.gravity_bias[ids] = rng.normal(0, self.stage.disturbance.bias_gravity, (n, 3)) * (0.3 + 0.7 * d)
+        self.gravity_bias[ids] = rng.normal(0, self.stage.disturbance.bias_gravity, (n, 3)) * (0.3 + 0.7 * body[ids, None])
         self.rewards.reset(ids)
         self.age_s[ids] = 0.0
 
     def _observe(self) -> np.ndarray:
-        d, c, n = 0.3 + 0.7 * self.curriculum.difficulty, self.stage.disturbance, self.num_envs
+        d, c, n = 0.3 + 0.7 * self.difficulty[0][:, None], self.stage.disturbance, self.num_envs
         rng = self.rng
         gyro, gravity, q, qd = self.physics.sense()
         gyro = gyro + rng.standard_normal((n, 3)) * (c.noise_gyro * d)
@@ -155,18 +163,19 @@ class LmoVecEnv(VecEnv):
         self._actions = actions
 
     def step_wait(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:
-        c, s, d, n = self.config, self.physics, self.curriculum.difficulty, self.num_envs
+        c, s, n = self.config, self.physics, self.num_envs
+        body, arms, pushed = self.difficulty
         rough = self.stage.disturbance
-        due, push = self.pushes.step(self.dt_s, d)
+        due, push = self.pushes.step(self.dt_s, pushed)
         if len(due):
             s.push(due, push)
         self.target[:, self.legs] = self.pipeline.act(self._actions)
-        self.target[:, self.arms.joints] = self.arms.step(self.dt_s, d)
-        lost = self.rng.random(n) < rough.packet_loss * d if rough.packet_loss > 0.0 else None
+        self.target[:, self.arms.joints] = self.arms.step(self.dt_s, arms)
+        lost = self.rng.random(n) < rough.packet_loss * body if rough.packet_loss > 0.0 else None
         shake = None
         if rough.torque_noise > 0.0:
-            shake = self.rng.uniform(-1.0, 1.0, s.torque.shape) * s.effort_nm * (rough.torque_noise * d)
-        s.slot(self.target, lost=lost, torque_noise=shake, wrench=self.pushes.pulse(self.dt_s, d))
+            shake = self.rng.uniform(-1.0, 1.0, s.torque.shape) * s.effort_nm * (rough.torque_noise * body[:, None])
+        s.slot(self.target, lost=lost, torque_noise=shake, wrench=self.pushes.pulse(self.dt_s, pushed))
         broken = s.broken
         if broken.any():
             ids = np.flatnonzero(broken)

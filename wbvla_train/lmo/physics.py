@@ -75,12 +75,17 @@ class BatchPhysics:
         self._sole_points = np.array([(x, y) for x, y in sole.contacts])  # [P, 2] in the foot frame
         self.effort_nm, self._kp, self._kd = robot.effort_nm[self.joints], robot.kp[self.joints], robot.kd[self.joints]
 
-    def randomise(self, ids: np.ndarray, config: DisturbanceConfig, difficulty: float, rng: np.random.Generator) -> None:
-        """Draw bodies, gains, friction, delays and lags of robots ``ids``; difficulty 0 is the nominal robot, but the command delay is always drawn."""
+    def randomise(self, ids: np.ndarray, config: DisturbanceConfig, difficulty: float | np.ndarray, rng: np.random.Generator) -> None:
+        """Draw bodies, gains, friction, delays and lags of robots ``ids``; difficulty 0 is the nominal robot, but the command delay is always drawn.
+
+        Args:
+            difficulty: of all, or [n].
+        """
+        difficulty = np.broadcast_to(difficulty, (len(ids),))
 
         def draw(low: float, high: float, nominal: float, *shape: int) -> np.ndarray:
             span = rng.uniform(low, high, (len(ids), *shape))
-            return nominal + difficulty * (span - nominal)
+            return nominal + difficulty.reshape(-1, *(1 for _ in shape)) * (span - nominal)
 
         m = self.model
         scale = draw(*config.link_mass, 1.0, m.nbody)
@@ -99,10 +104,10 @@ class BatchPhysics:
         self._bias[ids, :, 1], self._bias[ids, :, 2] = -kp, -kd
         self._bias[ids, :, 0] = self.torque_offset[ids]
         self.delay_steps[ids] = rng.integers(0, self.config.delay_steps_max + 1, len(ids))
-        part = difficulty if config.lag else 0.0
+        part = difficulty if config.lag else 0.0 * difficulty
         low, high = self.config.imu_lag_steps
-        self.joint_lag_steps[ids] = rng.integers(0, round(part * self.config.joint_lag_steps_max) + 1, len(ids))
-        self.imu_lag_steps[ids] = rng.integers(round(part * low), round(part * high) + 1, len(ids))
+        self.joint_lag_steps[ids] = rng.integers(0, np.rint(part * self.config.joint_lag_steps_max).astype(int) + 1)
+        self.imu_lag_steps[ids] = rng.integers(np.rint(part * low).astype(int), np.rint(part * high).astype(int) + 1)
         self.batch.set_const(ids)
 
     def place(self, ids: np.ndarray, q: np.ndarray, position: np.ndarray, quaternion: np.ndarray) -> None:
