@@ -57,7 +57,7 @@ class CommandConfig:
 class DisturbanceConfig:
     """Full-scale disturbances; multiplied by the curriculum's difficulty in [0, 1] and by what is drawn for each episode, in three groups apart."""
 
-    severity: tuple[float, float] = (0.0, 1.0)  # of body and senses, of the arms, of pushes; where all are full nobody ever stands still [ours]
+    severity: tuple[tuple[float, float], ...] = ((0.5, 1.0), (0.3, 1.0), (0.0, 1.0))  # of body and senses, arms, pushes; all full: nobody ever stands [ours]
     push_m_s: float = 0.5  # [paper]
     push_every_s: tuple[float, float] = (2.0, 6.0)  # [paper: 4 s]
     pulse_n: float = 0.0  # horizontal force on the trunk for pulse_s [stage II; paper tests at 150 N]
@@ -179,7 +179,7 @@ STAGE_I = StageConfig(name="I", share=0.3)
 STAGE_II = StageConfig(
     name="II",
     share=0.7,
-    command=CommandConfig(hold_s=(0.8, 6.0), rest_s=(1.0, 8.0), p_rest_after=0.5, cruise_factor=(1.0, 1.0)),
+    command=CommandConfig(hold_s=(0.8, 6.0), rest_s=(1.0, 8.0), p_rest_after=0.5, p_combined=0.35, cruise_factor=(1.0, 1.0)),
     disturbance=DisturbanceConfig(
         push_m_s=0.6,
         push_every_s=(3.0, 8.0),
@@ -195,7 +195,7 @@ STAGE_II = StageConfig(
         hand_payload_kg=(-0.1, 0.3),
         com_m=0.03,
         torque_noise=0.05,
-        torque_offset=0.02,
+        torque_offset=0.05,
         packet_loss=0.02,
     ),
     reward=RewardConfig(path_position=2.5, path_heading=2.5, heading_end=-6.0, roll_action=-0.1, vertical=-0.75, stand_action=-0.05),
