@@ -331,13 +331,15 @@ def test_pulses_last_a_tenth_of_a_second_and_stay_within_their_size():
 
 
 def test_each_episode_has_its_own_severity_of_body_arms_and_pushes():
-    env = LmoVecEnv(small(stages=(STAGE_II,)), 400, seed=2)
+    severity = ((0.0, 1.0), (0.5, 1.0), (0.0, 1.0))
+    stage = dataclasses.replace(STAGE_II, disturbance=dataclasses.replace(STAGE_II.disturbance, severity=severity))
+    env = LmoVecEnv(small(stages=(stage,)), 400, seed=2)
     env.curriculum.difficulty = 0.5
     env.reset()
     body, arms, pushed = env.difficulty
-    for part in (body, arms, pushed):
-        assert part.min() >= 0.0 and part.max() <= 0.5
-        assert part.mean() == pytest.approx(0.25, abs=0.03)
+    for part, (low, high) in zip((body, arms, pushed), severity, strict=True):
+        assert 0.5 * low <= part.min() and part.max() <= 0.5 * high
+        assert part.mean() == pytest.approx(0.25 * (low + high), abs=0.03)
     assert abs(np.corrcoef(body, arms)[0, 1]) < 0.2 and abs(np.corrcoef(body, pushed)[0, 1]) < 0.2, "drawn apart"
     heavy = np.abs(env.physics._mass[:, env.physics._torso] / env.physics.model.body_mass[env.physics._torso] - 1.0)
     assert heavy[body > 0.4].mean() > 3 * heavy[body < 0.1].mean(), "a mild body is near the nominal one"
