@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from wbvla_core.errors import WbvlaError
 from wbvla_core.robot import load_robot
 from wbvla_train.lmo.ablations import ABLATIONS, ablated
 from wbvla_train.lmo.config import STAGE_I, STAGE_II, CurriculumConfig, DisturbanceConfig, PhysicsConfig, PPOConfig, TrainConfig
@@ -20,7 +21,7 @@ from wbvla_train.lmo.curriculum import Curriculum
 from wbvla_train.lmo.env import LmoVecEnv
 from wbvla_train.lmo.physics import BatchPhysics
 from wbvla_train.lmo.streams import CommandStream, Pushes, RandomReaching
-from wbvla_train.lmo.train import PRESETS, STATE_FILE, Trainer, main
+from wbvla_train.lmo.train import PRESETS, STATE_FILE, Trainer, differences, main
 
 ROBOT = load_robot("x2")
 
@@ -81,7 +82,7 @@ def test_a_run_killed_hard_leaves_a_state_that_the_same_command_continues(tmp_pa
     process.wait()
     done = torch.load(tmp_path / STATE_FILE, weights_only=True)["steps"]
     assert done >= 1024
-    assert main([*command[3:-1], str(done + 512)]) == 0
+    assert main([*command[3:-1], str(done + 512), "--change-settings"]) == 0
     assert f"{done} of {done + 512} steps done" in capsys.readouterr().out
     assert torch.load(tmp_path / STATE_FILE, weights_only=True)["steps"] == done + 512
 
@@ -237,14 +238,33 @@ def hanging(count: int, **physics) -> BatchPhysics:
 
 def test_stages_follow_each_other_at_their_share_of_the_steps_and_a_resumed_run_is_in_the_right_one(tmp_path):
     config = dataclasses.replace(PRESETS["debug"], physics=PhysicsConfig(threads=1))
-    assert [config.stage_at(n) for n in (0, 614, 615, 2048, 9999)] == [0, 0, 1, 1, 1]  # 0.3 x 2048 = 614.4
+    assert [config.stage_at(n) for n in (0, 307, 308, 1023, 1024, 2048, 9999)] == [0, 0, 1, 1, 2, 2, 2]  # 0.15 x 2048 = 307.2, 0.5 x 2048 = 1024
     first = Trainer(config, tmp_path, threads=1)
     first.run()
-    assert first.env.stage.name == "II" and first.env.commands.config.cruise_factor == (1.0, 1.0)
+    assert first.env.stage.name == "III" and first.env.commands.config.cruise_factor == (1.0, 1.0)
     second = Trainer(config, tmp_path, threads=1)
     assert second.env.stage.name == "I"
     second.load(tmp_path / STATE_FILE)
-    assert second.env.stage.name == "II"
+    assert second.env.stage.name == "III"
+
+
+def test_a_run_with_other_settings_is_not_continued_unless_told_to_and_says_so_ever_after(tmp_path):
+    config = dataclasses.replace(PRESETS["debug"], total_steps=512, physics=PhysicsConfig(threads=1))
+    Trainer(config, tmp_path, threads=1).run()
+    longer = dataclasses.replace(config, total_steps=1024, checkpoint_every=512)
+    with pytest.raises(WbvlaError, match=r"--change-settings to go on with these:\n  total_steps: 512 -> 1024$"):
+        Trainer(longer, tmp_path, threads=1).load(tmp_path / STATE_FILE)
+    second = Trainer(longer, tmp_path, threads=1)
+    second.load(tmp_path / STATE_FILE, change_settings=True)
+    second.run()
+    third = Trainer(longer, tmp_path, threads=1)
+    third.load(tmp_path / STATE_FILE)
+    assert third.changes == [{"steps": 512, "settings": ["total_steps: 512 -> 1024"]}]
+
+
+def test_a_changed_setting_is_named_by_its_place():
+    was, now = {"a": 1, "s": [{"x": [1, 2]}]}, {"a": 1, "s": [{"x": [1, 3]}, {"y": 0}], "b": None}
+    assert differences(was, now) == ["s[0].x: [1, 2] -> [1, 3]", 's[1]: null -> {"y": 0}']
 
 
 def test_lags_deliver_joint_states_and_imu_as_old_as_they_say():
@@ -331,15 +351,16 @@ def test_pulses_last_a_tenth_of_a_second_and_stay_within_their_size():
 
 
 def test_each_episode_has_its_own_severity_of_body_arms_and_pushes():
-    severity = ((0.0, 1.0), (0.5, 1.0), (0.0, 1.0))
+    severity = ((0.0, 1.0, 0.0), (0.5, 1.0, 0.0), (0.0, 0.8, 0.5))
     stage = dataclasses.replace(STAGE_II, disturbance=dataclasses.replace(STAGE_II.disturbance, severity=severity))
     env = LmoVecEnv(small(stages=(stage,)), 400, seed=2)
     env.curriculum.difficulty = 0.5
     env.reset()
     body, arms, pushed = env.difficulty
-    for part, (low, high) in zip((body, arms, pushed), severity, strict=True):
-        assert 0.5 * low <= part.min() and part.max() <= 0.5 * high
-        assert part.mean() == pytest.approx(0.25 * (low + high), abs=0.03)
+    for part, (low, high, full) in zip((body, arms, pushed), severity, strict=True):
+        assert 0.5 * low <= part.min() and part.max() <= (0.5 if full else 0.5 * high)
+        assert (part == 0.5).mean() == pytest.approx(full, abs=0.08), "episodes at full size"
+        assert part[part < 0.5].mean() == pytest.approx(0.25 * (low + high), abs=0.03)
     assert abs(np.corrcoef(body, arms)[0, 1]) < 0.2 and abs(np.corrcoef(body, pushed)[0, 1]) < 0.2, "drawn apart"
     heavy = np.abs(env.physics._mass[:, env.physics._torso] / env.physics.model.body_mass[env.physics._torso] - 1.0)
     assert heavy[body > 0.4].mean() > 3 * heavy[body < 0.1].mean(), "a mild body is near the nominal one"

@@ -57,7 +57,8 @@ class CommandConfig:
 class DisturbanceConfig:
     """Full-scale disturbances; multiplied by the curriculum's difficulty in [0, 1] and by what is drawn for each episode, in three groups apart."""
 
-    severity: tuple[tuple[float, float], ...] = ((0.5, 1.0), (0.3, 1.0), (0.0, 1.0))  # of body and senses, arms, pushes; all full: nobody ever stands [ours]
+    # Of body and senses, arms, pushes: lowest, highest, and the share of episodes at full size. All at full size: nobody ever stands still [ours].
+    severity: tuple[tuple[float, float, float], ...] = ((0.5, 1.0, 0.0), (0.3, 1.0, 0.0), (0.0, 1.0, 0.0))
     push_m_s: float = 0.5  # [paper]
     push_every_s: tuple[float, float] = (2.0, 6.0)  # [paper: 4 s]
     pulse_n: float = 0.0  # horizontal force on the trunk for pulse_s [stage II; paper tests at 150 N]
@@ -172,13 +173,13 @@ class StageConfig:
 
 
 # Stage I, gait: goal speeds drawn, arms to random targets over a growing range, moderate disturbances [paper].
-STAGE_I = StageConfig(name="I", share=0.3)
+STAGE_I = StageConfig(name="I", share=0.15)
 
 # Stage II, precision and stability: cruise speed fixed, start-stop-turn episodes with J_dir and J_stand, arm replay, stronger and more frequent pushes,
 # the paper's randomisation [paper].
 STAGE_II = StageConfig(
     name="II",
-    share=0.7,
+    share=0.35,
     command=CommandConfig(hold_s=(0.8, 6.0), rest_s=(1.0, 8.0), p_rest_after=0.5, p_combined=0.35, cruise_factor=(1.0, 1.0)),
     disturbance=DisturbanceConfig(
         push_m_s=0.6,
@@ -200,6 +201,15 @@ STAGE_II = StageConfig(
     ),
     reward=RewardConfig(path_position=2.5, path_heading=2.5, heading_end=-6.0, roll_action=-0.1, vertical=-0.75, stand_action=-0.05),
     curriculum=CurriculumConfig(start=0.4),
+)
+
+# Stage III, endurance: stage II with half of the bodies, arm motions and pushes at full size: stage II's mild ones teach precision and forget the rest [ours].
+STAGE_III = dataclasses.replace(
+    STAGE_II,
+    name="III",
+    share=0.5,
+    disturbance=dataclasses.replace(STAGE_II.disturbance, severity=((0.5, 1.0, 0.5), (0.3, 1.0, 0.5), (0.0, 1.0, 0.6)), push_m_s=0.65),
+    curriculum=CurriculumConfig(start=0.9),
 )
 
 
@@ -240,13 +250,13 @@ class TrainConfig:
     robot: str = "x2"
     ablation: str = "none"  # word of :mod:`wbvla_train.lmo.ablations`
     seed: int = 1
-    total_steps: int = 30_000_000
+    total_steps: int = 60_000_000
     checkpoint_every: int = 1_000_000
     physics: PhysicsConfig = field(default_factory=PhysicsConfig)
     replay: ReplayConfig = field(default_factory=ReplayConfig)
     ppo: PPOConfig = field(default_factory=PPOConfig)
     pipeline: PipelineConfig = field(default_factory=_pipeline)
-    stages: tuple[StageConfig, ...] = (STAGE_I, STAGE_II)
+    stages: tuple[StageConfig, ...] = (STAGE_I, STAGE_II, STAGE_III)
 
     def stage_at(self, steps: int) -> int:
         """Index of the stage that environment step ``steps`` belongs to."""

@@ -90,7 +90,8 @@ class LmoVecEnv(VecEnv):
 
     def _reset(self, ids: np.ndarray) -> None:
         n, rng = len(ids), self.rng
-        self.severity[ids] = rng.uniform(*np.transpose(self.stage.disturbance.severity), (n, 3))
+        low, high, full = np.transpose(self.stage.disturbance.severity)
+        self.severity[ids] = np.where(rng.random((n, 3)) < full, 1.0, rng.uniform(low, high, (n, 3)))
         body, arms, _ = self.difficulty
         self.commands.draw(ids, self.lowest_m)
         self.commands.flags[ids[rng.random(n) < 0.5]] = 0.0  # half of the episodes begin standing

@@ -71,13 +71,16 @@ def export_checkpoint(
     config = json.loads(state["config"])
     pipeline_config = PipelineConfig.from_json(config["pipeline"])
     robot = load_robot(config["robot"])
+    changes = json.loads(state.get("changes", "[]"))
     legs = robot.indices("lmo_action")
     pipeline = LegPipeline(robot, pipeline_config, 1)
     target.mkdir(parents=True, exist_ok=True)
     onnx.save(actor_onnx(actor_network(state["policy"], config["ppo"]["layers"])), str(target / MODEL_FILE))
     metrics = {
-        "command": "wbvla train lmo --preset x2" + (f" --ablation {config['ablation']}" if config.get("ablation", "none") != "none" else ""),
-        "how": notes or "one run of this command",
+        "command": f"wbvla train lmo --preset x2 --seed {config['seed']}"
+        + (f" --ablation {config['ablation']}" if config.get("ablation", "none") != "none" else ""),
+        "how": notes or ("one run of this command" if not changes else "this command, with changes on the way"),
+        "changes": changes,
         "seed": config["seed"],
         "steps": int(state["steps"]),
         "wall_hours": round(float(state["wall_s"]) / 3600.0, 3),

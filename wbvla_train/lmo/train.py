@@ -7,6 +7,7 @@ checkpoint in ``--out`` (weights, optimiser, curriculum, counters, random states
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import os
 import signal
@@ -24,6 +25,7 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from torch.utils.tensorboard import SummaryWriter
 
+from wbvla_core.errors import WbvlaError
 from wbvla_train.lmo.ablations import ablated
 from wbvla_train.lmo.config import STATE_FILE, PPOConfig, TrainConfig
 from wbvla_train.lmo.env import LmoVecEnv
@@ -33,8 +35,8 @@ PRESETS: dict[str, TrainConfig] = {
     # seconds: does every part run?
     "debug": TrainConfig(total_steps=2048, checkpoint_every=1024, ppo=PPOConfig(envs=32, steps=16, minibatches=2, epochs=2, layers=(64, 32))),
     # stage I, then stage II, about an hour on two CPU cores: what ships
-    "x2": TrainConfig(total_steps=30_000_000),
-    "tiny": TrainConfig(total_steps=30_000_000),  # the same, by the name that the other trainings' presets have
+    "x2": TrainConfig(),
+    "tiny": TrainConfig(),  # the same, by the name that the other trainings' presets have
     # more robots and steps, for a many-core machine: the same problem
     "full": TrainConfig(total_steps=300_000_000, checkpoint_every=5_000_000, ppo=PPOConfig(envs=4096, layers=(512, 256, 128))),
 }
@@ -51,6 +53,7 @@ class Arguments:
     seed: int = 1
     threads: int = 2  # of physics and of torch
     robot: str = "x2"
+    change_settings: bool = False  # go on with a run in OUT though it was begun with other settings; the changes are written down and end up in metrics.json
     start_from: Path | None = None  # state.pt of another run whose weights (only) this one starts from
     difficulty: float | None = None  # where the curriculum starts, for continued training
     tensorboard: bool = True  # scalars under OUT/tensorboard: reward terms, falls, curriculum, path error
@@ -66,6 +69,26 @@ def config_of(args: Arguments) -> TrainConfig:
     c = dataclasses.replace(c, seed=args.seed, robot=args.robot, physics=physics)
     c = c if args.steps is None else dataclasses.replace(c, total_steps=args.steps)
     return ablated(c, args.ablation)
+
+
+HOW_IT_IS_RUN = ("checkpoint_every:", "physics.threads:")  # a run goes on with other values of these
+
+
+def differences(was: Any, now: Any, where: str = "") -> list[str]:
+    """What differs between two settings as JSON, a line each: ``stages[1].share: 0.7 -> 0.35``."""
+    if isinstance(was, dict) and isinstance(now, dict):
+        keys = [*was, *(key for key in now if key not in was)]
+        return [line for key in keys for line in differences(was.get(key), now.get(key), f"{where}.{key}" if where else key)]
+    if isinstance(was, list) and isinstance(now, list) and any(isinstance(part, dict) for part in (*was, *now)):
+        both = itertools.zip_longest(was, now)
+        return [line for i, (a, b) in enumerate(both) for line in differences(a, b, f"{where}[{i}]")]
+    return [] if was == now else [f"{where}: {shortened(was)} -> {shortened(now)}"]
+
+
+def shortened(value: Any, most: int = 80) -> str:
+    """A value for one line of a message."""
+    text = json.dumps(value)
+    return text if len(text) <= most else f"{text[:most]}..."
 
 
 class Trainer:
@@ -100,6 +123,7 @@ class Trainer:
         self.steps_before = 0  # of the runs that this one continues
         self.wall_before_s = 0.0
         self.history: list[dict[str, Any]] = []
+        self.changes: list[dict[str, Any]] = []  # of settings, on the way
 
     @property
     def steps(self) -> int:
@@ -119,15 +143,28 @@ class Trainer:
             "torch_rng": torch.get_rng_state(),
             "config": json.dumps(dataclasses.asdict(self.config)),
             "history": json.dumps(self.history),
+            "changes": json.dumps(self.changes),
         }
         temporary = self.out / f".{STATE_FILE}.{os.getpid()}"
         torch.save(state, temporary)
         os.replace(temporary, self.out / STATE_FILE)
         return self.out / STATE_FILE
 
-    def load(self, path: Path) -> None:
-        """Go on from :meth:`save`: robots start new episodes, all else continues."""
+    def load(self, path: Path, change_settings: bool = False) -> None:
+        """Go on from :meth:`save`: robots start new episodes, all else continues.
+
+        Raises:
+            WbvlaError: a run with other settings, and ``change_settings`` is off; each one that differs is named.
+        """
         state = torch.load(path, weights_only=True, map_location="cpu")
+        now = json.loads(json.dumps(dataclasses.asdict(self.config)))
+        changed = [line for line in differences(json.loads(state["config"]), now) if not line.startswith(HOW_IT_IS_RUN)]
+        if changed and not change_settings:
+            listed = "\n  ".join(changed)
+            raise WbvlaError(f"{path} belongs to a run with other settings; give another --out, or --change-settings to go on with these:\n  {listed}")
+        self.changes = json.loads(state.get("changes", "[]"))
+        if changed:
+            self.changes.append({"steps": int(state["steps"]), "settings": changed})
         self.load_weights(state)
         self.env.set_stage(self.config.stage_at(int(state["steps"])))
         self.model.policy.optimizer.load_state_dict(state["optimizer"])
@@ -272,7 +309,7 @@ def main(argv: list[str] | None = None) -> int:
     trainer = Trainer(config, args.out, threads=args.threads, tensorboard=args.tensorboard, film_every=args.film_every)
     newest = args.out / STATE_FILE
     if newest.is_file():
-        trainer.load(newest)
+        trainer.load(newest, args.change_settings)
         print(f"continuing {newest}: {trainer.steps_before} of {config.total_steps} steps done")
     elif args.start_from is not None:
         trainer.load_weights(torch.load(args.start_from, weights_only=True, map_location="cpu"))
