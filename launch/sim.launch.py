@@ -7,7 +7,9 @@ from wbvla_core.ros.launching import RVIZ, describe, rviz, text
 ARGUMENTS = (
     DeclareLaunchArgument("seed", default_value="7", description="seed of the scene"),
     DeclareLaunchArgument("scene", default_value="walk_to", description="kind of scene: walk_to, room or empty"),
-    DeclareLaunchArgument("policy", default_value="checkpoint", description="what decides: checkpoint, or zero (stands still)"),
+    DeclareLaunchArgument(
+        "policy", default_value="checkpoint", description="what decides: checkpoint, zero (stands still), or tcp://host:port of a `wbvla serve`"
+    ),
     RVIZ,
 )
 

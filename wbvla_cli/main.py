@@ -40,6 +40,7 @@ class Verb:
 VERBS = (
     Verb(("demo",), "wbvla_cli.demo", "the X2 carries out a sentence in simulation; writes video, bag and report", "sim,vla"),
     Verb(("run",), "wbvla_cli.runner", "start nodes of config/nodes.yaml without ROS launch, and take them down again", "robot"),
+    Verb(("serve",), "wbvla_cli.serve", "a policy on a GPU machine, asked over the network by the 10 Hz node on the robot", "robot,vla"),
     Verb(("teleop",), "wbvla_cli.teleop", "keyboard, gamepad or script on the robot or the simulator, with or without recording", "sim"),
     Verb(("record",), "wbvla_cli.record", "record topics to MCAP: one bag or a session of episodes; audit, mend", "sim"),
     Verb(("dataset",), "wbvla_cli.dataset", "recordings to LeRobot v3: convert, check, info, merge, split, filter", "sim,train"),
@@ -54,11 +55,14 @@ VERBS = (
     Verb(("video", "info"), "wbvla_train.data.film.info", "what a film is and what the gates would say of it", "train"),
     Verb(("data", "video"), "wbvla_train.data.video", "render action-free egocentric video", "train"),
     Verb(("data", "demos"), "wbvla_train.data.demos", "record demonstrations by the scripted teleoperator", "train"),
+    Verb(("import", "prismatic"), "wbvla_cli.import_prismatic", "check published Prismatic or OpenVLA weights; write them as a checkpoint", "train"),
     Verb(("train", "lmo"), "wbvla_train.lmo.train", "leg policy: PPO in batched MuJoCo", "train"),
     Verb(("train", "lam"), "wbvla_train.lam.train", "latent action model from video", "train"),
     Verb(("train", "vla"), "wbvla_train.vla.train", "vision-language model that predicts latent actions", "train"),
     Verb(("train", "decoder"), "wbvla_train.decoder.train", "decoder from latent actions to robot commands", "train"),
-    Verb(("label",), "wbvla_train.lam.label", "label video with the codes of the latent action models", "train"),
+    Verb(("train", "plan"), "wbvla_train.plan", "what a training preset takes of each GPU's memory", "train"),
+    Verb(("label",), "wbvla_train.lam.label", "label clips and data sets with the codes of the latent action models", "train"),
+    Verb(("annotate",), "wbvla_train.data.annotate", "give action-free clips their sentences: in a terminal, from templates, from a table", "train"),
 )
 BY_WORDS = {verb.words: verb for verb in VERBS}
 GROUPS = tuple(dict.fromkeys(verb.words[0] for verb in VERBS if len(verb.words) > 1))

@@ -29,7 +29,7 @@ from wbvla_cli.notes import Notebook
 from wbvla_core.ros.tables import message_folders, topic_table
 from wbvla_teleop.keyboard import RawTerminal
 from wbvla_teleop.recording.audit import as_table, audit_bag, write_json
-from wbvla_teleop.recording.episodes import AUDIT, Session
+from wbvla_teleop.recording.episodes import AUDIT, Session, episode_folders
 from wbvla_teleop.recording.storage import BagError, is_complete, repair, scan
 
 MESSAGES = "wbvla_msgs"
@@ -145,7 +145,7 @@ def audit(folder: Path) -> int:
         for name, text in session.recovered:
             print(f"{name}: {text}")
         session.close()
-        bags = sorted(path for path in folder.glob("episode_*") if path.is_dir())
+        bags = episode_folders(folder)
         if not bags:
             raise BagError(f"{folder} holds neither a bag nor episodes")
     else:

@@ -200,7 +200,7 @@ def load_manifest(directory: str | os.PathLike, kind: str | None = None, robot: 
     if kind is not None and manifest.kind != kind:
         raise CheckpointError(f"{directory} holds a checkpoint of kind {manifest.kind!r}, but {kind!r} is needed here; check the path")
     if robot is not None:
-        _require_robot(manifest, robot)
+        require_robot(manifest.label, manifest.robot, robot)
     if verify_files:
         for file_name, expected in manifest.files.items():
             path = directory / file_name
@@ -216,13 +216,21 @@ def load_manifest(directory: str | os.PathLike, kind: str | None = None, robot: 
     return manifest
 
 
-def _require_robot(manifest: Manifest, robot: RobotSpec) -> None:
-    made_for = manifest.robot
+def require_robot(label: str, made_for: dict[str, Any] | None, robot: RobotSpec) -> None:
+    """Refuse what was made for another robot or another joint order.
+
+    Args:
+        label: what it is, for the message.
+        made_for: see :func:`robot_entry`.
+
+    Raises:
+        CheckpointError: naming both sides.
+    """
     if made_for is None:
-        raise CheckpointError(f"{manifest.label} names no robot, but robot {robot.name} {robot.version} asks for it; export it for a robot")
+        raise CheckpointError(f"{label} names no robot, but robot {robot.name} {robot.version} asks for it; export it for a robot")
     if (made_for["name"], made_for["version"]) != (robot.name, robot.version):
         raise CheckpointError(
-            f"{manifest.label} was made for robot {made_for['name']} {made_for['version']}, this one is {robot.name} {robot.version}; "
+            f"{label} was made for robot {made_for['name']} {made_for['version']}, this one is {robot.name} {robot.version}; "
             "train or export for this robot, or start with the robot spec that the checkpoint was made for"
         )
     if made_for["joint_names"] != list(robot.joint_names):
@@ -232,10 +240,10 @@ def _require_robot(manifest: Manifest, robot: RobotSpec) -> None:
             if differing
             else f"{len(made_for['joint_names'])} joints in the checkpoint, {robot.joint_count} in the robot spec"
         )
-        raise CheckpointError(f"{manifest.label} has another joint order than robot {robot.name}: {detail}; export it with this robot spec")
+        raise CheckpointError(f"{label} has another joint order than robot {robot.name}: {detail}; export it with this robot spec")
     if made_for["fingerprint"] != robot.fingerprint:
         raise CheckpointError(
-            f"{manifest.label}: robot fingerprint {made_for['fingerprint'][:12]}… differs from the robot spec's {robot.fingerprint[:12]}… although name and "
+            f"{label}: robot fingerprint {made_for['fingerprint'][:12]}… differs from the robot spec's {robot.fingerprint[:12]}… although name and "
             "joint order agree; the spec was changed after the export, export again"
         )
 

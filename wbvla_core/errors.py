@@ -85,3 +85,9 @@ class ImageError(WbvlaError):
 
 class InstructionError(WbvlaError):
     """A sentence that the policy cannot follow."""
+
+
+class LinkError(WbvlaError):
+    """A remote policy that is silent, or a message that is not what the protocol says. Nothing is known of the robot: LMO's ladder decides."""
+
+    code = ErrorCode.TASK_FAULT

@@ -193,8 +193,7 @@ def load_policy(name: str, robot: RobotSpec) -> tuple[Callable[[World], Policy],
     """(how to get the policy for a world, camera frame -> policy image)."""
     from wbvla_perception.preprocess import ImageSpec, policy_image
 
-    camera = robot.camera
-    plain = ImageSpec(source_width=camera.width, source_height=camera.height, fovy_deg=camera.fovy_deg)
+    plain = ImageSpec.of(robot.camera)
     if name == "expert":
         from wbvla_sim.expert import ScriptedTeleoperator
 

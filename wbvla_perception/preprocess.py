@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image
 
 from wbvla_core.errors import ErrorCode, ImageError
+from wbvla_core.robot import Camera
 
 # Statistics of the published towers (prior work: DINOv2 was trained with ImageNet's, SigLIP with 0.5). Our own tiny towers
 # use the same, so that both sizes share one path.
@@ -46,6 +47,11 @@ class ImageSpec:
     dino_std: tuple[float, ...] = DINO_STD
     siglip_mean: tuple[float, ...] = SIGLIP_MEAN
     siglip_std: tuple[float, ...] = SIGLIP_STD
+
+    @classmethod
+    def of(cls, camera: Camera, size: int = 96) -> ImageSpec:
+        """The policy image of a robot's camera."""
+        return cls(size=size, source_width=camera.width, source_height=camera.height, fovy_deg=camera.fovy_deg)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -56,6 +56,23 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
     "wave": ("wave the {side} arm", "wave your {side} arm", "wave with the {side} hand", "wave the {side} hand"),
 }
 
+# Never trained on, from known words only: what "unseen phrasings" means in every measurement.
+HELD_OUT_TEMPLATES: dict[str, tuple[str, ...]] = {
+    "walk_to": (
+        "please go to the {color} box",
+        "move up to the {color} box",
+        "go and stop in front of the {color} box",
+        "approach the {color} box and stand in front of it",
+        "move to the front of the {color} box",
+        "take steps to the {color} box",
+    ),
+    "turn": ("please turn {side}", "rotate {side} on the spot", "turn to your {side}", "stand and turn {side}"),
+    "step": ("please step {side}", "step sideways to the {side}", "move to the {side}", "take a step {side}"),
+    "squat": ("please squat", "go down and bend your knees", "crouch", "get down into a squat"),
+    "stand": ("please stand up", "rise", "get up from the squat", "go up and stand straight"),
+    "wave": ("please wave the {side} hand", "wave your {side} hand", "wave with the {side} arm", "wave with your {side} arm"),
+}
+
 TASKS: tuple[Task, ...] = (
     *(Task("walk_to", color=color) for color in COLORS),
     *(Task(kind, side=side) for kind in ("turn", "step") for side in SIDES),
@@ -65,23 +82,25 @@ TASKS: tuple[Task, ...] = (
 )
 INSTRUCTIONS: tuple[str, ...] = tuple(task.instruction for task in TASKS)
 
-_MEANING: dict[str, Task] = {template.format(color=t.color, side=t.side): t for t in TASKS for template in TEMPLATES[t.kind]}
-VOCABULARY: tuple[str, ...] = tuple(sorted({word for sentence in _MEANING for word in sentence.split()}))
-
 
 def normalise(instruction: str) -> str:
     """Lower case, single spaces, no punctuation at the end."""
     return " ".join(instruction.lower().replace(",", " ").split()).rstrip(" .!?")
 
 
-def paraphrases(task: Task) -> tuple[str, ...]:
-    """All sentences that mean the task, the canonical one first."""
-    return tuple(template.format(color=task.color, side=task.side) for template in TEMPLATES[task.kind])
+def paraphrases(task: Task, held_out: bool = False) -> tuple[str, ...]:
+    """All training sentences that mean the task, the canonical one first; or all held-out ones."""
+    templates = HELD_OUT_TEMPLATES if held_out else TEMPLATES
+    return tuple(template.format(color=task.color, side=task.side) for template in templates[task.kind])
 
 
-def sample_instruction(task: Task, rng: np.random.Generator) -> str:
-    """One of the task's sentences."""
-    return str(rng.choice(paraphrases(task)))
+_MEANING: dict[str, Task] = {sentence: task for task in TASKS for held_out in (False, True) for sentence in paraphrases(task, held_out)}
+VOCABULARY: tuple[str, ...] = tuple(sorted({word for task in TASKS for sentence in paraphrases(task) for word in sentence.split()}))
+
+
+def sample_instruction(task: Task, rng: np.random.Generator, held_out: bool = False) -> str:
+    """One of the task's sentences, see :func:`paraphrases`."""
+    return str(rng.choice(paraphrases(task, held_out)))
 
 
 def parse_instruction(instruction: str) -> Task:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import xml.etree.ElementTree as ET
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import mujoco
 import numpy as np
@@ -40,8 +40,9 @@ BOX_HEIGHT_M = (0.22, 0.40)  # under the hanging hands (0.5 m), so that arms pas
 PATH_CLEARANCE_M = 0.30  # half of the robot (0.20) and its sway beside the line to each box
 IMAGE_MARGIN = 0.03  # part of the image that boxes keep free at each border
 
-FLOORS = 8  # number of floor materials
+FLOORS = 8  # number of floor materials in training scenes; HELD_OUT_FLOORS more follow, which no training scene wears
 WALLS = 5
+HELD_OUT_FLOORS, HELD_OUT_WALLS = 4, 3
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,7 @@ class Scene:
 # ----------------------------------------------------------------------------------------------------------------- sampling
 
 
-def random_scene(seed: int, *, kind: str = "walk_to", robot: RobotSpec | None = None) -> Scene:
+def random_scene(seed: int, *, kind: str = "walk_to", robot: RobotSpec | None = None, held_out: bool = False) -> Scene:
     """Draw a scene.
 
     Args:
@@ -144,11 +145,14 @@ def random_scene(seed: int, *, kind: str = "walk_to", robot: RobotSpec | None = 
         kind: "walk_to": 2-4 boxes of different named colours 1-3 m ahead, all wholly inside the head camera's image, none in front of
             another and none in the way to another, and distractors; "room": boxes anywhere around the robot; "empty": floor and walls.
         robot: whose camera must see the boxes; default: the X2.
+        held_out: floor and walls of patterns that no training scene wears; everything else as without.
     """
     if kind not in KINDS:
         raise ValueError(f"scene kind must be one of {KINDS}, got {kind!r}")
     rng = np.random.default_rng((seed, KINDS.index(kind)))
     look = _random_look(rng)
+    if held_out:
+        look = replace(look, floor=FLOORS + look.floor % HELD_OUT_FLOORS, wall=WALLS + look.wall % HELD_OUT_WALLS)
     room_xy = tuple(rng.uniform(-1.0, 1.0, 2) + (0.8, 0.0))
     room_half = tuple(rng.uniform(4.6, 5.6, 2))
     if kind == "empty":
@@ -382,17 +386,28 @@ def _add_assets(root: ET.Element) -> None:
         ("flat", 0.85, 0.85, 0.0, 1.0),
     )
     for i, (pattern, a, b, speckle, repeat) in enumerate(floors):
-        texture = {"name": f"floor_{i}", "type": "2d", "builtin": pattern, "rgb1": f"{a} {a} {a}", "rgb2": f"{b} {b} {b}", "width": "128", "height": "128"}
-        if speckle:
-            texture |= {"mark": "random", "random": str(speckle), "markrgb": "0.55 0.55 0.55"}
-        ET.SubElement(asset, "texture", texture)
-        ET.SubElement(asset, "material", name=f"floor_{i}", texture=f"floor_{i}", texrepeat=f"{repeat} {repeat}", texuniform="true", specular="0.1")
+        mark = {"mark": "random", "random": str(speckle), "markrgb": "0.55 0.55 0.55"} if speckle else {}
+        _add_surface(asset, f"floor_{i}", pattern, a, b, repeat, "0.1", mark)
     walls = (("flat", 0.9, 0.9), ("gradient", 0.95, 0.75), ("flat", 0.8, 0.8), ("checker", 0.9, 0.86), ("gradient", 0.8, 0.9))
     for i, (pattern, a, b) in enumerate(walls):
-        texture = {"name": f"wall_{i}", "type": "2d", "builtin": pattern, "rgb1": f"{a} {a} {a}", "rgb2": f"{b} {b} {b}", "width": "128", "height": "128"}
-        ET.SubElement(asset, "texture", texture)
-        ET.SubElement(asset, "material", name=f"wall_{i}", texture=f"wall_{i}", texrepeat="0.7 0.7", texuniform="true", specular="0")
+        _add_surface(asset, f"wall_{i}", pattern, a, b, 0.7, "0", {})
+    # The held-out family is drawn with lines, which the other lacks: tiles, panels, crosses, and checks of a wall's size.
+    tiles, crosses = ({"mark": mark, "markrgb": "0.35 0.35 0.35"} for mark in ("edge", "cross"))
+    floors = (("flat", 0.85, 0.85, 2.0, tiles), ("flat", 0.75, 0.75, 1.5, crosses), ("checker", 0.85, 0.65, 1.0, tiles), ("gradient", 0.9, 0.5, 1.0, crosses))
+    for i, (pattern, a, b, repeat, mark) in enumerate(floors, start=FLOORS):
+        _add_surface(asset, f"floor_{i}", pattern, a, b, repeat, "0.1", mark)
+    for i, (pattern, a, b, repeat, mark) in enumerate(
+        (("flat", 0.9, 0.9, 1.0, tiles), ("checker", 0.95, 0.65, 1.5, {}), ("flat", 0.85, 0.85, 1.2, crosses)), WALLS
+    ):
+        _add_surface(asset, f"wall_{i}", pattern, a, b, repeat, "0", mark)
     ET.SubElement(asset, "material", name="matte", specular="0.15", shininess="0.1")
+
+
+def _add_surface(asset: ET.Element, name: str, pattern: str, a: float, b: float, repeat: float, specular: str, mark: dict[str, str]) -> None:
+    """Texture and material ``name``: MuJoCo's pattern of two greys, marked, ``repeat`` times a metre."""
+    texture = {"name": name, "type": "2d", "builtin": pattern, "rgb1": f"{a} {a} {a}", "rgb2": f"{b} {b} {b}", "width": "128", "height": "128"}
+    ET.SubElement(asset, "texture", texture | mark)
+    ET.SubElement(asset, "material", name=name, texture=name, texrepeat=f"{repeat} {repeat}", texuniform="true", specular=specular)
 
 
 def _add_room(world: ET.Element, scene: Scene) -> None:

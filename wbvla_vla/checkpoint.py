@@ -74,10 +74,11 @@ def save_vla(
     robot: RobotSpec,
     parents: dict[str, Manifest | str],
     extra: dict[str, Any],
+    weights: dict[str, torch.Tensor] | None = None,
 ) -> Manifest:
-    """Write ``checkpoints/vla/<name>``."""
+    """Write ``checkpoints/vla/<name>``; ``weights``: where they are not in ``model`` (gathered from many processes)."""
     directory.mkdir(parents=True, exist_ok=True)
-    save_half(model.state_dict(), directory / WEIGHTS_FILE)
+    save_half(model.state_dict() if weights is None else weights, directory / WEIGHTS_FILE)
     tokenizer.save(directory)
     config = model.config
     return checkpoint.save_manifest(
@@ -183,12 +184,12 @@ def load_policy(directory: Path, robot: RobotSpec, vla_directory: Path | None = 
     tensors = load_float(manifest.path(WEIGHTS_FILE))
     adapted = lora.attach(vla.model, LoraSettings(**manifest.extra["lora"]))
     try:
-        lora.load_adapter(adapted, _strip(tensors, "adapter."))
+        lora.load_adapter(adapted, strip(tensors, "adapter."))
     except ValueError as error:
         raise CheckpointError(f"{manifest.label}: {error}") from error
     vla.model = lora.merge(adapted).eval()
     decoder = build_decoder(DecoderConfig(**manifest.extra["decoder"]), vla.model.config, robot)
-    load_strict(decoder, _strip(tensors, "decoder."), manifest.label)
+    load_strict(decoder, strip(tensors, "decoder."), manifest.label)
     return LoadedPolicy(vla, decoder.eval(), FilterConfig(**manifest.extra["filter"]), manifest)
 
 
@@ -197,7 +198,8 @@ def build_decoder(config: DecoderConfig, vla: VlaConfig, robot: RobotSpec) -> Ac
     return ActionDecoder(config, vla.language.hidden_size, posture_size=3, arm_state_size=2 * arms, arm_count=arms)
 
 
-def _strip(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+def strip(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    """The tensors whose names begin with ``prefix``, without it."""
     return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+Decoding = Literal["parallel", "autoregressive"]
+
 
 @dataclass(frozen=True)
 class TowerConfig:
@@ -17,6 +19,7 @@ class TowerConfig:
         stem: "patch" = one strided convolution, as published; "conv" = three strided convolutions (ours: on two cores a plain patch
             projection had not learnt to see after 20 k samples, a convolutional stem had after 30 k).
         feature_layer: hidden states that are used, -1 = after the final norm, -2 = before the last block (prior work: Prismatic).
+        activation: of the MLPs; None = as the transformers class has it (DINOv2 "gelu", SigLIP "gelu_pytorch_tanh").
     """
 
     hidden_size: int
@@ -27,6 +30,7 @@ class TowerConfig:
     stem: Literal["patch", "conv"] = "patch"
     registers: int = 0
     feature_layer: int = -2
+    activation: str | None = None
 
     def tokens(self, image_size: int) -> int:
         return (image_size // self.patch_size) ** 2
@@ -40,6 +44,7 @@ class LanguageConfig:
         attention: who sees whom. "prefix" = image, words and latent-action queries all see each other (ours for training from
             nothing: image tokens know the sentence from the first block on; prior work: PaliGemma's prefix mask); "parallel" =
             causal over image and words as Llama-2 was trained, full among the queries (prior work: OpenVLA-OFT's parallel decoding).
+        rms_norm_eps: added to the mean square in the norms (transformers' default; prior work: 1e-5 in Llama-2).
     """
 
     hidden_size: int
@@ -49,6 +54,7 @@ class LanguageConfig:
     attention: Literal["prefix", "parallel"] = "parallel"
     max_words: int = 16
     initializer_range: float = 0.02
+    rms_norm_eps: float = 1e-6
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,8 @@ class VlaConfig:
         image_size: edge of the policy image, px.
         codebook_size, tokens_per_kind: 16 codes x 4 tokens per latent action model (prior work: UniVLA; the paper's are not published).
         prompt: text around the instruction (prior work: OpenVLA's question for the 7B; ours: none for the word tokenizer).
+        decoding: "parallel" = all codes from one pass (prior work: OpenVLA-OFT); "autoregressive" = one after the other, each given those before it
+            (prior work: OpenVLA, UniVLA).
     """
 
     dino: TowerConfig
@@ -69,6 +77,7 @@ class VlaConfig:
     tokens_per_kind: int = 4
     prompt: str = "{instruction}"
     projector_expansion: int = 4  # prior work: Prismatic's fused-gelu-mlp
+    decoding: Decoding = "parallel"
 
     @property
     def image_tokens(self) -> int:
@@ -105,15 +114,30 @@ def tiny() -> VlaConfig:
     )
 
 
+def small() -> VlaConfig:
+    """For one GPU: widths and depths of published models a size down (prior work: DINOv2 ViT-S/14 with registers, SigLIP-B, Qwen2.5-0.5B).
+
+    SigLIP-B was published with 16 px patches; both towers must cut the image alike, so that here it has 14 (ours). As many key-value heads as heads,
+    in 64 numbers each (Qwen2.5 shares them): our blocks are Llama's.
+    """
+    return VlaConfig(
+        dino=TowerConfig(384, 12, 6, 1536, 14, registers=4),
+        siglip=TowerConfig(768, 12, 12, 3072, 14),
+        language=LanguageConfig(896, 24, 14, 4864, attention="prefix", max_words=32),
+        image_size=224,
+    )
+
+
 def full() -> VlaConfig:
     """Dimensions of the published Prismatic-7B: DINOv2 ViT-L/14 with registers, SigLIP So400m/14, Llama-2 7B (prior work)."""
     return VlaConfig(
         dino=TowerConfig(1024, 24, 16, 4096, 14, registers=4),
-        siglip=TowerConfig(1152, 27, 16, 4304, 14),
-        language=LanguageConfig(4096, 32, 32, 11008, attention="parallel", max_words=64),
+        # Google trained SigLIP with the tanh approximation; Prismatic trained on top of timm 0.9, which computes the exact GELU.
+        siglip=TowerConfig(1152, 27, 16, 4304, 14, activation="gelu"),
+        language=LanguageConfig(4096, 32, 32, 11008, attention="parallel", max_words=64, rms_norm_eps=1e-5),
         image_size=224,
         prompt="In: What action should the robot take to {instruction}?\nOut:",
     )
 
 
-PRESETS = {"debug": debug, "tiny": tiny, "full": full}
+PRESETS = {"debug": debug, "tiny": tiny, "small": small, "full": full}

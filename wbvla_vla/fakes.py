@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+import yaml
 
 from wbvla_core.robot import RobotSpec
 from wbvla_core.types import ArmChunk, Decision, LatentAction, LocoCommand, PolicyInput
@@ -55,3 +57,19 @@ class ReplayPolicy:
         if elapsed > self._offsets_s[-1] + self._period_s:
             decision = replace(decision, loco=decision.loco.stopped())
         return decision
+
+
+def read_replay(path: Path, robot: RobotSpec) -> list[Decision]:
+    """A command stream for ReplayPolicy from YAML; the arms stay at the default pose. ValueError where the file is not one."""
+    rows = yaml.safe_load(path.read_text())
+    if not isinstance(rows, list) or not rows:
+        raise ValueError(f"{path} must be a list of {{t_s, forward, lateral, yaw, stance_height_m}}, got {type(rows).__name__}")
+    arms = ArmChunk(robot.names("upper_body"), robot.default_q[robot.indices("upper_body")][None], 0.1)
+    decisions = []
+    for row in rows:
+        try:
+            command = LocoCommand(**{"stance_height_m": robot.default_stance_height_m, **{key: value for key, value in row.items() if key != "t_s"}})
+            decisions.append(Decision(float(row["t_s"]), command.validate(robot.stance_height_range_m), arms))
+        except (TypeError, KeyError, AttributeError) as error:
+            raise ValueError(f"{path}: row {row} is not {{t_s, forward, lateral, yaw, stance_height_m}}: {error}") from error
+    return decisions

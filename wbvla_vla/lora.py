@@ -53,8 +53,9 @@ def attach(model: PrismaticVla, settings: LoraSettings) -> PeftModel:
     return get_peft_model(model, config)
 
 
-def adapter_state(adapted: PeftModel) -> dict[str, torch.Tensor]:
-    return get_peft_model_state_dict(adapted)
+def adapter_state(adapted: PeftModel, weights: dict[str, torch.Tensor] | None = None) -> dict[str, torch.Tensor]:
+    """The adapters alone; ``weights``: where they are not in ``adapted`` (gathered from many processes)."""
+    return get_peft_model_state_dict(adapted, state_dict=weights)
 
 
 def load_adapter(adapted: PeftModel, state: dict[str, torch.Tensor]) -> None:

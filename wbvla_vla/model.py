@@ -5,8 +5,9 @@
         SigLIP             [B, P, H2]  ┘ -> projector -> [B, P, D]
     <bos> | P image tokens | words | 8 queries  ->  Llama  ->  hidden states at the queries [N, 8, D]  ->  codes
 
-All eight codes come out of one forward pass (prior work: OpenVLA-OFT's parallel decoding). Towers and language model are
-transformers classes; a tiny model differs from the 7B in its configuration and in the stem of the towers only.
+All eight codes come out of one forward pass (prior work: OpenVLA-OFT's parallel decoding), or, with ``decoding="autoregressive"``, one
+after the other: the first query asks for the first code, every code asks for the next (prior work: OpenVLA, UniVLA). Towers and language
+model are transformers classes; a tiny model differs from the 7B in its configuration and in the stem of the towers only.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel, LlamaConfig, LlamaForCausalLM, SiglipVisionConfig, SiglipVisionModel
+from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel, DynamicCache, LlamaConfig, LlamaForCausalLM, SiglipVisionConfig, SiglipVisionModel
 
 from wbvla_vla.config import TowerConfig, VlaConfig
 from wbvla_vla.tokens import KINDS, InstructionTokenizer
@@ -31,15 +32,17 @@ class VlaOutput:
         logits: code logits [N, kinds, tokens_per_kind, codebook_size]; kinds in the order of ``tokens.KINDS``.
         latent_hidden: last hidden states at the queries [N, kinds * tokens_per_kind, D]: what the decoder reads.
         visual_hidden: last hidden states at the image tokens [N, P, D].
+        sampled: codes that were drawn, where they were, [N, kinds, tokens_per_kind].
     """
 
     logits: torch.Tensor
     latent_hidden: torch.Tensor
     visual_hidden: torch.Tensor
+    sampled: torch.Tensor | None = None
 
     def codes(self) -> torch.Tensor:
-        """Most likely code per token [N, kinds, tokens_per_kind]."""
-        return self.logits.argmax(dim=-1)
+        """Most likely code per token [N, kinds, tokens_per_kind], or the sampled ones."""
+        return self.logits.argmax(dim=-1) if self.sampled is None else self.sampled
 
 
 class ConvStem(nn.Module):
@@ -90,6 +93,7 @@ class VisionTowers(nn.Module):
                 patch_size=d.patch_size,
                 num_register_tokens=d.registers,
                 **common,
+                **_activation(d),
             )
         )
         self.siglip = SiglipVisionModel(
@@ -101,6 +105,7 @@ class VisionTowers(nn.Module):
                 patch_size=s.patch_size,
                 vision_use_head=False,
                 image_size=config.image_size,
+                **_activation(s),
             )
         )
         if d.stem == "conv":
@@ -114,6 +119,10 @@ class VisionTowers(nn.Module):
         dino = _features(self.dino, pixel_values[:, :3], self.config.dino)
         siglip = _features(self.siglip, pixel_values[:, 3:], self.config.siglip)
         return torch.cat((dino[:, 1 + self.config.dino.registers :], siglip), dim=-1)  # class and register tokens dropped
+
+
+def _activation(config: TowerConfig) -> dict[str, str]:
+    return {"hidden_act": config.activation} if config.activation else {}
 
 
 def _features(tower: nn.Module, pixels: torch.Tensor, config: TowerConfig) -> torch.Tensor:
@@ -153,6 +162,7 @@ class PrismaticVla(nn.Module):
                 num_hidden_layers=lang.layers,
                 num_attention_heads=lang.heads,
                 initializer_range=lang.initializer_range,
+                rms_norm_eps=lang.rms_norm_eps,
                 pad_token_id=tokenizer.pad_id,
                 bos_token_id=tokenizer.bos_id,
                 eos_token_id=None,
@@ -168,7 +178,14 @@ class PrismaticVla(nn.Module):
         """[B, 6, S, S] -> image tokens [B, P, D]."""
         return self.projector(self.vision(pixel_values))
 
-    def forward(self, pixel_values: torch.Tensor, word_ids: torch.Tensor, image_index: torch.Tensor | None = None) -> VlaOutput:
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        word_ids: torch.Tensor,
+        image_index: torch.Tensor | None = None,
+        codes: torch.Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> VlaOutput:
         """One pass over N sentences.
 
         Args:
@@ -176,33 +193,103 @@ class PrismaticVla(nn.Module):
             word_ids: [N, T], padded on the right with ``pad_id``.
             image_index: which image each sentence belongs to [N]; None = one sentence per image. Several sentences per image share
                 the towers' work: this is what makes counterfactual training cheap.
+            codes, generator: see :meth:`read_out`.
         """
         image_tokens = self.encode_image(pixel_values)
         if image_index is not None:
             image_tokens = image_tokens[image_index]
-        return self.read_out(image_tokens, word_ids)
+        return self.read_out(image_tokens, word_ids, codes, generator)
 
-    def read_out(self, image_tokens: torch.Tensor, word_ids: torch.Tensor) -> VlaOutput:
-        """Image tokens [N, P, D] and words [N, T] -> output; the part behind towers and projector."""
+    def read_out(
+        self, image_tokens: torch.Tensor, word_ids: torch.Tensor, codes: torch.Tensor | None = None, generator: torch.Generator | None = None
+    ) -> VlaOutput:
+        """Image tokens [N, P, D] and words [N, T] -> output; the part behind towers and projector.
+
+        Args:
+            codes: the right answer [N, kinds, tokens], for training: an autoregressive model is given the codes before each token (teacher
+                forcing, one pass). None = its own. Parallel decoding does not look at them.
+            generator: draw the codes by their probabilities with it, in place of the most likely ones (autoregressive decoding only).
+
+        Raises:
+            ValueError: sampling was asked of parallel decoding, whose tokens know nothing of each other.
+        """
+        if self.config.decoding == "autoregressive":
+            return self._decode(image_tokens, word_ids, generator) if codes is None else self._teacher_forced(image_tokens, word_ids, codes)
+        if generator is not None:
+            raise ValueError("codes are sampled one after the other: generator needs decoding='autoregressive', this model has 'parallel'")
+        return self.read_queries(image_tokens, word_ids)
+
+    def read_queries(self, image_tokens: torch.Tensor, word_ids: torch.Tensor) -> VlaOutput:
+        """Parallel decoding, whatever the model's own (stage 0 reads the queries before there are codes)."""
         n, p = image_tokens.shape[:2]
         embed = self.language.get_input_embeddings()
-        bos = embed(self.bos_id).expand(n, 1, -1)
         queries = embed(self.query_ids).expand(n, -1, -1)
-        sequence = torch.cat((bos, image_tokens.to(bos.dtype), embed(word_ids), queries), dim=1)  # [N, 1 + P + T + Q, D]
+        sequence = torch.cat((self._prompt(image_tokens, word_ids), queries), dim=1)  # [N, 1 + P + T + Q, D]
         hidden = self.language.model(inputs_embeds=sequence, attention_mask=self._mask(word_ids, p), use_cache=False).last_hidden_state
         latent = hidden[:, -self.query_ids.numel() :]
         return VlaOutput(logits=self._code_logits(latent), latent_hidden=latent, visual_hidden=hidden[:, 1 : 1 + p])
 
-    def _mask(self, word_ids: torch.Tensor, image_tokens: int) -> torch.Tensor:
-        """Who sees whom [N, 1, L, L] bool. Padding is seen by nobody; every row sees at least <bos>."""
+    def _teacher_forced(self, image_tokens: torch.Tensor, word_ids: torch.Tensor, codes: torch.Tensor) -> VlaOutput:
+        """Every code asked for by the right one before it, all in one pass."""
+        p = image_tokens.shape[1]
+        before = self._act_tokens(codes)[:, :-1]  # [N, Q - 1]
+        first = self.query_ids[:1].expand(len(before), -1)
+        asked = self.language.get_input_embeddings()(torch.cat((first, before), dim=1))
+        sequence = torch.cat((self._prompt(image_tokens, word_ids), asked), dim=1)
+        mask = self._mask(word_ids, p, causal=True)
+        hidden = self.language.model(inputs_embeds=sequence, attention_mask=mask, use_cache=False).last_hidden_state
+        latent = hidden[:, -self.query_ids.numel() :]
+        return VlaOutput(logits=self._code_logits(latent), latent_hidden=latent, visual_hidden=hidden[:, 1 : 1 + p])
+
+    def _decode(self, image_tokens: torch.Tensor, word_ids: torch.Tensor, generator: torch.Generator | None) -> VlaOutput:
+        """One code after the other; keys and values of what was read stay."""
+        p, count = image_tokens.shape[1], self.query_ids.numel()
+        embed = self.language.get_input_embeddings()
+        mask = self._mask(word_ids, p, causal=True)  # [N, 1, L, L]
+        asked = torch.cat((self._prompt(image_tokens, word_ids), embed(self.query_ids[:1]).expand(len(word_ids), -1, -1)), dim=1)
+        cache = DynamicCache()
+        latent, logits, codes = [], [], []
+        for token in range(count):
+            start, end = (0 if token == 0 else cache.get_seq_length()), mask.shape[-1] - count + token + 1
+            out = self.language.model(inputs_embeds=asked, attention_mask=mask[:, :, start:end, :end], past_key_values=cache, use_cache=True)
+            if token == 0:
+                visual = out.last_hidden_state[:, 1 : 1 + p]
+            latent.append(out.last_hidden_state[:, -1])
+            ids = self.act_ids[token // self.config.tokens_per_kind]  # [codes]
+            logits.append(latent[-1] @ self.language.get_output_embeddings().weight[ids].to(latent[-1].dtype).T)  # [N, codes]
+            codes.append(logits[-1].argmax(-1) if generator is None else torch.multinomial(logits[-1].float().softmax(-1), 1, generator=generator)[:, 0])
+            asked = embed(ids[codes[-1]])[:, None]
+        by_kind = lambda rows: torch.stack(rows, dim=1).unflatten(1, (len(KINDS), self.config.tokens_per_kind))  # noqa: E731
+        return VlaOutput(by_kind(logits), torch.stack(latent, dim=1), visual, None if generator is None else by_kind(codes))
+
+    def _prompt(self, image_tokens: torch.Tensor, word_ids: torch.Tensor) -> torch.Tensor:
+        """<bos>, image tokens, words [N, 1 + P + T, D]."""
+        embed = self.language.get_input_embeddings()
+        bos = embed(self.bos_id).expand(len(word_ids), 1, -1)
+        return torch.cat((bos, image_tokens.to(bos.dtype), embed(word_ids)), dim=1)
+
+    def _act_tokens(self, codes: torch.Tensor) -> torch.Tensor:
+        """Codes [N, kinds, tokens] -> ids in the vocabulary [N, kinds * tokens]."""
+        return torch.stack([ids[codes[:, kind]] for kind, ids in enumerate(self.act_ids)], dim=1).flatten(1)
+
+    def _mask(self, word_ids: torch.Tensor, image_tokens: int, causal: bool = False) -> torch.Tensor:
+        """Who sees whom [N, 1, L, L] bool. Padding is seen by nobody; every row sees at least <bos>.
+
+        Args:
+            causal: the last eight see themselves and those before, and nothing before them sees them (autoregressive decoding).
+        """
         n = word_ids.shape[0]
         queries = self.query_ids.numel()
         keys = F.pad(word_ids != self.pad_id, (1 + image_tokens, queries), value=True)  # [N, L]
         length = keys.shape[1]
-        if self.config.language.attention == "prefix":
+        prefix = self.config.language.attention == "prefix"
+        if prefix and not causal:
             return keys[:, None, None, :].expand(n, 1, length, length)
         rule = torch.ones(length, length, dtype=torch.bool, device=keys.device).tril()
-        rule[-queries:, -queries:] = True
+        if prefix:
+            rule[:-queries, :-queries] = True
+        elif not causal:
+            rule[-queries:, -queries:] = True
         return keys[:, None, None, :] & rule
 
     def _code_logits(self, latent: torch.Tensor) -> torch.Tensor:

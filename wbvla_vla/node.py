@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from rclpy.action import ActionServer, CancelResponse, GoalResponse
 from rclpy.task import Future
 from sensor_msgs.msg import Image
 
-from wbvla_core.errors import ErrorCode, WbvlaError
+from wbvla_core.checkpoint import load_manifest
+from wbvla_core.errors import ErrorCode, LinkError, WbvlaError
 from wbvla_core.robot import RobotSpec, load_robot
 from wbvla_core.ros import codec, raw
 from wbvla_core.ros.lifecycle import ManagedNode, Parameter, run_node
@@ -29,10 +29,12 @@ from wbvla_core.ros.tables import share_dir
 from wbvla_core.ros.timing import Timings
 from wbvla_core.task import STILL_S, Stillness, check_goal
 from wbvla_core.timeline import nearest_index
-from wbvla_core.types import ArmChunk, Decision, LocoCommand, PolicyInput, RobotState
+from wbvla_core.types import Decision, LocoCommand, PolicyInput, RobotState
 from wbvla_msgs.action import ExecuteTask
 from wbvla_msgs.msg import SafetyState
 from wbvla_msgs.srv import TakeControl
+from wbvla_vla.fakes import ReplayPolicy, ZeroPolicy, read_replay
+from wbvla_vla.remote import SCHEME, RemotePolicy
 
 SOURCE = "vla"
 SERVICE_TIMEOUT_S = 1.0
@@ -74,8 +76,13 @@ class VlaNode(ManagedNode):
     NAME = "vla"
     PARAMETERS = {
         "robot": Parameter("x2", "robot spec: a name of config/robots or the path of a YAML file"),
-        "policy": Parameter("checkpoint", "what decides: checkpoint, zero (stands still) or replay (a recorded command stream)"),
-        "checkpoint": Parameter("checkpoints/policy/tiny", "policy bundle: a checkpoint directory, relative to the share folder or absolute"),
+        "policy": Parameter(
+            "checkpoint", "what decides: checkpoint, zero (stands still), replay (a recorded command stream), or tcp://host:port of a `wbvla serve`"
+        ),
+        "checkpoint": Parameter(
+            "checkpoints/policy/tiny",
+            "policy bundle: a directory, relative to the share folder or absolute; for a served policy its manifest is enough, empty = any",
+        ),
         "replay": Parameter("", "YAML file for policy = replay: a list of {t_s, forward, lateral, yaw, stance_height_m}"),
         "threads": Parameter(1, "torch threads", 1, 64),
     }
@@ -88,13 +95,15 @@ class VlaNode(ManagedNode):
             from wbvla_vla.policy import WholeBodyPolicy
 
             return WholeBodyPolicy.load(share_dir() / s["checkpoint"], robot, threads=s["threads"])
-        from wbvla_vla.fakes import ReplayPolicy, ZeroPolicy
-
+        if s["policy"].startswith(SCHEME):
+            directory = share_dir() / s["checkpoint"]
+            expected = load_manifest(directory, kind="policy", robot=robot, verify_files=False) if s["checkpoint"] else None
+            return RemotePolicy(s["policy"], robot, expected)
         if s["policy"] == "zero":
             return ZeroPolicy(robot)
         if s["policy"] == "replay":
             return ReplayPolicy(read_replay(Path(s["replay"]), robot))
-        raise ValueError(f"parameter policy must be checkpoint, zero or replay, got {s['policy']!r}")
+        raise ValueError(f"parameter policy must be checkpoint, zero, replay or tcp://host:port, got {s['policy']!r}")
 
     def load(self) -> None:
         self.robot = load_robot(self.settings["robot"])
@@ -133,6 +142,8 @@ class VlaNode(ManagedNode):
         if server is not None:
             server.destroy()
             self._server = None
+        if isinstance(getattr(self, "policy", None), RemotePolicy):
+            self.policy.close()
 
     def start(self) -> None:
         self._stopping = False
@@ -219,14 +230,20 @@ class VlaNode(ManagedNode):
         answer = self._ask_control(take=True)
         if not answer.success:
             raise TaskEnd(Result.FAULT, ErrorCode(answer.code), answer.message)
-        task.controlled_s = time.monotonic()
+        heard_s = task.controlled_s = time.monotonic()
         while True:
             stamp_s, image = self._next_image(task, loco, IMAGE_SILENCE_S)
             state = self._state_near(stamp_s)
             if state is None:
                 continue
             begin_s = time.perf_counter()
-            decision = self.policy.infer(PolicyInput(stamp_s, image, task.instruction, state))
+            try:
+                decision = self.policy.infer(PolicyInput(stamp_s, image, task.instruction, state))
+            except LinkError as error:  # nothing is sent, so LMO stands; the next image is another chance
+                self._bear_silence(error, heard_s)
+                continue
+            heard_s = time.monotonic()
+            self.edges.good("remote policy")
             self._inference.add(time.perf_counter() - begin_s)
             self._check_on(task)
             self._send(decision)
@@ -254,6 +271,12 @@ class VlaNode(ManagedNode):
             if silent_s > silence_s:
                 raise TaskEnd(Result.FAULT, ErrorCode.IMAGE_STALE, f"no policy image for {silence_s:g} s; do camera and perception run?")
             self._feed_back(task, "waiting for image", loco)
+
+    def _bear_silence(self, error: LinkError, heard_s: float) -> None:
+        """Log a remote policy's silence on its edge; TaskEnd where it has lasted for as long as a missing camera may."""
+        self.refuse("remote policy", error)
+        if time.monotonic() - heard_s > IMAGE_SILENCE_S:
+            raise TaskEnd(Result.FAULT, error.code, f"no decision for {IMAGE_SILENCE_S:g} s: {error}")
 
     def _check_on(self, task: Task) -> None:
         """Raise TaskEnd where something outside ends the task."""
@@ -336,22 +359,6 @@ def _nearest(samples: deque[tuple[float, bytes]], stamp_s: float, name: str) -> 
     if abs(at_s - stamp_s) > STATE_AGE_S:
         raise ValueError(f"{name} must lie within {STATE_AGE_S:g} s of the image, the nearest is {at_s - stamp_s:+.3f} s away")
     return data
-
-
-def read_replay(path: Path, robot: RobotSpec) -> list[Decision]:
-    """A command stream for ReplayPolicy from YAML; the arms stay at the default pose. ValueError where the file is not one."""
-    rows = yaml.safe_load(path.read_text())
-    if not isinstance(rows, list) or not rows:
-        raise ValueError(f"{path} must be a list of {{t_s, forward, lateral, yaw, stance_height_m}}, got {type(rows).__name__}")
-    arms = ArmChunk(robot.names("upper_body"), robot.default_q[robot.indices("upper_body")][None], 0.1)
-    decisions = []
-    for row in rows:
-        try:
-            command = LocoCommand(**{"stance_height_m": robot.default_stance_height_m, **{key: value for key, value in row.items() if key != "t_s"}})
-            decisions.append(Decision(float(row["t_s"]), command.validate(robot.stance_height_range_m), arms))
-        except (TypeError, KeyError, AttributeError) as error:
-            raise ValueError(f"{path}: row {row} is not {{t_s, forward, lateral, yaw, stance_height_m}}: {error}") from error
-    return decisions
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from pathlib import Path
 from typing import Protocol
@@ -14,7 +15,7 @@ from wbvla_core.types import Decision, LatentAction, PolicyInput
 from wbvla_decoder.policy import ArmScaling, CommandFilter, arm_chunk, arm_state, decode_height, posture
 from wbvla_perception.preprocess import pixel_values, require_policy_image
 from wbvla_vla.checkpoint import LoadedPolicy, load_policy
-from wbvla_vla.trace import record
+from wbvla_vla.engine import EngineConfig, build
 
 
 class Policy(Protocol):
@@ -33,34 +34,53 @@ class WholeBodyPolicy:
     Args:
         loaded: verified models, see :meth:`load`.
         robot: the robot that they were made for.
+        engine: how the VLA is carried out; None = float32 on the CPU, as a recorded graph.
     """
 
-    def __init__(self, loaded: LoadedPolicy, robot: RobotSpec) -> None:
+    def __init__(self, loaded: LoadedPolicy, robot: RobotSpec, engine: EngineConfig | None = None) -> None:
+        engine = engine or EngineConfig()
         self.robot = robot
         self.manifest = loaded.manifest
         self.image_spec = loaded.vla.image_spec
         self.tokenizer = loaded.vla.tokenizer
         self._codebook_size = loaded.vla.model.config.codebook_size
-        self._vla = record(loaded.vla.model, self.tokenizer.max_words)
-        self._decoder = loaded.decoder
+        self._vla = build(loaded.vla.model, self.tokenizer.max_words, engine)
+        self._decoder = loaded.decoder.to(engine.device)
+        self._device = engine.device
         self._scaling = ArmScaling.of(robot)
-        self._filter = CommandFilter(loaded.filter_config, robot.stance_height_range_m, robot.default_stance_height_m)
+        self._filter_config = loaded.filter_config
+        self._forget()
+
+    def _forget(self) -> None:
+        self._filter = CommandFilter(self._filter_config, self.robot.stance_height_range_m, self.robot.default_stance_height_m)
         self._instruction: str | None = None
         self._word_ids: torch.Tensor | None = None
 
+    def twin(self) -> WholeBodyPolicy:
+        """The same networks for one more robot, with a memory of its own. Twins take turns: one decision at a time."""
+        other = copy.copy(self)
+        other._forget()
+        return other
+
     @classmethod
-    def load(cls, directory: str | Path, robot: RobotSpec, vla_directory: str | Path | None = None, threads: int = 1) -> WholeBodyPolicy:
+    def load(
+        cls, directory: str | Path, robot: RobotSpec, vla_directory: str | Path | None = None, threads: int = 1, engine: EngineConfig | None = None
+    ) -> WholeBodyPolicy:
         """Read, verify (policy -> VLA -> LAMs) and warm up.
 
         Args:
             directory: a policy bundle, for example ``checkpoints/policy/tiny``.
             threads: torch threads of this process; 1 leaves the other core to simulator and LMO.
+            engine: see the class.
 
         Raises:
             CheckpointError: missing, damaged or mismatched checkpoint.
+            WbvlaError: an engine that this machine does not have.
         """
+        if engine is not None:
+            engine.require()
         torch.set_num_threads(threads)
-        policy = cls(load_policy(Path(directory), robot, Path(vla_directory) if vla_directory else None), robot)
+        policy = cls(load_policy(Path(directory), robot, Path(vla_directory) if vla_directory else None), robot, engine)
         policy._warm_up()
         return policy
 
@@ -110,8 +130,9 @@ class WholeBodyPolicy:
         t1 = time.perf_counter()
         out = self._vla(pixels, word_ids)
         t2 = time.perf_counter()
-        action = self._decoder(out.latent_hidden, out.visual_hidden, torch.from_numpy(posture_)[None], torch.from_numpy(arm_state_)[None])
-        probabilities = action.flag_logits.softmax(-1)[0].double().numpy()
+        body = (torch.from_numpy(value)[None].to(self._device) for value in (posture_, arm_state_))
+        action = self._decoder(out.latent_hidden, out.visual_hidden, *body)
+        probabilities = action.flag_logits.softmax(-1)[0].double().cpu().numpy()
         t3 = time.perf_counter()
         timing = {"normalise": t1 - t0, "vla": t2 - t1, "decoder": t3 - t2}
-        return out.codes()[0].numpy(), probabilities, float(action.height[0]), action.arms[0].numpy(), timing
+        return out.codes()[0].cpu().numpy(), probabilities, float(action.height[0]), action.arms[0].cpu().numpy(), timing

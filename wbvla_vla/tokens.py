@@ -20,6 +20,7 @@ from wbvla_core.errors import ErrorCode, InstructionError
 
 KINDS = ("MANI", "LOCO")  # order of the predicted tokens: manipulation first (ours; the paper gives no order)
 PAD, BOS, UNKNOWN = "<pad>", "<bos>", "<unk>"
+LLAMA_PAD, LLAMA_BOS = "<PAD>", "<s>"  # prior work: Llama-2 has no padding token, Prismatic added this one
 TOKENIZER_FILE = "tokenizer.json"
 MAX_CHARACTERS = 200  # ours: what an operator types on one line
 
@@ -64,8 +65,8 @@ class InstructionTokenizer:
         self.max_words = max_words
         self.prompt = prompt
         self.vocab_size = tokenizer.get_vocab_size(with_added_tokens=True)
-        self.pad_id = tokenizer.token_to_id(PAD) or 0
-        self.bos_id = self._id(BOS, "<s>")
+        self.pad_id = self._id(PAD, LLAMA_PAD)
+        self.bos_id = self._id(BOS, LLAMA_BOS)
         self.unknown_id = tokenizer.token_to_id(UNKNOWN)
 
     def _id(self, *names: str) -> int:
@@ -101,7 +102,7 @@ class InstructionTokenizer:
             )
         if "<" in instruction or ">" in instruction:
             raise InstructionError("the instruction must be plain words: '<' and '>' mark the model's own tokens", ErrorCode.INSTRUCTION_UNKNOWN_WORDS)
-        encoding = self.tokenizer.encode(self.prompt.format(instruction=instruction), add_special_tokens=False)
+        encoding = self.tokenizer.encode(self._text(instruction), add_special_tokens=False)
         if not encoding.ids:
             raise InstructionError(
                 f"the instruction {instruction!r} holds no word; say what to do, for example 'walk to the blue box'", ErrorCode.INSTRUCTION_EMPTY
@@ -115,11 +116,14 @@ class InstructionTokenizer:
         ids[: len(encoding.ids)] = encoding.ids
         return ids
 
+    def _text(self, instruction: str) -> str:
+        return self.prompt.format(instruction=instruction.lower())  # prior work: OpenVLA was trained on lower case
+
     def _refuse_unknown(self, instruction: str, encoding) -> None:
         if self.unknown_id is None or self.unknown_id not in encoding.ids:
             return
         # Offsets are into the normalised text; take the words from there, so that the message shows what was looked up.
-        normalised = self.tokenizer.normalizer.normalize_str(self.prompt.format(instruction=instruction)).split()
+        normalised = self.tokenizer.normalizer.normalize_str(self._text(instruction)).split()
         unknown = [word for word, index in zip(normalised, encoding.ids, strict=True) if index == self.unknown_id]
         known = self.words()
         hints = {word: difflib.get_close_matches(word, known, n=1) for word in unknown}

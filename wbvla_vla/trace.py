@@ -17,16 +17,30 @@ from wbvla_vla.model import PrismaticVla, VlaOutput
 TOLERANCE = 1e-3  # of logits; recording does not change the arithmetic, so that any real difference is a constant that should not be one
 
 
-class _Tuple(nn.Module):
-    """Recorded graphs return tuples."""
+class Plain(nn.Module):
+    """The forward pass with tensors at both ends: float32 in and out, whatever the weights are; recorded graphs return tuples."""
 
     def __init__(self, model: PrismaticVla) -> None:
         super().__init__()
         self.model = model
+        self.dtype = model.language.get_input_embeddings().weight.dtype
+        self.eval()
 
     def forward(self, pixel_values: torch.Tensor, word_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        out = self.model(pixel_values, word_ids)
-        return out.logits, out.latent_hidden, out.visual_hidden
+        out = self.model(pixel_values.to(self.dtype), word_ids)
+        return out.logits.float(), out.latent_hidden.float(), out.visual_hidden.float()
+
+
+def example_inputs(model: PrismaticVla, max_words: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Two images [2, 1, 6, S, S] and two sentences [2, 1, max_words] of different lengths: padding must not become a constant."""
+    size = model.config.image_size
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(2, 1, 6, size, size, generator=generator)
+    vocabulary = model.language.get_input_embeddings().weight.shape[0]
+    words = torch.randint(1, vocabulary, (2, 1, max_words), generator=generator)
+    words[0, 0, max_words // 2 :] = model.pad_id
+    words[1, 0, 1:] = model.pad_id
+    return images, words
 
 
 def record(model: PrismaticVla, max_words: int) -> Callable[[torch.Tensor, torch.Tensor], VlaOutput]:
@@ -35,16 +49,10 @@ def record(model: PrismaticVla, max_words: int) -> Callable[[torch.Tensor, torch
     Raises:
         RuntimeError: the recorded graph answers differently from the model.
     """
-    size = model.config.image_size
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randn(2, 1, 6, size, size, generator=generator)
-    vocabulary = model.language.get_input_embeddings().weight.shape[0]
-    words = torch.randint(1, vocabulary, (2, 1, max_words), generator=generator)
-    words[0, 0, max_words // 2 :] = model.pad_id  # different lengths: padding must not become a constant
-    words[1, 0, 1:] = model.pad_id
+    images, words = example_inputs(model, max_words)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # shapes are constants on purpose: one image, one length of word list
-        graph = torch.jit.freeze(torch.jit.trace(_Tuple(model).eval(), (images[0], words[0]), check_trace=False))
+        graph = torch.jit.freeze(torch.jit.trace(Plain(model), (images[0], words[0]), check_trace=False))
 
     def run(pixel_values: torch.Tensor, word_ids: torch.Tensor) -> VlaOutput:
         return VlaOutput(*graph(pixel_values, word_ids))

@@ -10,7 +10,6 @@ from wbvla_core.errors import ErrorCode, ImageError
 from wbvla_core.robot import load_robot
 from wbvla_perception import preprocess
 from wbvla_perception.preprocess import ImageSpec, normalise, pixel_values, policy_image
-from wbvla_train.data.stills import image_spec
 from wbvla_train.vla.images import jitter, mirror, to_model
 
 
@@ -19,7 +18,7 @@ def camera_image(seed: int = 0) -> np.ndarray:
 
 
 def test_training_and_robot_make_the_same_tensor_bit_for_bit() -> None:
-    spec = image_spec(load_robot("x2"))
+    spec = ImageSpec.of(load_robot("x2").camera)
     image = policy_image(camera_image(), spec)
     robot_tensor = torch.from_numpy(pixel_values(image, spec))[None]
     batch = to_model(np.stack([policy_image(camera_image(1), spec), image]), spec)

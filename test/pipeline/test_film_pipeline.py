@@ -78,7 +78,7 @@ def test_latent_action_training_runs_on_ingested_film_as_extra_data_and_as_data_
     config = preset("debug", "loco")
     folder = train(dataclasses.replace(config, **common, extra_data=(unbroken / "train" / "loco",)), log=lambda text: None)
     metrics = json.loads((folder / "metrics.json").read_text())
-    assert metrics["data"]["pairs_available"]["robot_and_extra"] > 20
+    assert metrics["data"]["pairs_available"]["loco"]["robot_and_extra"] > 20
     if list((unbroken / "dev" / "loco").glob("*/clips.json")):
         own = {**common, "data": unbroken, "run_dir": tmp_path / "run2", "output": tmp_path / "checkpoints2"}
         assert (train(dataclasses.replace(config, **own), log=lambda text: None) / "manifest.json").exists()

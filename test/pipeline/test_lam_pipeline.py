@@ -104,6 +104,23 @@ def test_debug_training_exports_a_checkpoint_without_opening_the_truth(video, tm
     assert lam.model.config.rigid == (name == "loco")
 
 
+def test_one_model_of_both_domains_is_measured_on_each(video, tmp_path):
+    directory = train(_config(video, tmp_path, "shared"), _quiet)
+    metrics = json.loads((directory / "metrics.json").read_text())
+    assert metrics["pairs_seen"] == 20 * 8 * 2 and set(metrics["dev"]) == {"mani", "x2_mani", "loco", "x2_loco"}
+    assert load_lam(directory).manifest.name == "shared"
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_debug_training_on_features_exports_a_checkpoint_that_labels_clips(video, tmp_path, cached):
+    config = replace(preset("debug-dinov2", "loco"), data=video, output=tmp_path / "lam", run_dir=tmp_path / "run", cache_features=cached)
+    lam = load_lam(train(config, _quiet))
+    assert lam.model.config.feature_space == "dinov2" and lam.manifest.extra["features"]["source"] == "random"
+    frames, stamps = read_mp4(video / "dev" / "loco" / "room_00000" / "clip_00.mp4")
+    codes, valid = label.label_frames(lam, frames, stamps)
+    assert codes.shape == (12, 4) and valid.sum() == 7
+
+
 def test_a_resumed_run_repeats_the_losses_of_an_unbroken_one_to_the_bit(video, tmp_path):
     config = _config(video, tmp_path, steps=30)
     corpus = Corpus([video / "train" / "loco"], config.model.image_size)
@@ -152,10 +169,10 @@ def test_labels_are_cached_beside_the_clips_and_bound_to_their_lam(video, tmp_pa
     data = tmp_path / "clips"
     shutil.copytree(video / "dev" / "loco", data)
     arguments = ["--data", str(data), "--lams", str(directory)]
-    assert label.main(arguments) == 0 and "1 label files written" in capsys.readouterr().out
-    codes, valid = label.read_labels(data / "room_00000" / "labels_loco.npz", load_lam(directory))
-    assert codes.shape == (36, 4) and valid.reshape(3, 12).sum(1).tolist() == [7, 7, 7]
-    assert label.main(arguments) == 0 and "0 label files written" in capsys.readouterr().out
+    assert label.main(arguments) == 0 and "3 to do" in capsys.readouterr().out
+    labels = label.read_labels(data / "room_00000", load_lam(directory))
+    assert [(one.codes.shape, int(one.valid.sum())) for one in labels.values()] == 3 * [((12, 4), 7)]
+    assert label.main(arguments) == 0 and "0 to do" in capsys.readouterr().out
     other = train(_config(video, tmp_path / "b", seed=5), _quiet)
     with pytest.raises(CheckpointError, match="label again"):
         label.main(["--data", str(data), "--lams", str(other)])

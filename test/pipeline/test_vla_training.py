@@ -9,21 +9,31 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from wbvla_core.errors import CheckpointError, ImageError, InstructionError
+from wbvla_core.errors import CheckpointError, ImageError, InstructionError, WbvlaError
 from wbvla_core.robot import load_robot
 from wbvla_core.types import PolicyInput, RobotState
 from wbvla_sim.instructions import TASKS
-from wbvla_train.data import demos, stills
+from wbvla_train.data import annotate, demos, stills
 from wbvla_train.data.camera import robot_view
+from wbvla_train.data.mp4 import write_mp4
 from wbvla_train.decoder import train as decoder_train
 from wbvla_train.decoder.config import PRESETS as DECODER_PRESETS
 from wbvla_train.lam.config import ModelConfig
 from wbvla_train.lam.export import export as export_lam
+from wbvla_train.lam.export import load_lam
+from wbvla_train.lam.label import LabelConfig, label
 from wbvla_train.lam.model import LatentActionModel
+from wbvla_train.vla import ceiling
 from wbvla_train.vla import train as vla_train
+from wbvla_train.vla.clips import ClipSet, word_tokenizer
+from wbvla_train.vla.codes import load_grounded
 from wbvla_train.vla.config import PRESETS as VLA_PRESETS
 from wbvla_train.vla.config import CodesConfig, GroundingConfig, VlaTrainConfig
+from wbvla_vla import config as sizes
+from wbvla_vla.checkpoint import load_vla
+from wbvla_vla.model import code_loss
 from wbvla_vla.policy import WholeBodyPolicy
 
 torch.set_num_threads(1)  # small matrices: more threads only wait for each other
@@ -136,6 +146,37 @@ def test_a_policy_is_refused_on_another_vla(chain: Chain) -> None:
         WholeBodyPolicy.load(chain.policy, load_robot("x2"), other.output)
 
 
+def test_an_autoregressive_vla_is_trained_and_read_back_but_refused_by_stage_2(chain: Chain) -> None:
+    config = dataclasses.replace(chain.vla, stage="codes", decoding="autoregressive", run_dir=chain.root / "run_ar", output=chain.root / "ar" / "vla" / "debug")
+    loaded = load_vla(vla_train.train(config, quiet))
+    assert loaded.model.config.decoding == "autoregressive"
+    with pytest.raises(WbvlaError, match="--decoding parallel"):
+        decoder_train.build(dataclasses.replace(chain.decoder, vla=config.output, run_dir=chain.root / "run_ar_decoder"), quiet)
+
+
+def test_the_ceiling_is_measured_on_held_out_and_on_unseen_recordings_and_refuses_other_lams(chain: Chain, tmp_path: Path) -> None:
+    unseen = demos.DemosConfig(
+        output=tmp_path / "unseen", world="kinematic", episodes=2, episodes_per_shard=2, timeout_s=1.2, duration_s=(1.0, 1.2), held_out=True
+    )
+    demos.make(unseen, quiet)
+    lams = {"lam_mani": chain.vla.codes.lam_mani, "lam_loco": chain.vla.codes.lam_loco}
+    oracle = ceiling.OracleConfig(width=8, steps=4, check_every=2, batch=4)
+    config = ceiling.CeilingConfig(vla=chain.vla.output, demos=chain.vla.codes.demos, unseen=unseen.output, oracle=oracle, resamples=20, **lams)
+    result = ceiling.evaluate(config, quiet)
+    assert list(result) == ["held-out episodes", "unseen rooms", "unseen rooms and phrasings"]
+    for part in result.values():
+        assert part["frames"] > 0 and set(part["scores"]) == {"motion", "command", "task"}
+        assert list(part["scores"]["motion"]) == [
+            *(f"{kind} {i}" for kind in ("mani",) for i in range(1, 5)),
+            "mani",
+            *(f"loco {i}" for i in range(1, 5)),
+            "loco",
+        ]
+    write_lam(tmp_path / "loco", "loco", 99)
+    with pytest.raises(CheckpointError, match="lam_loco"):
+        ceiling.evaluate(dataclasses.replace(config, lam_loco=tmp_path / "loco"), quiet)
+
+
 def test_a_vla_is_refused_beside_another_lam(chain: Chain, tmp_path: Path) -> None:
     import shutil
 
@@ -160,7 +201,7 @@ def test_a_killed_decoder_training_goes_on_with_the_same_losses(chain: Chain) ->
     config = dataclasses.replace(chain.decoder, loop=dataclasses.replace(chain.decoder.loop, steps=6))
 
     def losses(run_dir: str, stop: int | None) -> list[float]:
-        loop, *_ = decoder_train.build(dataclasses.replace(config, run_dir=chain.root / run_dir), quiet)
+        loop = decoder_train.build(dataclasses.replace(config, run_dir=chain.root / run_dir), quiet).loop
         loop.resume()
         values = []
         while loop.step < (stop or config.loop.steps):
@@ -198,6 +239,90 @@ def test_an_interrupted_recording_is_continued_with_the_same_data(chain: Chain, 
         demos.make(dataclasses.replace(config, timeout_s=0.7), quiet)
 
 
+def write_clips(folder: Path, seed: int, count: int = 2) -> None:
+    """Clips of 1.2 s without a sentence."""
+    folder.mkdir(parents=True)
+    stamps = np.arange(12) * 0.1
+    for i in range(count):
+        blocks = np.random.default_rng((seed, i)).integers(0, 255, (12, 12, 3), dtype=np.uint8)
+        frame = np.repeat(np.repeat(blocks, 8, 0), 8, 1)
+        write_mp4(folder / f"clip_{i:02d}.mp4", np.stack([np.roll(frame, 2 * t, axis=1) for t in range(len(stamps))]), stamps)
+    entries = [{"file": f"clip_{i:02d}.mp4", "stamps_s": stamps.round(3).tolist(), "camera": None, "source": "film"} for i in range(count)]
+    (folder / "clips.json").write_text(json.dumps({"schema": 1, "clips": entries}))
+
+
+@pytest.fixture(scope="module")
+def film(chain: Chain) -> Path:
+    """One folder of locomotion and one of manipulation clips, labelled; of each the first clip has sentences, with words that no task has."""
+    root = chain.root / "film"
+    for seed, domain in enumerate(("loco", "mani")):
+        write_clips(root / "train" / domain / "film", seed)
+        annotate.Clip(root / "train" / domain / "film", "clip_00.mp4", None).put("annotator", (f"{domain} forward", f"{domain} backward and forward"))
+    label(LabelConfig(data=root, lams=(chain.vla.codes.lam_mani, chain.vla.codes.lam_loco)), quiet)
+    return root
+
+
+def clip_set(chain: Chain, film: Path, code_losses: str) -> ClipSet:
+    lams = load_lam(chain.vla.codes.lam_mani), load_lam(chain.vla.codes.lam_loco)
+    return ClipSet((film,), lams, word_tokenizer(sizes.PRESETS["debug"](), (film,)), code_losses, 96, quiet)
+
+
+def test_a_masked_clip_trains_the_codes_of_its_own_domain_only(chain: Chain, film: Path) -> None:
+    both, masked = clip_set(chain, film, "both"), clip_set(chain, film, "masked")
+    assert len(both.index) == len(masked.index) == 2 * 7  # of 12 frames at 10 Hz seven have a partner half a second later; the clips without a sentence are out
+    _, _, codes, weight = masked.draw(np.random.default_rng(0), 64)
+    assert sorted(map(tuple, np.unique(weight, axis=0))) == [(0.0, 1.0), (1.0, 0.0)]  # manipulation first
+    assert (both.draw(np.random.default_rng(0), 64)[3] == 1).all()
+    logits = torch.randn(64, 2, 4, 16, generator=torch.Generator().manual_seed(0))
+    other = np.where(weight[:, :, None] == 0, (codes + 5) % 16, codes)  # whatever the other model says
+    losses = [float(code_loss(logits, torch.from_numpy(c), torch.from_numpy(weight))) for c in (codes, other)]
+    assert losses[0] == losses[1]
+
+
+def test_every_sentence_of_a_clip_is_drawn(chain: Chain, film: Path) -> None:
+    clips = clip_set(chain, film, "masked")
+    _, words, _, _ = clips.draw(np.random.default_rng(0), 200)
+    assert len(np.unique(words, axis=0)) == 4
+
+
+def test_stage_1_learns_the_clips_words_on_a_stage_0_that_did_not_know_them(chain: Chain, film: Path) -> None:
+    codes = dataclasses.replace(chain.vla.codes, clips=(film,), clip_share=0.5)
+    run = chain.root / "run_clips"
+    run.mkdir()
+    (run / "grounded.safetensors").write_bytes((chain.vla.run_dir / "grounded.safetensors").read_bytes())
+    config = dataclasses.replace(chain.vla, stage="codes", codes=codes, run_dir=run, output=chain.root / "clips" / "vla" / "debug")
+    lines: list[str] = []
+    vla_train.train(config, lines.append)
+    assert any("1 loco, 1 mani; 14 labelled frames; left out: 2 clips without a sentence" in line for line in lines)
+    assert {"forward", "backward"} <= set(load_vla(config.output).tokenizer.words())
+    with pytest.raises(ValueError, match="other settings"):
+        vla_train.train(dataclasses.replace(config, codes=dataclasses.replace(codes, code_losses="both")), quiet)
+
+
+def test_words_that_stage_0_knew_keep_their_rows(chain: Chain, film: Path) -> None:
+    model, tokenizer = vla_train.build_model(dataclasses.replace(chain.vla, codes=dataclasses.replace(chain.vla.codes, clips=(film,))))
+    known = word_tokenizer(model.config)
+    weights = {name: value.float() for name, value in load_file(chain.vla.run_dir / "grounded.safetensors").items()}
+    rows = weights["language.model.embed_tokens.weight"]
+    load_grounded(model, tokenizer, dict(weights), known)
+    grown = model.language.get_input_embeddings().weight
+    assert len(grown) == len(rows) + 4  # forward, backward, loco, mani
+    for token, row in known.tokenizer.get_vocab().items():
+        assert torch.equal(grown[tokenizer.tokenizer.get_vocab()[token]], rows[row]), token
+    with pytest.raises(ValueError, match="run with other clips"):
+        load_grounded(model, tokenizer, {**weights, "language.model.embed_tokens.weight": rows[:-1]}, known)
+
+
+def test_clips_without_codes_or_without_any_sentence_are_refused_with_what_to_run(chain: Chain, film: Path, tmp_path: Path) -> None:
+    write_clips(tmp_path / "train" / "loco" / "new", 9)
+    with pytest.raises(WbvlaError, match="wbvla annotate"):
+        clip_set(chain, tmp_path, "both")
+    annotate.Clip(tmp_path / "train" / "loco" / "new", "clip_01.mp4", None).put("annotator", ("walk to the red box",))
+    with pytest.raises(WbvlaError, match=r"clip_01.mp4 has no codes of .*; run wbvla label --data"):
+        clip_set(chain, tmp_path, "masked")
+
+
 def test_presets_are_complete() -> None:
-    assert isinstance(VLA_PRESETS["full"][1].codes, CodesConfig) and isinstance(VLA_PRESETS["tiny"][1].grounding, GroundingConfig)
-    assert set(VLA_PRESETS) == set(DECODER_PRESETS) == {"debug", "tiny", "full"}
+
+    assert isinstance(VLA_PRESETS["7b-pretrain"][1].codes, CodesConfig) and isinstance(VLA_PRESETS["tiny"][1].grounding, GroundingConfig)
+    assert set(VLA_PRESETS) == {"debug", "tiny", "small", "7b-pretrain"} and set(DECODER_PRESETS) == {"debug", "tiny", "small", "7b-lora"}

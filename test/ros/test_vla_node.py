@@ -14,19 +14,20 @@ pytest.importorskip("rclpy", reason="needs ROS 2: run `make setup`")
 from rclpy.action import ActionClient  # noqa: E402
 from sensor_msgs.msg import Image  # noqa: E402
 
-from wbvla_core.errors import ErrorCode  # noqa: E402
+from wbvla_core.errors import ErrorCode, LinkError  # noqa: E402
 from wbvla_core.ros import codec  # noqa: E402
 from wbvla_core.ros.qos import action  # noqa: E402
 from wbvla_core.task import MAX_INSTRUCTION_CHARS  # noqa: E402
-from wbvla_core.types import Decision, LocoCommand, PolicyInput  # noqa: E402
+from wbvla_core.types import Decision, LocoCommand, PolicyInput, RobotState  # noqa: E402
 from wbvla_msgs.action import ExecuteTask  # noqa: E402
 from wbvla_msgs.srv import TakeControl  # noqa: E402
 from wbvla_vla.fakes import ZeroPolicy  # noqa: E402
 from wbvla_vla.node import VlaNode  # noqa: E402
+from wbvla_vla.serve import PolicyServer, load  # noqa: E402
 from wbvla_vla.tokens import InstructionTokenizer, build_tokenizer  # noqa: E402
 
 from .conftest import until  # noqa: E402
-from .fakes import ROBOT, HoldLmo, Probe  # noqa: E402
+from .fakes import ROBOT, UPRIGHT, HoldLmo, Probe  # noqa: E402
 
 Result = ExecuteTask.Result
 SIZE = 32
@@ -201,6 +202,40 @@ def test_a_policy_that_raises_ends_the_task_and_not_the_node(bench):
     assert (result.outcome, result.code) == (Result.FAULT, ErrorCode.TASK_FAULT) and "of the policy" in result.message
     bench.policy.error, bench.policy.loco = None, WALK.stopped()
     assert bench.run().outcome == Result.STILL
+
+
+def test_a_remote_policy_may_be_silent_for_a_moment_but_not_for_a_second(bench):
+    handle = bench.walking()
+    bench.policy.error = LinkError("tcp://gpu:5571 did not answer within 0.3 s")
+    count, silent_from = len(bench.policy.seen), len(bench.probe.heard["vla_loco"])
+    until(lambda: len(bench.policy.seen) >= count + 3, 5.0, "three images without an answer")
+    assert len(bench.probe.heard["vla_loco"]) <= silent_from + 1  # nothing is made up: LMO's ladder stands by itself
+    bench.policy.error = None
+    until(lambda: len(bench.probe.heard["vla_loco"]) > silent_from + 3, 5.0, "decisions to come again")
+    bench.policy.error = LinkError("tcp://gpu:5571 cannot be reached")
+    result = bench.result(handle)
+    assert (result.outcome, result.code) == (Result.FAULT, ErrorCode.TASK_FAULT)
+    assert "no decision for 1 s: tcp://gpu:5571 cannot be reached" in result.message
+    bench.policy.error = None
+    assert bench.run(duration_s=0.5).outcome == Result.DURATION
+
+
+def test_the_policy_may_be_served_by_another_process(graph):
+    from rclpy.parameter import Parameter
+
+    server = PolicyServer(*load("zero", ROBOT), ROBOT, "tcp://127.0.0.1:*")
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        settings = {"policy": server.address, "checkpoint": ""}
+        vla = graph.add(VlaNode(context=graph.context, parameter_overrides=[Parameter(name, value=value) for name, value in settings.items()]))
+        assert vla.trigger_configure().name == "SUCCESS"
+        state = RobotState(1.0, ROBOT.default_q, np.zeros(ROBOT.joint_count), np.zeros(3), UPRIGHT)
+        assert vla.policy.infer(PolicyInput(2.5, np.zeros((SIZE, SIZE, 3), np.uint8), "stand", state)).stamp_s == 2.5
+        assert vla.trigger_cleanup().name == "SUCCESS" and vla.policy._socket.closed
+    finally:
+        server.stop()
+        thread.join(5.0)
 
 
 def test_a_decision_that_is_not_a_command_never_leaves_the_node(bench):

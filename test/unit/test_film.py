@@ -15,14 +15,16 @@ import numpy as np
 import pytest
 
 from wbvla_core.errors import WbvlaError
+from wbvla_train.data import annotate, sentences
 from wbvla_train.data.clips import Corpus
 from wbvla_train.data.film import made, record, review, sheet
 from wbvla_train.data.film.duplicates import mark_duplicates, same_change
 from wbvla_train.data.film.gates import Gates
 from wbvla_train.data.film.info import examine
-from wbvla_train.data.film.ingest import IngestConfig, ingest, list_films, load_records, parse_shard
+from wbvla_train.data.film.ingest import IngestConfig, ingest, list_films, load_records
 from wbvla_train.data.film.measure import blur_of
 from wbvla_train.data.film.reader import FilmError, FilmReport, samples
+from wbvla_train.data.shards import parse_shard
 
 
 def scene(seed: int, size: int = 700) -> np.ndarray:
@@ -259,6 +261,22 @@ def test_decisions_from_the_sheet_are_carried_out_and_can_be_taken_back(folder, 
     saved.write_text('{"segments": {"a@0": "perhaps"}}')
     with pytest.raises(WbvlaError, match="perhaps"):
         review.review(review.ReviewConfig(output, apply=saved), log=lambda text: None)
+
+
+def test_sentences_outlive_their_film_being_done_again_and_follow_a_clip_that_is_sorted_anew(folder, ingested, tmp_path):
+    output = tmp_path / "clips"
+    shutil.copytree(ingested[0], output)
+    hands = next(output.glob("train/mani/hands*"))
+    clip = sentences.listed_clips(hands)[0]
+    annotate.Clip(hands, clip, None).put("annotator", ("reach round in a circle",))
+    (hands / "labels_mani.npz").write_bytes(b"of the clips that were there")
+    for domain in ("loco", "mani"):  # sorted anew, and back again: each time the film is done from nothing
+        (output / "overrides.json").write_text(json.dumps({"schema": 1, "segments": {"phone/hands.mov@0.000": domain}}))
+        ingest(config_for(folder, output), log=lambda text: None)
+        found, stale = sentences.match(output / "train" / domain / hands.name)
+        assert {file: entry.sentences for file, entry in found.items()} == {clip: ("reach round in a circle",)} and not stale
+        assert len(list(output.glob("train/*/*/instructions.json"))) == 1
+    assert not (hands / "labels_mani.npz").exists()
 
 
 def test_the_contact_sheet_needs_no_other_file_and_shows_every_stretch(ingested):

@@ -106,11 +106,11 @@ def test_two_processes_that_decode_the_same_video_do_not_write_into_each_others_
 def test_the_robots_video_is_read_once_even_if_it_is_named_again():
     config = preset("tiny", "mani")
     again = replace(config, extra_data=(config.data / "train" / "x2_mani", Path("/elsewhere")))
-    assert again.extra_folders == [config.data / "train" / "x2_mani", Path("/elsewhere")]
-    assert replace(again, robot_video=False, extra_data=()).extra_folders == []
+    assert again.extra_folders("mani") == [config.data / "train" / "x2_mani", Path("/elsewhere")]
+    assert replace(again, robot_video=False, extra_data=()).extra_folders("mani") == []
 
 
-@pytest.mark.parametrize("arguments", [[], ["shared"], ["loco", "--name", "mani"]])
+@pytest.mark.parametrize("arguments", [[], ["both"], ["loco", "--name", "mani"]])
 def test_a_training_must_name_its_model_once(arguments, capsys):
     assert train.main(arguments) == 2
     assert "wbvla train lam" in capsys.readouterr().err

@@ -12,7 +12,7 @@ from wbvla_train.lam.config import ModelConfig, preset
 from wbvla_train.lam.export import MAX_BYTES, WEIGHTS_FILE, export, load_lam
 from wbvla_train.lam.geometry import lens_from_view
 from wbvla_train.lam.health import CollapseError, CollapseMonitor, Health
-from wbvla_train.lam.label import label_frames, read_labels, write_labels
+from wbvla_train.lam.label import label_frames
 from wbvla_train.lam.model import LatentActionModel, pixels
 from wbvla_train.lam.probe import flag_scores, one_hot, r_squared
 
@@ -123,15 +123,3 @@ def test_stamps_of_another_count_than_frames_are_refused(tmp_path):
     _export(tmp_path / "loco")
     with pytest.raises(ValueError, match="one stamp per frame"):
         label_frames(load_lam(tmp_path / "loco"), np.zeros((3, 32, 32, 3), np.uint8), np.arange(4))
-
-
-def test_cached_labels_of_another_lam_are_refused_and_both_are_named(tmp_path):
-    _export(tmp_path / "a", seed=0)
-    _export(tmp_path / "b", seed=1)
-    a, b = load_lam(tmp_path / "a"), load_lam(tmp_path / "b")
-    codes, valid = np.zeros((5, 4), np.uint8), np.ones(5, bool)
-    write_labels(tmp_path / "labels_loco.npz", a, codes, valid)
-    assert np.array_equal(read_labels(tmp_path / "labels_loco.npz", a)[0], codes)
-    with pytest.raises(CheckpointError) as refusal:
-        read_labels(tmp_path / "labels_loco.npz", b)
-    assert a.manifest.hash[:12] in str(refusal.value) and b.manifest.hash[:12] in str(refusal.value)

@@ -58,8 +58,16 @@ def test_every_instruction_means_its_task_and_so_does_every_paraphrase():
 
 
 def test_no_sentence_means_two_tasks():
-    sentences = [s for task in TASKS for s in paraphrases(task)]
+    sentences = [s for task in TASKS for held_out in (False, True) for s in paraphrases(task, held_out)]
     assert len(sentences) == len(set(sentences))
+
+
+def test_held_out_phrasings_mean_their_task_in_known_words():
+    for task in TASKS:
+        assert len(paraphrases(task, held_out=True)) >= 4
+        for sentence in paraphrases(task, held_out=True):
+            assert parse_instruction(sentence) == task
+            assert set(sentence.split()) <= set(VOCABULARY) and len(sentence.split()) <= 12
 
 
 @pytest.mark.parametrize(

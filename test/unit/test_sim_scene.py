@@ -113,6 +113,16 @@ def test_room_scenes_have_all_colours_around_the_robot():
     assert {b.color for b in scene.boxes} == set(COLORS)
 
 
+def test_held_out_scenes_differ_in_floor_and_walls_alone():
+    training = [random_scene(seed) for seed in SEEDS]
+    held_out = [random_scene(seed, held_out=True) for seed in SEEDS]
+    for plain, other in zip(training, held_out, strict=True):
+        assert plain.boxes == other.boxes and plain.table == other.table and plain.look.light_xyz == other.look.light_xyz
+    for surface in ("floor", "wall"):
+        assert not {getattr(s.look, surface) for s in training} & {getattr(s.look, surface) for s in held_out}
+    World(X2, held_out[0])  # the materials are there
+
+
 def test_empty_scene_is_floor_and_walls():
     scene = random_scene(2, kind="empty")
     assert not scene.boxes and scene.table is None

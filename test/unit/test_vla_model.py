@@ -129,6 +129,30 @@ def test_merged_adapters_equal_unmerged_ones_and_a_fresh_adapter_changes_nothing
 
 
 @torch.no_grad()
+def test_adapters_that_were_merged_come_out_again() -> None:
+    model, tokenizer = make()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    adapted = lora.attach(model, lora.LoraSettings())  # rank 32, all linear layers
+    for name, parameter in adapted.named_parameters():
+        if "lora_B" in name:
+            parameter.normal_(0.0, 0.1)
+    unmerged = adapted(pixels(), words(tokenizer, "turn left")).logits
+    adapted.merge_adapter()
+    torch.testing.assert_close(adapted(pixels(), words(tokenizer, "turn left")).logits, unmerged, rtol=1e-4, atol=1e-5)
+    adapted.unmerge_adapter()
+    for name, value in lora.merge(adapted_with_zero(adapted)).state_dict().items():
+        torch.testing.assert_close(value, before[name], rtol=0, atol=1e-6, msg=name)
+
+
+def adapted_with_zero(adapted):
+    """The same with adapters that add nothing: what is left is the base."""
+    for name, parameter in adapted.named_parameters():
+        if "lora_B" in name:
+            parameter.zero_()
+    return adapted
+
+
+@torch.no_grad()
 def test_half_precision_weights_read_back_as_the_nearest_halves(tmp_path) -> None:
     model, tokenizer = make()
     save_half(model.state_dict(), tmp_path / "model.safetensors")
@@ -152,6 +176,61 @@ def test_the_full_preset_has_the_published_sizes() -> None:
     assert parameter_count(model.vision.siglip) == pytest.approx(413e6, rel=0.01)
     assert parameter_count(model.language.model.layers) == 32 * (4 * 4096**2 + 3 * 4096 * 11008 + 2 * 4096)
     assert config.image_tokens == 256
+
+
+def autoregressive(attention: str) -> VlaConfig:
+    base = debug()
+    return dataclasses.replace(base, decoding="autoregressive", language=dataclasses.replace(base.language, attention=attention, layers=2))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("attention", ["prefix", "parallel"])
+def test_codes_decoded_one_by_one_are_those_of_one_pass_that_is_given_them(attention: str) -> None:
+    model, tokenizer = make(autoregressive(attention))
+    image, text = pixels(2), words(tokenizer, "turn left", "walk to the red box")
+    own = model(image, text)
+    given = model(image, text, codes=own.codes())
+    assert own.logits.shape == (2, 2, 4, 16) and own.latent_hidden.shape == (2, 8, 32)
+    for name in ("logits", "latent_hidden", "visual_hidden"):
+        torch.testing.assert_close(getattr(own, name), getattr(given, name), rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("attention", ["prefix", "parallel"])
+def test_a_code_changes_the_codes_after_it_and_nothing_before(attention: str) -> None:
+    model, tokenizer = make(autoregressive(attention))
+    image, text = pixels(), words(tokenizer, "turn left")
+    codes = torch.arange(8).view(1, 2, 4)
+    other = codes.clone()
+    other[0, 0, 3] = 15  # the fourth of eight
+    a, b = model(image, text, codes=codes), model(image, text, codes=other)
+    same = (a.logits == b.logits).all(dim=-1).flatten()
+    assert same.tolist() == [True] * 4 + [False] * 4
+    assert torch.equal(a.visual_hidden, b.visual_hidden)
+
+
+@torch.no_grad()
+def test_sampling_repeats_with_its_seed_and_parallel_decoding_refuses_it() -> None:
+    model, tokenizer = make(autoregressive("prefix"))
+    image, text = pixels(), words(tokenizer, "turn left")
+    draw = lambda seed: model(image, text, generator=torch.Generator().manual_seed(seed)).codes()  # noqa: E731
+    assert torch.equal(draw(1), draw(1)) and len({tuple(draw(seed).flatten().tolist()) for seed in range(5)}) > 1
+    parallel, tokenizer = make()
+    with pytest.raises(ValueError, match="this model has 'parallel'"):
+        parallel(image, text, generator=torch.Generator())
+
+
+@torch.no_grad()
+def test_parallel_decoding_does_not_look_at_the_codes() -> None:
+    model, tokenizer = make()
+    image, text = pixels(), words(tokenizer, "turn left")
+    assert torch.equal(model(image, text).logits, model(image, text, codes=torch.zeros(1, 2, 4, dtype=torch.long)).logits)
+
+
+def test_a_checkpoint_that_says_nothing_about_decoding_is_parallel() -> None:
+    older = debug().to_json()
+    del older["decoding"]
+    assert VlaConfig.from_json(older) == debug()
 
 
 def test_configs_survive_json() -> None:

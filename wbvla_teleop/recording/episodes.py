@@ -173,10 +173,15 @@ class Session:
         return target
 
 
+def episode_folders(session: Path) -> list[Path]:
+    """Folders of a session's kept episodes, in order; other files of such a name may lie beside them."""
+    return sorted(path for path in session.glob("episode_*") if path.is_dir())
+
+
 def recover(session: Path, table: TopicTable) -> list[tuple[str, str]]:
     """Mend what a killed recorder left in a session's folder; (episode, what was done or is wrong with it). Run twice, it changes nothing."""
     done = []
-    for folder in sorted(path for path in session.glob("episode_*") if path.is_dir()):
+    for folder in episode_folders(session):
         try:
             facts = json.loads((folder / FACTS).read_text(encoding="utf-8")) if (folder / FACTS).is_file() else {"name": folder.name, "state": "recording"}
             if facts.get("state") != "recording" and (folder / AUDIT).is_file():

@@ -93,6 +93,7 @@ class Corpus:
     Attributes:
         frames: [N, S, S, 3] uint8.
         clips: the clips, in order of their frames.
+        cache: where the frames lie.
     """
 
     def __init__(self, folders: list[Path], size: int, log=lambda text: None) -> None:
@@ -132,6 +133,7 @@ class Corpus:
             store.flush()
             del store
             os.replace(temporary, cache)
+        self.cache = cache
         self.frames = np.load(cache, mmap_mode="r")
 
     def pairs(self, gap_s: float) -> Pairs:

@@ -13,6 +13,7 @@ One row per decision (10 Hz); T rows in a file, 12 tasks, A upper-body joints, K
     posture [T, 3] · arm_state [T, 2 A] · boxes [T, 4, 4] (:func:`wbvla_train.data.stills.box_labels`)
     flags [T, 12, 3] int8 · height_m [T, 12] · valid [T, 12] (that box is in the room)
     arms [T, 3, K, A] (no wave, left, right) · executed [T, 4] · sentence [T] str · outcome [T] str
+    camera [T, 3, 4] head camera's position, m, and optical axes as columns (right, down, forward), room frame: for measuring only, no model may see it
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from wbvla_core.checkpoint import load_manifest
 from wbvla_core.robot import RobotSpec, load_robot
 from wbvla_core.types import Decision, LocoCommand, PolicyInput
 from wbvla_decoder.policy import ArmScaling, arm_state, posture
-from wbvla_perception.preprocess import policy_image
+from wbvla_perception.preprocess import ImageSpec, policy_image
 from wbvla_sim.episode import EpisodeLog, Policy, run_episode
 from wbvla_sim.expert import SQUAT_HEIGHT_M, Perturbation, Perturbed, ScriptedTeleoperator
 from wbvla_sim.instructions import SIDES, TASKS, Task, sample_instruction
@@ -36,9 +37,10 @@ from wbvla_sim.kinematic import KinematicController, KinematicWorld
 from wbvla_sim.scene import random_scene
 from wbvla_sim.world import SensorNoise, World, WorldOptions
 from wbvla_train.data.shards import write_shards
-from wbvla_train.data.stills import box_labels, camera_tangents, image_spec
+from wbvla_train.data.stills import box_labels, camera_tangents
 
 SEED_BASE = 0  # training scenes lie below 1 000 000: demonstrations in the lower half, stills in the upper; evaluation draws above
+HELD_OUT_SEED_BASE = 2_900_000  # the last of the test scenes
 KINDS = tuple(dict.fromkeys(task.kind for task in TASKS))
 WAVES = ("", *SIDES)  # order of the arm labels
 
@@ -58,6 +60,7 @@ class DemosConfig:
             come to the two seconds of rest that end them); 0 = undisturbed.
         delay_ticks: most 20 ms ticks between image and effect, drawn per episode.
         policy: a policy bundle that drives instead of the teleoperator (DAgger round).
+        held_out: record what no training may see: test scenes, surfaces and phrasings of the held-out families.
         seed: shifts scenes and everything else.
     """
 
@@ -75,6 +78,7 @@ class DemosConfig:
     burst_rate: float = 0.02
     delay_ticks: int = 4
     policy: Path | None = None
+    held_out: bool = False
     seed: int = 0
     workers: int = 1
 
@@ -85,9 +89,10 @@ class DemosConfig:
             "lmo": load_manifest(self.lmo, kind="lmo").hash if self.world == "physics" else None,
             "policy": load_manifest(self.policy, kind="policy").hash if self.policy else None,
         }
-        if not self.kinds:
-            del kept["kinds"]
-        return kept | parents | {"kind": "demos", "image": image_spec(load_robot(self.robot)).to_json()}
+        for key in ("kinds", "held_out"):  # options that came later
+            if not kept[key]:
+                del kept[key]
+        return kept | parents | {"kind": "demos", "rows": 2, "image": ImageSpec.of(load_robot(self.robot).camera).to_json()}
 
 
 class Snapshot:
@@ -139,7 +144,7 @@ class Recorder:
             arms.setdefault(task.side if task.kind == "wave" else "", answer.arms.positions)
             if task == self.task:
                 self.label = answer
-        robot, truth = self.world.robot, self._snapshot.truth()
+        robot, truth, (position, axes) = self.world.robot, self._snapshot.truth(), self._snapshot.camera_pose()
         scaling = ArmScaling.of(robot)
         self.rows.append(
             {
@@ -147,12 +152,13 @@ class Recorder:
                 "stamp_s": np.float64(inputs.stamp_s),
                 "posture": posture(inputs.state, robot),
                 "arm_state": arm_state(inputs.state, robot),
-                "boxes": box_labels(self._boxes, truth["pelvis_xyz"][:2], truth["yaw_rad"], self._snapshot.camera_pose(), self._tangent),
+                "boxes": box_labels(self._boxes, truth["pelvis_xyz"][:2], truth["yaw_rad"], (position, axes), self._tangent),
                 "flags": flags,
                 "height_m": height,
                 "valid": self.valid,
                 "arms": np.stack([scaling.encode(arms[wave]) for wave in WAVES]).astype(np.float16),
                 "executed": decision.loco.as_array().astype(np.float32),
+                "camera": np.column_stack((position, axes)).astype(np.float32),
                 "clean": np.array_equal(decision.loco.flags, self.label.loco.flags),
             }
         )
@@ -161,7 +167,7 @@ class Recorder:
 
 def build_world(config: DemosConfig, robot: RobotSpec, scene_seed: int, kind: str) -> tuple[World, object]:
     """World and controller for one episode."""
-    scene = random_scene(scene_seed, kind=kind, robot=robot)
+    scene = random_scene(scene_seed, kind=kind, robot=robot, held_out=config.held_out)
     if config.world == "kinematic":
         return KinematicWorld(robot, scene), KinematicController(robot)
     return World(robot, scene, options=WorldOptions(noise=SensorNoise.typical())), _controller(config.robot, config.lmo)
@@ -186,7 +192,7 @@ def draw_task(config: DemosConfig, colors: list[str], rng: np.random.Generator) 
 
 def record_episode(config: DemosConfig, robot: RobotSpec, number: int, learned: Policy | None = None) -> tuple[dict[str, np.ndarray], EpisodeLog]:
     """Episode ``number`` -> rows (see the module text) and the log of the loop."""
-    scene_seed = SEED_BASE + config.seed * 50_000 + number
+    scene_seed = (HELD_OUT_SEED_BASE if config.held_out else SEED_BASE) + config.seed * 50_000 + number
     rng = np.random.default_rng((scene_seed, 11))
     world, controller = build_world(config, robot, scene_seed, "walk_to")
     task = draw_task(config, [box.color for box in world.scene.boxes], rng)
@@ -200,8 +206,8 @@ def record_episode(config: DemosConfig, robot: RobotSpec, number: int, learned: 
     elif rng.random() < config.turned_share:
         flags = rng.integers(-1, 2, 3)
         start, settle_s = LocoCommand(int(min(flags[0], 0)), int(flags[1]), int(flags[2]), robot.default_stance_height_m), float(rng.uniform(1.0, 3.0))
-    spec = image_spec(robot)
-    sentence = sample_instruction(task, rng)
+    spec = ImageSpec.of(robot.camera)
+    sentence = sample_instruction(task, rng, config.held_out)
     log = run_episode(
         world,
         controller,

@@ -20,6 +20,8 @@ from typing import Any
 
 import numpy as np
 
+from wbvla_core.errors import WbvlaError
+
 DATASET_FILE = "dataset.json"
 Maker = Callable[[Any, int], dict[str, np.ndarray]]  # (settings, shard number) -> arrays; a module-level function
 
@@ -107,3 +109,18 @@ def read_shards(root: Path, keys: tuple[str, ...] | None = None, limit: int | No
             for key in keys or shard.files:
                 parts.setdefault(key, []).append(shard[key])
     return {key: np.concatenate(values) for key, values in parts.items()}
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """A machine's or a process's share of a corpus, as it is typed: "1/4" -> (1, 4).
+
+    Raises:
+        WbvlaError: not i/n with 0 <= i < n.
+    """
+    try:
+        index, count = (int(part) for part in text.split("/"))
+    except ValueError:
+        index, count = -1, 0
+    if not 0 <= index < count:
+        raise WbvlaError(f"--shard must be i/n with 0 <= i < n, for example 0/4; got {text!r}")
+    return index, count

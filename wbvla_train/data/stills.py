@@ -51,7 +51,7 @@ class StillsConfig:
 
     def settings(self) -> dict:
         kept = {key: value for key, value in asdict(self).items() if key not in ("output", "workers", "scenes")}
-        return kept | {"kind": "stills", "image": image_spec(load_robot(self.robot)).to_json()}
+        return kept | {"kind": "stills", "image": ImageSpec.of(load_robot(self.robot).camera).to_json()}
 
 
 def box_labels(boxes: dict[str, Box], xy: np.ndarray, yaw: float, camera: tuple[np.ndarray, np.ndarray], tangent: tuple[float, float]) -> np.ndarray:
@@ -85,11 +85,6 @@ def camera_tangents(robot: RobotSpec) -> tuple[float, float]:
     return vertical * robot.camera.width / robot.camera.height, vertical
 
 
-def image_spec(robot: RobotSpec) -> ImageSpec:
-    """The policy's image spec for a robot's camera."""
-    return ImageSpec(source_width=robot.camera.width, source_height=robot.camera.height, fovy_deg=robot.camera.fovy_deg)
-
-
 def _draw_pose(rng: np.random.Generator, config: StillsConfig, boxes: dict[str, Box]) -> tuple[np.ndarray, float]:
     """A place and heading that keep 0.35 m from every box."""
     for _ in range(100):
@@ -114,7 +109,7 @@ def _quaternion(yaw: float, pitch: float, roll: float) -> np.ndarray:
 def make_shard(config: StillsConfig, number: int) -> dict[str, np.ndarray]:
     """One file: images [N, S, S, 3] uint8 and labels [N, 4, 4] float32."""
     robot = load_robot(config.robot)
-    spec, tangent = image_spec(robot), camera_tangents(robot)
+    spec, tangent = ImageSpec.of(robot.camera), camera_tangents(robot)
     images, labels = [], []
     first = SEED_BASE + config.seed * 50_000 + number * config.scenes_per_shard
     for scene_seed in range(first, first + config.scenes_per_shard):

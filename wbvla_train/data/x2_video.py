@@ -87,7 +87,7 @@ def record(rng: np.random.Generator, walking: bool, clips: int, frames: int, ima
     state = world.reset(int(rng.integers(2**31)))
     controller = KinematicController(robot)
     arms = _Arms(ArmScript(robot, ExpertConfig()), robot, rng)
-    spec = ImageSpec(size=image_size, source_width=robot.camera.width, source_height=robot.camera.height, fovy_deg=robot.camera.fovy_deg)
+    spec = ImageSpec.of(robot.camera, image_size)
     low, high = robot.stance_height_range_m
     fingers = [world.data.body(robot.joint(robot.names(f"{side}_gripper")[0]).child) for side in ("left", "right")]
 

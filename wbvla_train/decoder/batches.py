@@ -158,6 +158,6 @@ def _read(root: Path, lams: tuple[Path, Path], log) -> dict[str, np.ndarray]:
         gap_s = max(gap_s, lam.gap_s)
     demos["codes"] = np.stack([codes for codes, _ in labels], axis=1).astype(np.int64)
     demos["code_valid"] = labels[0][1] & labels[1][1] & undisturbed(demos, gap_s)
-    for key in ("sentence", "outcome", "executed"):
-        demos.pop(key)
+    for key in ("sentence", "outcome", "executed", "camera"):
+        demos.pop(key, None)  # older recordings have no camera
     return demos

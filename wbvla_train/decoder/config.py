@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from wbvla_decoder.model import DecoderConfig
 from wbvla_decoder.policy import FilterConfig
+from wbvla_train.data.lerobot.stream import StreamConfig
 from wbvla_train.loop import LoopConfig
 from wbvla_vla.lora import LoraSettings
 
@@ -19,7 +20,9 @@ class DecoderTrainConfig:
         vla: base checkpoint; stays as it is, the policy bundle names it as its parent.
         lora: (ours: the tiny towers stay as stage 0 left them, which saves their backward pass, a quarter of a step).
         demos: one or more recordings (teleoperator, later rounds with the policy at the wheel).
-        batch, sentences: frames per step; sentences per frame, the recorded one first, then counterfactual ones (ours).
+        lerobot: LeRobot data sets of this robot to train from in place of ``demos``, read as it goes; one sentence per frame, the recorded one, and
+            none of the simulator's labels.
+        batch, sentences: frames per step, of all processes together; sentences per frame, the recorded one first, then counterfactual ones (ours).
         walk_share: share of walk-to tasks among the counterfactual ones (ours: they are the ones that need the picture).
         mirror_share: share of the frames shown left-right swapped, where the asked box is in view (prior work: our prototype; the search
             for a box out of sight always turns left and must not be mirrored).
@@ -33,11 +36,14 @@ class DecoderTrainConfig:
         flag_weight, height_weight, arm_weight: cross-entropy of the flags; L1 of height and arms (paper: L1).
         box_weight: bearing, distance and visibility of the named box from the latent-action positions (ours; dropped at export).
         code_weight: the codes of stage 1 are still predicted for the recorded sentence, so that they stay readable (ours).
+        ignore_memory_plan: begin even where the memory plan does not fit the device.
         loop: prior work (UniVLA): 10 000 steps of 64, 3.5e-4, for a 7B; ours: 1e-3 for a model of 3 M.
     """
 
     vla: Path = Path("checkpoints/vla/tiny")
     demos: tuple[Path, ...] = (Path("data/demos"),)
+    lerobot: tuple[Path, ...] = ()
+    stream: StreamConfig = field(default_factory=StreamConfig)
     robot: str = "x2"
     lora: LoraSettings = field(default_factory=lambda: LoraSettings(towers=False, embeddings=True))
     decoder: DecoderConfig = field(default_factory=lambda: DecoderConfig(arm_gain=4.0))
@@ -61,6 +67,7 @@ class DecoderTrainConfig:
     run_dir: Path = Path("runs/decoder_tiny")
     output: Path = Path("checkpoints/policy/tiny")
     resume: bool = True
+    ignore_memory_plan: bool = False
 
 
 def _debug() -> DecoderTrainConfig:
@@ -79,22 +86,32 @@ def _debug() -> DecoderTrainConfig:
     )
 
 
-def _full() -> DecoderTrainConfig:
+def _small() -> DecoderTrainConfig:
+    """The VLA of ``train vla small``; adapters as in the 7B, batch and steps too."""
+    return replace(_7b_lora(), vla=Path("checkpoints/vla/small"), run_dir=Path("runs/decoder_small"), output=Path("checkpoints/policy/small"))
+
+
+def _7b_lora() -> DecoderTrainConfig:
+    """Paper: 10 000 steps at a global batch of 64; prior work (UniVLA): rank 32 on all linear layers, 3.5e-4."""
+    loop = LoopConfig(steps=10_000, lr=3.5e-4, weight_decay=1e-3, final_lr=1.0, checkpointing=True, frozen_bf16=True)
     return DecoderTrainConfig(
-        vla=Path("checkpoints/vla/full"),
+        vla=Path("checkpoints/vla/7b"),
+        lerobot=(Path("data/lerobot"),),
         lora=LoraSettings(),
         decoder=DecoderConfig(hidden_size=512, heads=8, arm_gain=4.0),
         batch=64,
         sentences=1,
         arm_states=0,
-        loop=LoopConfig(steps=10_000, lr=3.5e-4, weight_decay=1e-3, final_lr=1.0),
-        run_dir=Path("runs/decoder_full"),
-        output=Path("checkpoints/policy/full"),
+        arm_lr_factor=1.0,
+        loop=loop,
+        run_dir=Path("runs/decoder_7b"),
+        output=Path("checkpoints/policy/7b"),
     )
 
 
 PRESETS = {
     "debug": ("seconds; checks that every part runs", _debug()),
     "tiny": ("the policy that ships; under an hour on one core", DecoderTrainConfig()),
-    "full": ("Prismatic-7B dimensions, the paper's 10 000 steps of 64", _full()),
+    "small": ("adapters on the VLA of `train vla small`, from LeRobot data, on one GPU", _small()),
+    "7b-lora": ("adapters on Prismatic-7B, the paper's 10 000 steps of 64, from LeRobot data", _7b_lora()),
 }

@@ -2,11 +2,12 @@
 
 wbvla train decoder tiny
 wbvla train decoder debug
+wbvla train decoder 7b-lora --lerobot data/mine      # under `accelerate launch`: see docs/vla.md
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,15 +16,21 @@ from torch import nn
 from torch.nn import functional as F
 
 from wbvla_core.checkpoint import METRICS_FILE, write_json
+from wbvla_core.errors import WbvlaError
 from wbvla_core.robot import load_robot
 from wbvla_decoder.model import ActionDecoder, DecoderOutput
 from wbvla_perception.preprocess import ImageSpec
 from wbvla_train.decoder.batches import Batch, Demonstrations
 from wbvla_train.decoder.config import PRESETS, DecoderTrainConfig
-from wbvla_train.loop import TrainLoop, run_record
+from wbvla_train.decoder.streamed import RobotFrames, StreamedFineTune
+from wbvla_train.loop import LoopConfig, TrainLoop, run_record
+from wbvla_train.memory import MemoryPlan, plan_memory, require_memory
+from wbvla_train.parallel import Part, Processes, to_device
 from wbvla_train.vla.grounding import BoxHead, box_errors, box_loss
+from wbvla_train.vla.images import require_size
+from wbvla_train.vla.streamed import load_frames
 from wbvla_vla import lora
-from wbvla_vla.checkpoint import build_decoder, load_vla, save_policy
+from wbvla_vla.checkpoint import LoadedVla, build_decoder, load_vla, save_policy, strip
 from wbvla_vla.model import VlaOutput, code_loss
 
 AXES = ("forward", "lateral", "yaw")
@@ -48,11 +55,15 @@ class FineTuneStep:
     def __init__(self, config: DecoderTrainConfig, student: Student, demos: Demonstrations, spec: ImageSpec) -> None:
         self.config, self.student, self.demos, self.spec = config, student, demos, spec
 
-    def __call__(self, rng: np.random.Generator) -> tuple[torch.Tensor, dict[str, float]]:
+    def draw(self, rng: np.random.Generator, step: int, part: Part) -> Batch:
+        part.require_whole("stage 2 from demonstrations with counterfactual sentences")
         c = self.config
         shares = {"walk_share": c.walk_share, "mirror_share": c.mirror_share, "wave_share": c.wave_share, "arm_states": c.arm_states}
-        batch = self.demos.draw(rng, self.demos.train_index, c.batch, c.sentences, self.spec, augment=True, **shares)
-        out, action, box = self.student(batch)
+        return self.demos.draw(rng, self.demos.train_index, c.batch, c.sentences, self.spec, augment=True, **shares)
+
+    def loss(self, model: nn.Module, batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:
+        c = self.config
+        out, action, box = model(batch)
         flags = F.cross_entropy(action.flag_logits.float().flatten(0, 1), batch.flags.flatten())
         height = (action.height.float() - batch.height).abs().mean()
         arms = ((action.arms.float() - batch.arms).abs().mean(dim=(1, 2)) * batch.arm_weight).sum() / batch.arm_weight.sum().clamp_min(1.0)
@@ -74,6 +85,7 @@ class FineTuneStep:
         answers, targets = [], []
         for i in range(batches):
             batch = self.demos.draw(np.random.default_rng((1, i)), self.demos.check_index, 32, 4, self.spec, walk_share=c.walk_share)
+            batch = to_device(batch, next(self.student.parameters()).device)
             out, action, box = self.student(batch)
             right = action.flag_logits.argmax(-1) == batch.flags
             for axis, name in enumerate(AXES):
@@ -90,41 +102,91 @@ class FineTuneStep:
         return {name: float(np.mean(values)) for name, values in rows.items()} | box_errors(torch.cat(answers), torch.cat(targets))
 
 
-def build(config: DecoderTrainConfig, log=print) -> tuple[TrainLoop, FineTuneStep, Student, object]:
-    """Everything that a run needs, before its first step (tests use it too)."""
+@dataclass
+class FineTuning:
+    """Everything that a run needs, before its first step."""
+
+    loop: TrainLoop
+    step: FineTuneStep | StreamedFineTune
+    student: Student
+    vla: LoadedVla
+    frames: int  # to train on
+
+
+def build(config: DecoderTrainConfig, log=print) -> FineTuning:
+    """Read the VLA and the data, and make what is to be trained.
+
+    Raises:
+        WbvlaError: the memory plan does not fit the device.
+    """
     torch.set_num_threads(config.loop.threads)  # before labelling already: on a busy machine more threads wait for each other
+    processes = Processes.of_launcher()
+    log = processes.only_main(log)
     robot = load_robot(config.robot)
     vla = load_vla(config.vla, robot)
-    demos = Demonstrations(config.demos, robot, vla.tokenizer, (config.lam_mani, config.lam_loco), log, config.asked_arm_states)
-    torch.manual_seed(config.loop.seed)
-    decoder = build_decoder(replace(config.decoder, chunk_rows=demos.arm_rows), vla.model.config, robot)
-    student = Student(lora.attach(vla.model, config.lora), decoder, vla.model.config.language.hidden_size)
-    step = FineTuneStep(config, student, demos, vla.image_spec)
-    bookkeeping = ("output", "run_dir", "resume", "loop", "filter")
+    if vla.model.config.decoding != "parallel":
+        raise WbvlaError(
+            f"{vla.manifest.label} decodes its codes one after the other; counterfactual sentences have no codes that it could be given, so stage 2 "
+            "needs a VLA that decodes in parallel: train one with `wbvla train vla --decoding parallel`"
+        )
+    lams = (config.lam_mani, config.lam_loco)
+    bookkeeping = ("output", "run_dir", "resume", "loop", "filter", "lerobot", "stream", "ignore_memory_plan")
     settings = {key: value for key, value in asdict(config).items() if key not in bookkeeping} | {"stage": "decoder", "vla": vla.manifest.hash}
+    if config.lerobot:
+        frames, of_data = load_frames(config.lerobot, lams, vla.tokenizer, vla.image_spec, config.stream, processes, log)
+        settings |= of_data
+        rows = config.decoder.chunk_rows
+    else:
+        demos = Demonstrations(config.demos, robot, vla.tokenizer, lams, log, config.asked_arm_states)
+        require_size(demos.data["image"], vla.image_spec, ", ".join(map(str, config.demos)))
+        rows = demos.arm_rows
+    torch.manual_seed(config.loop.seed)
+    decoder = build_decoder(replace(config.decoder, chunk_rows=rows), vla.model.config, robot)
+    student = Student(lora.attach(vla.model, config.lora), decoder, vla.model.config.language.hidden_size)
+    if config.lerobot:
+        student.box_head.requires_grad_(False)  # nobody says where boxes are
+        step = StreamedFineTune(config, student, RobotFrames(frames, robot, config.decoder), vla.image_spec)
+        count = step.stream.frames
+    else:
+        step = FineTuneStep(config, student, demos, vla.image_spec)
+        count = len(demos.train_index)
+    sentences = 1 if config.lerobot else config.sentences
+
+    def plan(loop: LoopConfig) -> MemoryPlan:
+        return plan_memory(student, vla.model.config, loop, processes, config.batch, sentences, config.lora.rank)
+
+    require_memory(plan, config.loop, config.ignore_memory_plan, log)
     arms = {"decoder.arm_state": config.arm_lr_factor, "decoder.arms": config.arm_lr_factor}
-    return TrainLoop(config.loop, student, step, config.run_dir, settings, log, arms), step, student, vla
+    return FineTuning(TrainLoop(config.loop, student, step, config.run_dir, settings, log, arms, processes), step, student, vla, count)
 
 
 def train(config: DecoderTrainConfig, log=print) -> Path:
     """Fine-tune and export; returns the bundle's folder."""
-    loop, step, student, vla = build(config, log)
-    trained = sum(p.numel() for p in student.parameters() if p.requires_grad)
-    demos = step.demos
-    log(f"stage 2: {len(demos.train_index)} frames, {config.loop.steps} steps of {config.batch} x {config.sentences}, {trained / 1e6:.2f} M trained parameters")
+    run = build(config, log)
+    loop, sentences = run.loop, 1 if config.lerobot else config.sentences
+    log = loop.log
+    trained = sum(p.numel() for p in run.student.parameters() if p.requires_grad)
+    log(f"stage 2: {run.frames} frames, {config.loop.steps} steps of {config.batch} x {sentences}, {trained / 1e6:.2f} M trained parameters")
     if config.resume:
         loop.resume()
-    loop.run(step.evaluate, evaluate_every=max(1, config.loop.steps // 10))
-    held_out = step.evaluate(batches=40)
-    robot = load_robot(config.robot)
-    samples = config.loop.steps * config.batch * config.sentences
-    extra = {"training": {"frames": len(demos.train_index), "samples": samples}}
-    manifest = save_policy(
-        config.output, config.output.name, lora.adapter_state(student.vla), student.decoder, vla.manifest, robot, config.lora, config.filter, extra
-    )
-    write_json(config.output / METRICS_FILE, run_record(config, loop.seconds / 3600, held_out=held_out, samples=samples, manifest=manifest.hash))
-    log(f"{manifest.label} written to {config.output}: " + "  ".join(f"{key} {value:.3f}" for key, value in held_out.items()))
+    loop.run(run.step.evaluate, evaluate_every=max(1, config.loop.steps // 10))
+    held_out = loop.evaluated(lambda: run.step.evaluate(batches=40))
+    weights = loop.weights(trained_only=True)
+    if loop.processes.main:
+        _export(config, run, weights, held_out, config.loop.steps * config.batch * sentences, log)
+    loop.processes.wait()
     return config.output
+
+
+def _export(config: DecoderTrainConfig, run: FineTuning, weights: dict[str, torch.Tensor], held_out: dict[str, float], samples: int, log) -> None:
+    robot, vla = load_robot(config.robot), run.vla
+    decoder = build_decoder(run.student.decoder.config, vla.model.config, robot)  # on the CPU and whole, wherever it was trained
+    decoder.load_state_dict(strip(weights, "decoder."))
+    adapter = lora.adapter_state(run.student.vla, strip(weights, "vla."))
+    extra = {"training": {"frames": run.frames, "samples": samples}}
+    manifest = save_policy(config.output, config.output.name, adapter, decoder, vla.manifest, robot, config.lora, config.filter, extra)
+    write_json(config.output / METRICS_FILE, run_record(config, run.loop.seconds / 3600, held_out=held_out, samples=samples, manifest=manifest.hash))
+    log(f"{manifest.label} written to {config.output}: " + "  ".join(f"{key} {value:.3f}" for key, value in held_out.items()))
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,17 +1,28 @@
-"""Options of both latent action models, and where each value comes from.
+"""Options of the latent action models, and where each value comes from.
 
 Sources: P paper (WholeBodyVLA), U UniVLA, E recipe E of our prototype (prior work), O ours.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-Name = Literal["mani", "loco"]
-Size = Literal["debug", "tiny", "full"]
-SIZES: tuple[Size, ...] = ("debug", "tiny", "full")
+Name = Literal["mani", "loco", "shared"]
+NAMES: tuple[Name, ...] = ("mani", "loco", "shared")
+Size = Literal["debug", "debug-dinov2", "tiny", "full"]
+SIZES: tuple[Size, ...] = ("debug", "debug-dinov2", "tiny", "full")
+# DINOv2 with registers: settings of transformers' Dinov2WithRegistersConfig (P, U: ViT-B/14; positions as published, for 518 px).
+BACKBONES: dict[str, dict[str, int]] = {
+    "vitb14-reg": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "patch_size": 14, "num_register_tokens": 4, "image_size": 518},
+    "debug": {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "patch_size": 14, "num_register_tokens": 1, "image_size": 56},
+}
+
+
+def domains_of(name: Name) -> tuple[str, ...]:
+    """Kinds of video that a model is for: ``shared`` is one model for what P gives two."""
+    return ("mani", "loco") if name == "shared" else (name,)
 
 
 @dataclass(frozen=True)
@@ -19,17 +30,19 @@ class ModelConfig:
     """Architecture; travels in the checkpoint's manifest.
 
     Attributes:
-        feature_space: what is encoded and predicted. ``pixels``: standardised RGB (P uses DINOv2 features).
+        feature_space: what is encoded and predicted. ``pixels``: standardised RGB; ``dinov2``: patch features of a frozen DINOv2 (P, U).
+        backbone: of ``dinov2``.
         image_size: side of the square image, px (E).
         tokens, codes: 4 tokens of 16 codes (U; P does not say).
         code_dim: numbers per code (E).
         stem_width, width, heads, blocks: encoder (E; one block).
-        decoder_width: channels of the decoder at a quarter of the image size (E).
-        rigid: warp by a rigid-scene motion; on for locomotion, off where the camera is still (E).
+        decoder_width: channels of the pixel decoder at a quarter of the image size (E). decoder_blocks: of the feature decoder.
+        rigid: warp by a rigid-scene motion; on for locomotion (and for both domains together), off where the camera is still (E).
         commitment: beta (U, van den Oord: 0.25). reset_below: usage share under which a code is reset (E).
     """
 
-    feature_space: Literal["pixels"] = "pixels"
+    feature_space: Literal["pixels", "dinov2"] = "pixels"
+    backbone: Literal["vitb14-reg", "debug"] = "vitb14-reg"
     image_size: int = 48
     tokens: int = 4
     codes: int = 16
@@ -39,15 +52,22 @@ class ModelConfig:
     heads: int = 4
     blocks: int = 1
     decoder_width: int = 48
+    decoder_blocks: int = 12
     rigid: bool = True
     commitment: float = 0.25
     reset_below: float = 0.008
 
     def __post_init__(self) -> None:
-        if self.image_size % 8:
-            raise ValueError(f"ModelConfig.image_size must be a multiple of 8, got {self.image_size}")
+        cell = 8 if self.feature_space == "pixels" else BACKBONES[self.backbone]["patch_size"]
+        if self.image_size % cell:
+            raise ValueError(f"ModelConfig.image_size must be a multiple of {cell} in feature space {self.feature_space}, got {self.image_size}")
         if not 2 <= self.codes <= 256:
             raise ValueError(f"ModelConfig.codes must lie in [2, 256] (labels are stored as uint8), got {self.codes}")
+
+    @property
+    def patches(self) -> int:
+        """Of one frame, in feature space ``dinov2``."""
+        return (self.image_size // BACKBONES[self.backbone]["patch_size"]) ** 2
 
 
 @dataclass(frozen=True)
@@ -55,24 +75,29 @@ class LamTrainConfig:
     """Options of ``wbvla train lam``.
 
     Attributes:
-        name: which of the two models: ``mani`` or ``loco``.
+        name: which model: ``mani``, ``loco``, or ``shared``, one for both domains.
         model: architecture.
-        data: root of the rendered video; training reads ``<data>/train/<name>``, health ``<data>/dev/<name>``.
-        robot_video: also train on ``<data>/train/x2_<name>``, the robot's own camera (O: the labels are made there).
-        extra_data: further folders with clips.json sidecars (recorded episodes, other people's video).
+        data: root of the rendered video; training reads ``<data>/train/<domain>``, health ``<data>/dev/<domain>``.
+        robot_video: also train on ``<data>/train/x2_<domain>``, the robot's own camera (O: the labels are made there).
+        extra_data: further folders with clips.json sidecars (recorded episodes, other people's video); of one domain, hence not for ``shared``.
         extra_share: share of each batch that comes from the robot's camera and ``extra_data`` (O).
         gap_s: time between the two frames, s (E; LAPA 0.6 s, U 12 frames).
-        steps, batch: (P: 30 000 steps of 256 pairs on 8 GPUs).
+        steps, batch: pairs per step and domain (P: 30 000 steps of 256 pairs on 8 GPUs).
         continuous_steps: first steps without quantiser; then all codes are put onto encoder outputs (O: while every pair gets the same
             code, a decoder cannot learn what codes are for).
         lr, warmup_steps, final_lr: AdamW, cosine to ``final_lr`` of the peak; weight_decay, clip_norm (E).
         zoom, gain, offset: augmentation, alike for both frames: crop to [1 - zoom, 1], brightness factor 1 +- gain, colour
             shift +- offset in standardised units; flips and time reversal are always on (E; a reversed walk is a walk).
+        loss_scales: sizes at which the error is taken, each half the last (E; P, U: one).
         loss_power: a pair weighs (mse of copying + 0.01) ** -loss_power: large turns must not drown steps and squats (E).
         seed: every random draw follows from (seed, step), so that a resumed run repeats an unbroken one to the bit.
         health_every: steps between health checks on ``dev``; stop_patience: bad checks in a row, after ``stop_after`` steps,
             that end the run (E: early collapse is normal until about step 900).
         save_every: steps between resumable states, in ``run_dir``.
+        features: weights of the frozen extractor in feature space ``dinov2``: a folder (transformers' layout), ``owner/name@revision`` on the
+            hub, or ``random`` (nothing but speed can be learnt from those: refused for the backbone that would ship).
+        cache_features: extract every training frame once and keep the features on disk; of the augmentations only time reversal is left then.
+        bf16: matrix products in bfloat16 (U: 16-bit mixed).
         device: of torch; data and augmentation stay on the CPU. threads: of torch.
         output: directory of the exported checkpoint; empty: checkpoints/lam/<name>.
         run_dir: log, resumable state; empty: runs/lam_<name>.
@@ -97,22 +122,31 @@ class LamTrainConfig:
     zoom: float = 0.15
     gain: float = 0.25
     offset: float = 0.3
+    loss_scales: int = 3
     loss_power: float = 0.5
     seed: int = 0
     health_every: int = 500
     stop_after: int = 1000
     stop_patience: int = 4
     save_every: int = 500
+    features: str = ""
+    cache_features: bool = False
+    bf16: bool = False
     device: str = "cpu"
     threads: int = 1
     output: Path | None = None
     run_dir: Path | None = None
     resume: bool = True
 
-    @property
-    def extra_folders(self) -> list[Path]:
-        """Everything beside the main corpus, each folder once."""
-        robot = (self.data / "train" / f"x2_{self.name}",) if self.robot_video else ()
+    def __post_init__(self) -> None:
+        if self.cache_features and self.model.feature_space == "pixels":
+            raise ValueError("cache_features keeps the features of a frozen extractor; feature space pixels has none")
+        if self.name == "shared" and self.extra_data:
+            raise ValueError("extra_data belongs to one domain, shared has two: put its folders under <data>/train/mani and <data>/train/loco")
+
+    def extra_folders(self, domain: str) -> list[Path]:
+        """Everything beside the main corpus of a domain, each folder once."""
+        robot = (self.data / "train" / f"x2_{domain}",) if self.robot_video else ()
         return list(dict.fromkeys((*robot, *self.extra_data)))
 
     @property
@@ -125,12 +159,30 @@ class LamTrainConfig:
 
 
 def preset(size: Size, name: Name) -> LamTrainConfig:
-    """``debug``: seconds, for tests. ``tiny``: what ships, half an hour of one thread. ``full``: one GPU."""
-    rigid = name == "loco"
+    """``debug``, ``debug-dinov2``: seconds, for tests. ``tiny``: what ships, half an hour of one thread. ``full``: DINOv2 features, one GPU."""
+    rigid = name != "mani"
     if size == "debug":
         model = ModelConfig(image_size=32, stem_width=16, width=16, heads=2, decoder_width=8, rigid=rigid)
         return LamTrainConfig(name, model, steps=20, batch=8, continuous_steps=4, warmup_steps=5, health_every=10, save_every=10)
     if size == "tiny":
         return LamTrainConfig(name, ModelConfig(rigid=rigid))
-    model = ModelConfig(image_size=96, stem_width=192, width=384, heads=6, blocks=6, decoder_width=128, rigid=rigid)
-    return LamTrainConfig(name, model, steps=30_000, batch=256, lr=5e-4, warmup_steps=1000, device="cuda", threads=8)
+    if size == "debug-dinov2":
+        model = ModelConfig("dinov2", "debug", image_size=56, code_dim=8, width=32, heads=2, blocks=2, decoder_blocks=2, rigid=False)
+        return replace(preset("debug", name), model=model, features="random", loss_scales=1, loss_power=0.0)
+    # 12 + 12 blocks, width, code dimension, rate, decay and clipping: U; steps and batch: P.
+    model = ModelConfig("dinov2", image_size=224, code_dim=128, width=768, heads=12, blocks=12, decoder_blocks=12, rigid=False)
+    return LamTrainConfig(
+        name,
+        model,
+        steps=30_000,
+        batch=256,
+        lr=1e-4,
+        weight_decay=1e-2,
+        clip_norm=0.1,
+        warmup_steps=1000,
+        loss_scales=1,
+        loss_power=0.0,
+        bf16=True,
+        device="cuda",
+        threads=8,
+    )

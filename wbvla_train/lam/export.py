@@ -14,6 +14,7 @@ from wbvla_core.checkpoint import METRICS_FILE, Manifest
 from wbvla_core.errors import CheckpointError, ErrorCode
 from wbvla_train.data.camera import CameraView
 from wbvla_train.lam.config import ModelConfig
+from wbvla_train.lam.feature_model import FeatureActionModel, new_model
 from wbvla_train.lam.model import PIXEL_MEAN, PIXEL_STD, LatentActionModel
 
 WEIGHTS_FILE = "model.safetensors"
@@ -52,6 +53,7 @@ def export(model: LatentActionModel, name: str, gap_s: float, view: CameraView, 
     """
     directory.mkdir(parents=True, exist_ok=True)
     config = model.config
+    record = model.extractor.record if isinstance(model, FeatureActionModel) else None
     save_file(half(model), directory / WEIGHTS_FILE)
     size = (directory / WEIGHTS_FILE).stat().st_size
     if config == ModelConfig(rigid=config.rigid) and size > MAX_BYTES:
@@ -72,15 +74,18 @@ def export(model: LatentActionModel, name: str, gap_s: float, view: CameraView, 
         rate_hz=None,
         normalisation={"mean": PIXEL_MEAN, "std": PIXEL_STD},
         files=[WEIGHTS_FILE, METRICS_FILE],
-        extra={"model": asdict(config), "gap_s": gap_s, "robot_view": view.to_json(), "training": training},
+        extra={"model": asdict(config), "gap_s": gap_s, "robot_view": view.to_json(), "training": training, "features": record},
     )
 
 
-def load_lam(directory: str | Path) -> Lam:
+def load_lam(directory: str | Path, features: str = "") -> Lam:
     """Load a LAM checkpoint.
 
+    Args:
+        features: where its frozen extractor lies on this machine; default: where it lay in training.
+
     Raises:
-        CheckpointError: not a LAM, damaged, or weights that do not fit the manifest's architecture.
+        CheckpointError: not a LAM, damaged, weights that do not fit the manifest's architecture, or another extractor than it was trained on.
     """
     manifest = checkpoint.load_manifest(directory, kind="lam")
     try:
@@ -88,7 +93,14 @@ def load_lam(directory: str | Path) -> Lam:
         gap_s, view = float(manifest.extra["gap_s"]), CameraView.from_json(manifest.extra["robot_view"])
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{manifest.label}: its settings do not fit this code ({error}); export it again", ErrorCode.CHECKPOINT_MISMATCH) from error
-    model = LatentActionModel(config)
+    record = manifest.extra.get("features") or {}
+    model = new_model(config, features or record.get("source", ""))
+    if isinstance(model, FeatureActionModel) and model.extractor.record["sha256"] != record.get("sha256"):
+        raise CheckpointError(
+            f"{manifest.label} was trained on features of weights {record.get('sha256', 'unknown')[:12]}, {features or record['source']} has "
+            f"{model.extractor.record['sha256'][:12]}; give the former with --features",
+            ErrorCode.CHECKPOINT_MISMATCH,
+        )
     weights = {key: value.float() for key, value in load_file(manifest.path(WEIGHTS_FILE)).items()}
     try:
         model.load_state_dict(weights)

@@ -31,7 +31,8 @@ class Health:
     """Measures over one set of pairs.
 
     Attributes:
-        pairs: how many. rrg, rrg_shuffled, rrg_blur: see the module; blur: 60 % of an 11 px box blur of the first frame.
+        pairs: how many. rrg, rrg_shuffled, rrg_blur: see the module; blur: 60 % of a box blur of the first frame,
+            11 px wide, at most a quarter of the frame or feature map.
         perplexity: per token, of the code distribution (1 = one code, K = all alike). dead: per token, codes under 0.1 %.
         stable_blur, stable_brightness: share of codes that stay when both frames are blurred (3 px box) or made 15 % brighter.
         static_share: per token, share of identical pairs (a, a) that get the token's most frequent static code.
@@ -92,17 +93,18 @@ def measure(model: LatentActionModel, corpus: Corpus, pairs: Pairs, count: int =
     codes, changed_blur, changed_bright, static = [], [], [], []
     for i in range(0, len(index), batch):
         first, later, lens = batch_of(corpus, pairs, index[i : i + batch], device)
-        codes.append(model.encode(first, later, lens))
-        changed_blur.append(model.encode(box_blur(first, 3), box_blur(later, 3), lens) == codes[-1])
+        codes.append(model.encode_frames(first, later, lens))
+        changed_blur.append(model.encode_frames(box_blur(first, 3), box_blur(later, 3), lens) == codes[-1])
         bright = [(x * 0.25 + 0.4) * 1.15 / 0.25 - 0.4 / 0.25 for x in (first, later)]
-        changed_bright.append(model.encode(*bright, lens) == codes[-1])
-        static.append(model.encode(first, first, lens))
+        changed_bright.append(model.encode_frames(*bright, lens) == codes[-1])
+        static.append(model.encode_frames(first, first, lens))
     all_codes = torch.cat(codes)
     shuffled = all_codes[torch.from_numpy(order)]
     sums = np.zeros(4)  # copy, model, shuffled codes, blurred copy
     for i in range(0, len(index), batch):
         first, later, lens = batch_of(corpus, pairs, index[i : i + batch], device)
-        blurred = 0.4 * first + 0.6 * box_blur(first, 11)
+        first, later = model.features(torch.cat((first, later))).chunk(2)
+        blurred = 0.4 * first + 0.6 * box_blur(first, min(11, first.shape[-1] // 4 | 1))
         candidates = (
             first,
             model.predict(first, all_codes[i : i + batch], lens).frame,

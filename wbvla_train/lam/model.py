@@ -67,15 +67,16 @@ def cost_volume(first: torch.Tensor, later: torch.Tensor) -> torch.Tensor:
 class Block(nn.Module):
     """Pre-norm transformer block, [B, N, C]."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, expansion: int = 3) -> None:
         super().__init__()
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.attention = nn.MultiheadAttention(width, heads, batch_first=True)
-        self.mlp = nn.Sequential(nn.Linear(width, 3 * width), nn.GELU(), nn.Linear(3 * width, width))
+        self.mlp = nn.Sequential(nn.Linear(width, expansion * width), nn.GELU(), nn.Linear(expansion * width, width))
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, read: int | None = None) -> torch.Tensor:
+        """``read``: only the first so many tokens are wanted afterwards; they still see all."""
         y = self.norm1(x)
-        x = x + self.attention(y, y, y, need_weights=False)[0]
+        x = x[:, :read] + self.attention(y[:, :read], y, y, need_weights=False)[0]
         return x + self.mlp(self.norm2(x))
 
 
@@ -104,10 +105,10 @@ class Encoder(nn.Module):
 
 @dataclass(frozen=True)
 class Prediction:
-    """frame [B, 3, S, S]; flow [B, 2, S, S] that moved the first frame; motion [B, 6] camera motion or None."""
+    """frame [B, C, S, S] in the feature space; flow [B, 2, S, S] that moved the first frame, or None; motion [B, 6] camera motion or None."""
 
     frame: torch.Tensor
-    flow: torch.Tensor
+    flow: torch.Tensor | None
     motion: torch.Tensor | None
 
 
@@ -172,25 +173,34 @@ class LamOutput:
 
 
 class LatentActionModel(nn.Module):
-    """Encoder, quantiser and decoder."""
+    """Encoder, quantiser and decoder; those of the pixel space where none are given."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, encoder: nn.Module | None = None, decoder: nn.Module | None = None) -> None:
         super().__init__()
         self.config = config
-        self.encoder = Encoder(config)
+        self.encoder = encoder or Encoder(config)
         self.quantiser = TokenQuantiser(config.tokens, config.codes, config.code_dim, config.commitment, config.reset_below)
-        self.decoder = Decoder(config)
+        self.decoder = decoder or Decoder(config)
+
+    def features(self, frames: torch.Tensor) -> torch.Tensor:
+        """Frames [B, 3, S, S] as :func:`pixels` gives them -> the feature space of all other methods, [B, C, h, w]."""
+        return frames
 
     def forward(self, first: torch.Tensor, later: torch.Tensor, lens: torch.Tensor, continuous: bool = False) -> LamOutput:
-        """first, later [B, 3, S, S] in the feature space; lens [B, 5]; ``continuous``: bypass the quantiser."""
-        z = self.encoder(first, later, lens)
+        """first, later [B, C, h, w] in the feature space; lens [B, 5]; ``continuous``: bypass the quantiser."""
+        z = self.encoder(first, later, lens).float()  # codes are told apart in full precision
         quantised = self.quantiser(z, continuous)
         return LamOutput(quantised.codes, z, self.decoder(first, quantised.values, lens), quantised.loss)
 
     @torch.no_grad()
     def encode(self, first: torch.Tensor, later: torch.Tensor, lens: torch.Tensor) -> torch.Tensor:
         """Codes [B, T] int64 only."""
-        return self.quantiser.distances(self.encoder(first, later, lens)).argmin(-1)
+        return self.quantiser.distances(self.encoder(first, later, lens).float()).argmin(-1)
+
+    @torch.no_grad()
+    def encode_frames(self, first: torch.Tensor, later: torch.Tensor, lens: torch.Tensor) -> torch.Tensor:
+        """:meth:`encode` of frames [B, 3, S, S] as :func:`pixels` gives them."""
+        return self.encode(*self.features(torch.cat((first, later))).chunk(2), lens)
 
     @torch.no_grad()
     def predict(self, first: torch.Tensor, codes: torch.Tensor, lens: torch.Tensor) -> Prediction:

@@ -96,6 +96,8 @@ class PictureConfig:
 def main(argv: list[str] | None = None) -> int:
     config = tyro.cli(PictureConfig, args=argv)
     lam = load_lam(config.lam)
+    if lam.model.config.feature_space != "pixels":
+        raise SystemExit(f"{config.lam} predicts {lam.model.config.feature_space} features, of which there is no picture; give a LAM in pixel space")
     corpus = Corpus([config.data], lam.model.config.image_size)
     pairs = corpus.pairs(lam.gap_s)
     config.output.mkdir(parents=True, exist_ok=True)

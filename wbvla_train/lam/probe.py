@@ -18,6 +18,7 @@ import torch
 import tyro
 
 from wbvla_train.data.clips import Corpus, Pairs
+from wbvla_train.lam.config import domains_of
 from wbvla_train.lam.export import Lam, load_lam
 from wbvla_train.lam.health import batch_of, measure, sample_pairs
 
@@ -54,7 +55,7 @@ def true_motion(corpus: Corpus, pairs: Pairs) -> Motion:
 @torch.no_grad()
 def codes_of(lam: Lam, corpus: Corpus, pairs: Pairs, index: np.ndarray, batch: int = 64) -> np.ndarray:
     """[N, T] codes of the chosen pairs."""
-    return np.concatenate([lam.model.encode(*batch_of(corpus, pairs, index[i : i + batch])).numpy() for i in range(0, len(index), batch)])
+    return np.concatenate([lam.model.encode_frames(*batch_of(corpus, pairs, index[i : i + batch])).numpy() for i in range(0, len(index), batch)])
 
 
 def one_hot(codes: np.ndarray, k: int) -> np.ndarray:
@@ -123,7 +124,8 @@ class ProbeConfig:
 
     Attributes:
         lam: checkpoint directory. data: root of the rendered video. split: rooms that are scored (``test`` is for the end).
-        domains: of the video; empty: the LAM's own and its x2_ counterpart.
+        domains: of the video; empty: the LAM's own, each with its x2_ counterpart.
+        features: where the frozen extractor of a LAM on DINOv2 features lies; empty: where it lay in training.
         threads: of torch.
     """
 
@@ -131,16 +133,18 @@ class ProbeConfig:
     data: Path = Path("data/video")
     split: str = "dev"
     domains: tuple[str, ...] = ()
+    features: str = ""
     threads: int = 1
 
 
 def evaluate(config: ProbeConfig) -> dict[str, Any]:
     """{domain: {"health": ..., "probe": ...}}; the probe is fitted on training rooms of the same domain."""
     torch.set_num_threads(config.threads)
-    lam = load_lam(config.lam)
-    size, name = lam.model.config.image_size, lam.manifest.name
+    lam = load_lam(config.lam, config.features)
+    size = lam.model.config.image_size
+    own = (domain for name in domains_of(lam.manifest.name) for domain in (name, f"x2_{name}"))
     out = {}
-    for domain in config.domains or (name, f"x2_{name}"):
+    for domain in config.domains or own:
         fit, score = Corpus([config.data / "train" / domain], size), Corpus([config.data / config.split / domain], size)
         health = measure(lam.model, score, score.pairs(lam.gap_s), count=2048, seed=1)
         out[domain] = {"health": health.to_json(), "probe": _rounded(probe(lam, fit, score))}

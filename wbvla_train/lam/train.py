@@ -12,7 +12,7 @@ import math
 import os
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,10 +24,12 @@ from wbvla_core.machine import describe_machine
 from wbvla_train.data.clips import Corpus, Pairs
 from wbvla_train.data.video import ROBOT_VIEW
 from wbvla_train.lam import export as lam_export
-from wbvla_train.lam.config import SIZES, LamTrainConfig, Name, preset
+from wbvla_train.lam.config import NAMES, SIZES, LamTrainConfig, Name, domains_of, preset
+from wbvla_train.lam.feature_model import FeatureActionModel, new_model
+from wbvla_train.lam.features import RANDOM, FeatureCorpus, FrozenFeatures, load_features
 from wbvla_train.lam.geometry import crop_lens, identity_grid, lens_from_view
 from wbvla_train.lam.health import CollapseMonitor, measure
-from wbvla_train.lam.model import LamOutput, LatentActionModel, pixels
+from wbvla_train.lam.model import LamOutput, pixels
 
 STATE_FILE = "state.pt"
 LOG_FILE = "log.jsonl"
@@ -35,20 +37,21 @@ LOG_FILE = "log.jsonl"
 
 @dataclass(frozen=True)
 class Batch:
-    """first, later [B, 3, S, S] float32; lens [B, 5]."""
+    """first, later [B, 3, S, S] float32, or [B, C, h, w] where they are ``extracted`` features; lens [B, 5]."""
 
     first: torch.Tensor
     later: torch.Tensor
     lens: torch.Tensor
+    extracted: bool = False
 
     def to(self, device: str) -> Batch:
-        return Batch(self.first.to(device), self.later.to(device), self.lens.to(device))
+        return replace(self, first=self.first.to(device), later=self.later.to(device), lens=self.lens.to(device))
 
 
 class PairSampler:
     """Batches of augmented frame pairs, a pure function of (seed, step)."""
 
-    def __init__(self, config: LamTrainConfig, main: tuple[Corpus, Pairs], extra: tuple[Corpus, Pairs] | None) -> None:
+    def __init__(self, config: LamTrainConfig, main: tuple[Corpus | FeatureCorpus, Pairs], extra: tuple[Corpus | FeatureCorpus, Pairs] | None) -> None:
         self.config, self.main, self.extra = config, main, extra
 
     def batch(self, step: int) -> Batch:
@@ -59,10 +62,14 @@ class PairSampler:
         if self.extra and n_extra:
             parts.append(self._gather(self.extra, rng, n_extra))
         first, later, view = (torch.cat(column) for column in zip(*parts, strict=True))
+        if c.cache_features:  # whatever else would augment them needs the pixels
+            swap = torch.from_numpy(rng.random(len(first)) < 0.5)[:, None, None, None]
+            first, later = torch.where(swap, later, first), torch.where(swap, first, later)
+            return Batch(first.permute(0, 3, 1, 2), later.permute(0, 3, 1, 2), lens_from_view(view), extracted=True)
         return self._augment(pixels(first), pixels(later), lens_from_view(view), rng)
 
     @staticmethod
-    def _gather(source: tuple[Corpus, Pairs], rng: np.random.Generator, count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def _gather(source: tuple[Corpus | FeatureCorpus, Pairs], rng: np.random.Generator, count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         corpus, pairs = source
         index = rng.integers(0, len(pairs), count)
         views = torch.from_numpy(pairs.views[pairs.clip[index]])
@@ -90,16 +97,29 @@ class PairSampler:
         return Batch(both[:, :3], both[:, 3:], crop_lens(lens, crop))
 
 
-def reconstruction_loss(prediction: torch.Tensor, batch: Batch, power: float) -> torch.Tensor:
+class BalancedSampler:
+    """The batches of several samplers side by side: with settings alike but for the domain, the shared model sees in every step
+    exactly the pairs that the separate ones see, as many of each domain however much video there is of either."""
+
+    def __init__(self, samplers: list[PairSampler]) -> None:
+        self.samplers = samplers
+
+    def batch(self, step: int) -> Batch:
+        parts = [sampler.batch(step) for sampler in self.samplers]
+        return Batch(*(torch.cat([getattr(part, name) for part in parts]) for name in ("first", "later", "lens")), parts[0].extracted)
+
+
+def reconstruction_loss(prediction: torch.Tensor, batch: Batch, power: float, scales: int) -> torch.Tensor:
     """Multi-scale MSE; pairs in which little moves count relatively more (see ``LamTrainConfig.loss_power``)."""
     weight = ((batch.first - batch.later).square().mean((1, 2, 3)) + 0.01) ** -power
     weight = weight / weight.mean()
     total = prediction.new_zeros(())
     a, b = prediction, batch.later
-    for _ in range(3):
+    for scale in range(scales):
+        if scale:
+            a, b = F.avg_pool2d(a, 2), F.avg_pool2d(b, 2)
         total = total + ((a - b).square().mean((1, 2, 3)) * weight).mean()
-        a, b = F.avg_pool2d(a, 2), F.avg_pool2d(b, 2)
-    return total / 3.0
+    return total / scales
 
 
 def learning_rate(config: LamTrainConfig, step: int) -> float:
@@ -113,15 +133,24 @@ def learning_rate(config: LamTrainConfig, step: int) -> float:
 class LamTrainer:
     """Model, optimiser and step counter; saved and restored whole."""
 
-    def __init__(self, config: LamTrainConfig, sampler: PairSampler) -> None:
+    def __init__(self, config: LamTrainConfig, sampler: PairSampler | BalancedSampler) -> None:
         torch.manual_seed(config.seed)
         self.config, self.sampler, self.step = config, sampler, 0
-        self.model = LatentActionModel(config.model).to(config.device)
+        self.model = new_model(config.model, config.features).to(config.device)
+        if isinstance(self.model, FeatureActionModel):
+            batch = sampler.batch(0).to(config.device)
+            frames = torch.cat((batch.first, batch.later))
+            self.model.fit_standardisation(frames if batch.extracted else self.model.extractor(frames))
         decayed = [p for name, p in self.model.named_parameters() if p.ndim >= 2 and "codebook" not in name]
         others = [p for name, p in self.model.named_parameters() if p.ndim < 2 or "codebook" in name]
         groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
         self.optimiser = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98))
         self.resets, self.seconds = 0, 0.0
+
+    @property
+    def pairs_seen(self) -> int:
+        """Of all domains together."""
+        return self.step * self.config.batch * len(domains_of(self.config.name))
 
     def train_step(self) -> dict[str, float]:
         """One optimiser step; returns its losses."""
@@ -129,9 +158,11 @@ class LamTrainer:
         self.model.train()
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(c, self.step)
-        batch = self.sampler.batch(self.step).to(c.device)
-        out: LamOutput = self.model(batch.first, batch.later, batch.lens, continuous=self.step < c.continuous_steps)
-        reconstruction = reconstruction_loss(out.prediction.frame, batch, c.loss_power)
+        drawn = self.sampler.batch(self.step).to(c.device)
+        with torch.autocast(torch.device(c.device).type, dtype=torch.bfloat16, enabled=c.bf16):
+            batch = self._features(drawn)
+            out: LamOutput = self.model(batch.first, batch.later, batch.lens, continuous=self.step < c.continuous_steps)
+        reconstruction = reconstruction_loss(out.prediction.frame, batch, c.loss_power, c.loss_scales)
         loss = reconstruction + out.quantiser_loss
         if not torch.isfinite(loss):
             raise FloatingPointError(f"loss is {loss.item()} at step {self.step}; lower lr ({c.lr}) or look for broken frames")
@@ -145,6 +176,12 @@ class LamTrainer:
         with torch.no_grad():
             gain = 1.0 - (out.prediction.frame - batch.later).square().sum() / (batch.first - batch.later).square().sum().clamp_min(1e-9)
         return {"loss": loss.item(), "reconstruction": reconstruction.item(), "quantiser": out.quantiser_loss.item(), "rrg_train": gain.item()}
+
+    def _features(self, batch: Batch) -> Batch:
+        """The batch in the model's feature space; both frames in one pass."""
+        frames = torch.cat((batch.first, batch.later))
+        first, later = (self.model.standardise(frames) if batch.extracted else self.model.features(frames)).chunk(2)
+        return replace(batch, first=first, later=later)
 
     def _care_for_codes(self, out: LamOutput) -> None:
         """Usage and resets; a code that was moved forgets its optimiser moments."""
@@ -206,68 +243,86 @@ def train(config: LamTrainConfig, log=print, command: str = "") -> Path:
     Raises:
         CollapseError: the codes carry nothing, lastingly.
     """
+    if config.features == RANDOM and config.model.backbone != "debug":
+        raise ValueError(f"--features {RANDOM} says nothing about video: give the published weights, or take the preset debug-dinov2")
     torch.set_num_threads(config.threads)
-    size = config.model.image_size
-    main = Corpus([config.data / "train" / config.name], size, log)
-    dev = Corpus([config.data / "dev" / config.name], size, log)
-    main_pairs, dev_pairs = main.pairs(config.gap_s), dev.pairs(config.gap_s)
-    extra = None
-    if config.extra_folders:
-        extra_corpus = Corpus(config.extra_folders, size, log)
-        extra = (extra_corpus, extra_corpus.pairs(config.gap_s))
-    trainer = LamTrainer(config, PairSampler(config, (main, main_pairs), extra))
+    extractor = None
+    if config.model.feature_space == "dinov2":
+        extractor = load_features(config.features, config.model)  # before any video is decoded: it may not be there
+        extractor.to(config.device)
+    samplers, available = [], {}
+    for domain in domains_of(config.name):
+        main, extra = (
+            _with_pairs(folders, config, log, extractor if config.cache_features else None)
+            for folders in ([config.data / "train" / domain], config.extra_folders(domain))
+        )
+        samplers.append(PairSampler(config, main, extra))
+        available[domain] = {"rooms": len(main[1]), "robot_and_extra": len(extra[1]) if extra else 0}
+    dev = {domain: _with_pairs([config.data / "dev" / domain], config, log) for domain in domains_of(config.name)}
+    trainer = LamTrainer(config, samplers[0] if len(samplers) == 1 else BalancedSampler(samplers))
     parameters = sum(p.numel() for p in trainer.model.parameters())
     log(
-        f"lam {config.name}: {parameters:,} parameters, {len(main_pairs):,} pairs {config.gap_s} s apart from {len(main.clips)} clips"
-        + (f" + {len(extra[1]):,} pairs from {len(extra[0].clips)} extra clips" if extra else "")
-        + f"; {config.steps} steps of {config.batch}"
+        f"lam {config.name}: {parameters:,} parameters; pairs {config.gap_s} s apart: "
+        + ", ".join(f"{domain} {n['rooms']:,} + {n['robot_and_extra']:,} of the robot's camera and extra" for domain, n in available.items())
+        + f"; {config.steps} steps of {config.batch} per domain"
     )
     state_path = config.state_dir / STATE_FILE
     if config.resume and state_path.exists():
         trainer.restore(state_path)
         log(f"lam {config.name}: resumed at step {trainer.step}")
     config.state_dir.mkdir(parents=True, exist_ok=True)
-    monitor = CollapseMonitor(config.stop_after, config.stop_patience)
-    health = None
+    monitors = {domain: CollapseMonitor(config.stop_after, config.stop_patience) for domain in dev}
     with (config.state_dir / LOG_FILE).open("a") as journal:
         while trainer.step < config.steps:
             losses = trainer.train_step()
             last = trainer.step == config.steps
             if trainer.step % config.health_every == 0 or last:
-                health = measure(trainer.model, dev, dev_pairs, seed=config.seed)
-                rate = trainer.step * config.batch / max(trainer.seconds, 1e-9)
-                journal.write(json.dumps({"step": trainer.step, **losses, **health.to_json(), "pairs_per_s": round(rate, 1)}) + "\n")
+                health = {domain: measure(trainer.model, *of_domain, seed=config.seed) for domain, of_domain in dev.items()}
+                rate = trainer.pairs_seen / max(trainer.seconds, 1e-9)
+                record = {"step": trainer.step, **losses, "dev": {domain: h.to_json() for domain, h in health.items()}, "pairs_per_s": round(rate, 1)}
+                journal.write(json.dumps(record) + "\n")
                 journal.flush()
-                remaining = (config.steps - trainer.step) * config.batch / rate
-                log(f"lam {config.name} {trainer.step}/{config.steps}: {health.line()}; {rate:.0f} pairs/s, {remaining / 60:.0f} min to go")
-                monitor.check(trainer.step, health)
+                remaining_s = (config.steps - trainer.step) * trainer.seconds / trainer.step
+                shown = "; ".join(f"{domain} {h.line()}" for domain, h in health.items())
+                log(f"lam {config.name} {trainer.step}/{config.steps}: {shown}; {rate:.0f} pairs/s, {remaining_s / 60:.0f} min to go")
+                for domain, h in health.items():
+                    monitors[domain].check(trainer.step, h)
             if trainer.step % config.save_every == 0 or last:
                 trainer.save(state_path)
-    available = {"rooms": len(main_pairs), "robot_and_extra": len(extra[1]) if extra else 0}
     return _export(trainer, dev, available, command, log)
 
 
-def _export(trainer: LamTrainer, dev: Corpus, available: dict[str, int], command: str, log) -> Path:
+def _with_pairs(folders: list[Path], config: LamTrainConfig, log, extractor: FrozenFeatures | None = None) -> tuple[Corpus | FeatureCorpus, Pairs] | None:
+    """The clips of some folders, if any, or the ``extractor``'s features of them, and their pairs."""
+    if not folders:
+        return None
+    corpus = Corpus(folders, config.model.image_size, log)
+    return FeatureCorpus(corpus, extractor, log) if extractor else corpus, corpus.pairs(config.gap_s)
+
+
+def _export(trainer: LamTrainer, dev: dict[str, tuple[Corpus, Pairs]], available: dict[str, dict[str, int]], command: str, log) -> Path:
     """Measure what will be exported (weights rounded to half precision), then write the checkpoint."""
     config = trainer.config
-    rounded = LatentActionModel(config.model)
+    rounded = new_model(config.model, config.features)
     rounded.load_state_dict({key: value.float() for key, value in lam_export.half(trainer.model).items()})
-    health = {config.name: measure(rounded, dev, dev.pairs(config.gap_s), count=2048, seed=config.seed + 1)}
-    robot_dev = config.data / "dev" / f"x2_{config.name}"
-    if config.robot_video and robot_dev.is_dir():
-        corpus = Corpus([robot_dev], config.model.image_size, log)
-        health[robot_dev.name] = measure(rounded, corpus, corpus.pairs(config.gap_s), count=2048, seed=config.seed + 1)
+    measured = dict(dev)
+    for domain in dev:
+        robot_dev = config.data / "dev" / f"x2_{domain}"
+        if config.robot_video and robot_dev.is_dir():
+            measured[robot_dev.name] = _with_pairs([robot_dev], config, log)
+    health = {domain: measure(rounded, *of_domain, count=2048, seed=config.seed + 1) for domain, of_domain in measured.items()}
+    trained_on = [folder for domain in dev for folder in (config.data / "train" / domain, *config.extra_folders(domain))]
     metrics = {
         "command": command,
         "seed": config.seed,
-        "data": {"train": [f"{config.data}/train/{config.name}", *map(str, config.extra_folders)], "pairs_available": available},
-        "pairs_seen": trainer.step * config.batch,
+        "data": {"train": list(map(str, trained_on)), "pairs_available": available},
+        "pairs_seen": trainer.pairs_seen,
         "hours": round(trainer.seconds / 3600.0, 3),
         "machine": describe_machine(config.device, f"{config.threads} thread(s)", f"torch {torch.__version__}"),
         "code_resets": trainer.resets,
         "dev": {domain: h.to_json() for domain, h in health.items()},
     }
-    training = {"steps": config.steps, "batch": config.batch, "lr": config.lr, "seed": config.seed, "pairs_seen": trainer.step * config.batch}
+    training = {"steps": config.steps, "batch": config.batch, "lr": config.lr, "seed": config.seed, "pairs_seen": trainer.pairs_seen}
     lam_export.export(trainer.model, config.name, config.gap_s, ROBOT_VIEW, config.checkpoint_dir, metrics, training)
     for domain, h in health.items():
         log(f"lam {config.name}: exported to {config.checkpoint_dir}; dev {domain}: {h.line()}")
@@ -281,16 +336,16 @@ def recorded_command(arguments: list[str]) -> str:
 
 
 PLACES = ("--output", "--run-dir")
-USAGE = """usage: wbvla train lam {loco,mani} [debug|tiny|full] [options]
+USAGE = """usage: wbvla train lam {loco,mani,shared} [debug|tiny|full] [options]
 
-Trains one of the two latent action models on `wbvla data video` and exports it to checkpoints/lam/<name>. `tiny` (the default)
-is what ships: about half an hour of one thread. `wbvla train lam loco --help` lists the options."""
+Trains one of the two latent action models, or one for both domains, on `wbvla data video` and exports it to checkpoints/lam/<name>.
+`tiny` (the default) is what ships: about half an hour of one thread. `wbvla train lam loco --help` lists the options."""
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parse ``{loco,mani} [preset] [options]`` and train."""
+    """Parse ``{loco,mani,shared} [preset] [options]`` and train."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if not arguments or arguments[0] not in ("loco", "mani"):
+    if not arguments or arguments[0] not in NAMES:
         print(USAGE, file=sys.stdout if arguments[:1] in (["-h"], ["--help"]) else sys.stderr)
         return 0 if arguments[:1] in (["-h"], ["--help"]) else 2
     name: Name = arguments[0]

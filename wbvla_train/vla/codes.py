@@ -2,28 +2,32 @@
 
 The recorded episodes are used as action-free video here: frames, stamps and the sentence. What happened during the next
 half second is told by the LAMs' codes, never by the commands. Frames in which a random burst disturbed the demonstrator, so
-that what happened is not what was asked for, are left out.
+that what happened is not what was asked for, are left out. Action-free clips with sentences (``--clips``) can be mixed in.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 
 from wbvla_perception.preprocess import ImageSpec
 from wbvla_train.data.shards import read_shards
 from wbvla_train.lam.export import Lam, load_lam
 from wbvla_train.lam.label import label_frames
-from wbvla_train.loop import TrainLoop
+from wbvla_train.loop import Step
+from wbvla_train.parallel import Part, to_device
+from wbvla_train.vla.clips import ClipSet
 from wbvla_train.vla.config import VlaTrainConfig
-from wbvla_train.vla.grounding import Grounding, GroundingStep, box_loss
-from wbvla_train.vla.images import jitter, to_model
-from wbvla_train.vla.pictures import GROUNDED_FILE, load_stills
+from wbvla_train.vla.grounding import Grounding, GroundingBatch, GroundingStep, box_loss
+from wbvla_train.vla.images import jitter, require_size, to_model
+from wbvla_train.vla.pictures import load_stills
 from wbvla_vla.model import PrismaticVla, code_loss
 from wbvla_vla.tokens import InstructionTokenizer
 
@@ -47,19 +51,24 @@ class CodeSet:
 
 
 def label_demos(root: Path, demos: dict[str, np.ndarray], lam: Lam, log=print) -> tuple[np.ndarray, np.ndarray]:
-    """Codes [T, tokens] and valid [T] of every frame, episode by episode; cached beside the data under the LAM's hash."""
-    path = root / f"codes_{lam.manifest.name}_{lam.manifest.hash[:12]}_{len(demos['image'])}.npz"
+    """Codes [T, tokens] and valid [T] of every frame, episode by episode; cached beside the data under the LAM's hash (and the gap, if it is not its own)."""
+    gap = "" if lam.gap_s == lam.manifest.extra["gap_s"] else f"_{lam.gap_s:g}s"
+    path = root / f"codes_{lam.manifest.name}_{lam.manifest.hash[:12]}_{len(demos['image'])}{gap}.npz"
     if path.exists():
         with np.load(path, allow_pickle=False) as cache:
             return cache["codes"], cache["valid"]
     log(f"labelling {len(demos['image'])} frames with {lam.manifest.label}")
-    starts = np.flatnonzero(np.diff(demos["episode"], prepend=demos["episode"][0] - 1))
-    parts = [label_frames(lam, demos["image"][a:b], demos["stamp_s"][a:b]) for a, b in zip(starts, [*starts[1:], len(demos["image"])], strict=True)]
+    parts = [label_frames(lam, demos["image"][a:b], demos["stamp_s"][a:b]) for a, b in pairwise(episode_bounds(demos["episode"]))]
     codes, valid = np.concatenate([c for c, _ in parts]), np.concatenate([v for _, v in parts])
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.npz")
     np.savez_compressed(temporary, codes=codes, valid=valid)
     os.replace(temporary, path)
     return codes, valid
+
+
+def episode_bounds(episode: np.ndarray) -> np.ndarray:
+    """First frames of the episodes, in order, and the number of frames [episodes + 1]."""
+    return np.append(np.flatnonzero(np.diff(episode, prepend=episode[0] - 1)), len(episode))
 
 
 def undisturbed(demos: dict[str, np.ndarray], gap_s: float) -> np.ndarray:
@@ -76,15 +85,19 @@ def undisturbed(demos: dict[str, np.ndarray], gap_s: float) -> np.ndarray:
         step += 1
 
 
+def read_labelled(root: Path, lams: list[Lam], log=print, keys: tuple[str, ...] = ()) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
+    """Recordings (DEMO_KEYS and ``keys``), their codes [T, kinds, tokens], and which frames carry a code of both LAMs [T] bool."""
+    demos = read_shards(root, (*DEMO_KEYS, *keys))
+    labels = [label_demos(root, demos, lam, log) for lam in lams]
+    usable = labels[0][1] & labels[1][1] & undisturbed(demos, max(lam.gap_s for lam in lams))
+    return demos, np.stack([labels[0][0], labels[1][0]], axis=1).astype(np.int64), usable
+
+
 def load_codes(config: VlaTrainConfig, tokenizer: InstructionTokenizer, log=print) -> tuple[CodeSet, np.ndarray]:
     """The labelled frames, and which of them are held out (the last episodes)."""
     c = config.codes
-    demos = read_shards(c.demos, DEMO_KEYS)
-    lams = [load_lam(c.lam_mani), load_lam(c.lam_loco)]
-    labels = [label_demos(c.demos, demos, lam, log) for lam in lams]
-    usable = labels[0][1] & labels[1][1] & undisturbed(demos, max(lam.gap_s for lam in lams))
+    demos, codes, usable = read_labelled(c.demos, [load_lam(c.lam_mani), load_lam(c.lam_loco)], log)
     sentences, inverse = np.unique(demos["sentence"], return_inverse=True)
-    codes = np.stack([labels[0][0], labels[1][0]], axis=1).astype(np.int64)
     data = CodeSet(demos["image"], tokenizer.encode_batch(sentences.tolist())[inverse], codes, np.flatnonzero(usable))
     return data, held_out_episodes(demos["episode"])
 
@@ -95,29 +108,77 @@ def held_out_episodes(episode: np.ndarray, share: float = 0.05) -> np.ndarray:
     return episode >= numbers[-max(1, int(len(numbers) * share))]
 
 
+@dataclass
+class CodeBatch:
+    """N labelled frames.
+
+    Attributes:
+        grounding: a batch of stage 0 beside them.
+        weight: of each frame's two code sets; None = alike.
+        recorded: only so many, the first ones, count as right or wrong: the others are action-free clips; None = all.
+    """
+
+    pixels: torch.Tensor  # [N, 6, S, S]
+    words: torch.Tensor  # [N, W]
+    codes: torch.Tensor  # [N, 2, tokens] int64
+    grounding: GroundingBatch | None = None
+    weight: torch.Tensor | None = None  # [N, 2]
+    recorded: int | None = None
+
+
+def code_step_loss(vla: torch.nn.Module, batch: CodeBatch) -> tuple[torch.Tensor, dict[str, float]]:
+    """Cross-entropy of the codes, and how many are right."""
+    out = vla(batch.pixels, batch.words, codes=batch.codes)
+    right = (out.codes() == batch.codes)[: batch.recorded].float().mean()
+    return code_loss(out.logits.float(), batch.codes, batch.weight), {"code_accuracy": float(right)}
+
+
 class CodesStep:
-    """Draws a batch of labelled frames; beside it a few pictures of stage 0, so that words keep their meaning."""
+    """Draws a batch of labelled frames; beside it a few pictures of stage 0, so that words keep their meaning.
+
+    Args:
+        clips, clip_rows: action-free clips, and how many frames of a batch are theirs.
+    """
 
     def __init__(
-        self, model: PrismaticVla, spec: ImageSpec, data: CodeSet, index: np.ndarray, batch: int, grounding: GroundingStep | None, weight: float
+        self,
+        model: PrismaticVla,
+        spec: ImageSpec,
+        data: CodeSet,
+        index: np.ndarray,
+        batch: int,
+        grounding: GroundingStep | None,
+        weight: float,
+        clips: ClipSet | None = None,
+        clip_rows: int = 0,
     ) -> None:
         self.model, self.spec, self.data, self.index, self.batch = model, spec, data, index, batch
         self.grounding, self.weight = grounding, weight
+        self.clips, self.clip_rows = clips, clip_rows
 
-    def __call__(self, rng: np.random.Generator) -> tuple[torch.Tensor, dict[str, float]]:
-        rows = self.index[rng.integers(len(self.index), size=self.batch)]
-        pixels = to_model(jitter(self.data.images[rows], rng), self.spec)
-        out = self.model(pixels, torch.from_numpy(self.data.word_ids[rows]))
-        codes = torch.from_numpy(self.data.codes[rows])
-        loss = code_loss(out.logits.float(), codes)
-        numbers = {"code_accuracy": float((out.codes() == codes).float().mean())}
-        if self.grounding and self.weight > 0:
-            pixels, words, image_index, _, target = self.grounding.draw(rng)
-            _, language = self.grounding.model(pixels, words, image_index)
-            grounded = box_loss(language, target)
-            loss = loss + self.weight * grounded
-            numbers["grounding"] = float(grounded.detach())
-        return loss, numbers
+    def draw(self, rng: np.random.Generator, step: int, part: Part) -> CodeBatch:
+        if self.grounding:
+            part.require_whole("stage 1 with pictures of stage 0 beside it (grounding_weight)")
+        if self.clip_rows:
+            part.require_whole("stage 1 with action-free clips in each batch (clips)")
+        rows = self.index[rng.integers(len(self.index), size=self.batch - self.clip_rows)]
+        images, words, codes, weight = self.data.images[rows], self.data.word_ids[rows], self.data.codes[rows], None
+        if self.clips and self.clip_rows:
+            ours = (images, words, codes, np.ones(codes.shape[:2], dtype=np.float32))
+            images, words, codes, weight = map(np.concatenate, zip(ours, self.clips.draw(rng, self.clip_rows), strict=True))
+        mine = part.of(self.batch)
+        pixels = to_model(jitter(images, rng)[mine], self.spec)
+        beside = self.grounding.draw(rng) if self.grounding and self.weight > 0 else None
+        weight = None if weight is None else torch.from_numpy(weight)
+        return CodeBatch(pixels, torch.from_numpy(words[mine]), torch.from_numpy(codes[mine]), beside, weight, len(rows))
+
+    def loss(self, model: torch.nn.Module, batch: CodeBatch) -> tuple[torch.Tensor, dict[str, float]]:
+        if batch.grounding is None:
+            return code_step_loss(model, batch)
+        loss, numbers = code_step_loss(self.model, batch)  # ``model`` is the VLA with stage 0's heads around it
+        _, language = model(batch.grounding.pixels, batch.grounding.words, batch.grounding.image_index)
+        grounded = box_loss(language, batch.grounding.language)
+        return loss + self.weight * grounded, {**numbers, "grounding": float(grounded.detach())}
 
     @torch.no_grad()
     def evaluate(self, count: int = 1024) -> dict[str, float]:
@@ -127,23 +188,48 @@ class CodesStep:
         rows = self.index[np.random.default_rng(1).permutation(len(self.index))[:count]]
         right = []
         for part in np.array_split(rows, max(1, len(rows) // 128)):
-            out = self.model(to_model(self.data.images[part], self.spec), torch.from_numpy(self.data.word_ids[part]))
-            right.append((out.codes().numpy() == self.data.codes[part]).mean(axis=2))  # [n, 2]
-        accuracy = np.concatenate(right).mean(axis=0)
-        codes = self.data.codes[rows]
-        floor = [np.mean([np.bincount(codes[:, kind, token]).max() / len(rows) for token in range(codes.shape[2])]) for kind in range(2)]
-        return {"mani_accuracy": float(accuracy[0]), "mani_majority": float(floor[0]), "loco_accuracy": float(accuracy[1]), "loco_majority": float(floor[1])}
+            inputs = (to_model(self.data.images[part], self.spec), torch.from_numpy(self.data.word_ids[part]))
+            out = self.model(*to_device(inputs, next(self.model.parameters()).device))
+            right.append((out.codes().cpu().numpy() == self.data.codes[part]).mean(axis=2))  # [n, 2]
+        return code_scores(np.concatenate(right).mean(axis=0), self.data.codes[rows])
 
 
-def train_codes(config: VlaTrainConfig, model: PrismaticVla, tokenizer: InstructionTokenizer, spec: ImageSpec, log=print) -> dict[str, float]:
-    """Stage 1, from stage 0's weights where there are some; leaves the result in ``model``."""
+def code_scores(accuracy: np.ndarray, codes: np.ndarray) -> dict[str, float]:
+    """Accuracy of both kinds [2] beside that of the most frequent code per token in ``codes`` [N, 2, tokens]."""
+    floor = [np.mean([np.bincount(codes[:, kind, token]).max() / len(codes) for token in range(codes.shape[2])]) for kind in range(2)]
+    return {"mani_accuracy": float(accuracy[0]), "mani_majority": float(floor[0]), "loco_accuracy": float(accuracy[1]), "loco_majority": float(floor[1])}
+
+
+def load_grounded(model: PrismaticVla, tokenizer: InstructionTokenizer, weights: dict[str, torch.Tensor], stage_0: InstructionTokenizer) -> None:
+    """Put stage 0's weights into ``model``; words that only the clips' sentences use keep the rows that they were born with.
+
+    Args:
+        stage_0: the tokenizer of the tasks' sentences alone; needed where stage 0 was run without the clips.
+
+    Raises:
+        ValueError: weights of a vocabulary that is neither the model's nor the tasks'.
+    """
+    own, mine = model.state_dict(), tokenizer.tokenizer.get_vocab()
+    for name in ("language.model.embed_tokens.weight", "language.lm_head.weight"):
+        rows = weights[name]
+        if len(rows) == len(own[name]):
+            continue
+        if len(rows) != stage_0.vocab_size:
+            raise ValueError(
+                f"stage 0 left weights for {len(rows)} tokens, this model has {len(own[name])}: it was run with other clips; run it again (--stage all)"
+            )
+        grown = own[name].clone()
+        for token, row in stage_0.tokenizer.get_vocab().items():
+            grown[mine[token]] = rows[row]
+        weights[name] = grown
+    model.load_state_dict(weights)
+
+
+def recorded_step(config: VlaTrainConfig, model: PrismaticVla, tokenizer: InstructionTokenizer, spec: ImageSpec, log=print) -> CodeTraining:
+    """Stage 1 from our own demonstrations, all in memory."""
     c = config.codes
-    grounded = config.run_dir / GROUNDED_FILE
-    if grounded.exists():
-        model.load_state_dict({name: value.float() for name, value in load_file(grounded).items()})
-    else:
-        log(f"no {grounded}: stage 1 starts from random weights")
     data, held_out = load_codes(config, tokenizer, log)
+    require_size(data.images, spec, c.demos)
     train_index, check_index = data.index[~held_out[data.index]], data.index[held_out[data.index]]
     if not len(train_index):
         raise ValueError(f"no frame of {c.demos} carries a code label: episodes are shorter than the LAMs' gap, or all are disturbed; record longer ones")
@@ -153,11 +239,31 @@ def train_codes(config: VlaTrainConfig, model: PrismaticVla, tokenizer: Instruct
         pictures, _ = load_stills(config, log)
         module = Grounding(model)
         grounding = GroundingStep(module, tokenizer, spec, pictures["images"], pictures["labels"], c.grounding_batch, 4)
-    step = CodesStep(model, spec, data, train_index, c.batch, grounding, c.grounding_weight)
+    settings, clips, clip_rows = {}, None, 0
+    if c.clips:
+        if not 0.0 <= c.clip_share < 1.0:
+            raise ValueError(f"--clip-share must lie in [0, 1), got {c.clip_share}: demonstrations are part of every batch")
+        clip_rows = round(c.clip_share * c.batch)
+        clips = ClipSet(c.clips, (load_lam(c.lam_mani), load_lam(c.lam_loco)), tokenizer, c.code_losses, spec.size, log)
+        settings |= {"clips": [str(folder) for folder in c.clips], "clip_rows": clip_rows, "code_losses": c.code_losses}
+    step = CodesStep(model, spec, data, train_index, c.batch, grounding, c.grounding_weight, clips, clip_rows)
     check = CodesStep(model, spec, data, check_index, c.batch, None, 0.0)
     log(f"stage 1: {len(train_index)} labelled frames ({len(data.images)} in all), {c.loop.steps} steps of {c.batch}")
-    loop = TrainLoop(c.loop, module, step, config.run_dir / "codes", {"stage": "codes", "size": config.size, "batch": c.batch}, log)
-    if config.resume:
-        loop.resume()
-    loop.run(check.evaluate, evaluate_every=max(1, c.loop.steps // 8))
-    return {**check.evaluate(count=4096), "samples": c.loop.steps * c.batch, "hours": loop.seconds / 3600}
+    return CodeTraining(module, step, check.evaluate, lambda: check.evaluate(count=4096), settings)
+
+
+@dataclass
+class CodeTraining:
+    """What stage 1 trains and how.
+
+    Attributes:
+        module: the VLA, or the VLA with stage 0's heads around it.
+        evaluate, evaluate_well: numbers on held-out episodes: now and then, and at the end.
+        settings: what a resumable state depends on beside size and batch.
+    """
+
+    module: torch.nn.Module
+    step: Step
+    evaluate: Callable[[], dict[str, float]]
+    evaluate_well: Callable[[], dict[str, float]]
+    settings: dict[str, Any]

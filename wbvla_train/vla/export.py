@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import torch
+
 from wbvla_core import checkpoint
 from wbvla_core.checkpoint import METRICS_FILE, write_json
 from wbvla_core.robot import RobotSpec
@@ -28,16 +30,24 @@ def write_stage_metrics(config: VlaTrainConfig, metrics: dict[str, dict]) -> dic
 
 
 def export(
-    config: VlaTrainConfig, model: PrismaticVla, tokenizer: InstructionTokenizer, spec: ImageSpec, robot: RobotSpec, metrics: dict[str, dict], log=print
+    config: VlaTrainConfig,
+    model: PrismaticVla,
+    tokenizer: InstructionTokenizer,
+    spec: ImageSpec,
+    robot: RobotSpec,
+    metrics: dict[str, dict],
+    log=print,
+    weights: dict[str, torch.Tensor] | None = None,
 ) -> Path:
-    """Write weights, tokenizer, manifest and metrics; the LAMs whose codes were learnt become the parents."""
+    """Write weights (default: those in ``model``), tokenizer, manifest and metrics; the LAMs whose codes were learnt become the parents."""
     stages = write_stage_metrics(config, metrics)
     parents = {
         "lam_mani": checkpoint.load_manifest(config.codes.lam_mani, kind="lam"),
         "lam_loco": checkpoint.load_manifest(config.codes.lam_loco, kind="lam"),
     }
-    extra = {"vision_weights": "ours, from simulator labels (stage 0)", "parameters": parameter_count(model)}
-    manifest = save_vla(config.output, config.output.name, model, tokenizer, spec, robot, parents, extra)
+    vision = f"published: {config.pretrained}" if config.pretrained else "ours, from simulator labels (stage 0)"
+    extra = {"vision_weights": vision, "parameters": parameter_count(model)}
+    manifest = save_vla(config.output, config.output.name, model, tokenizer, spec, robot, parents, extra, weights)
     hours = sum(stage.get("hours", 0.0) for stage in stages.values())
     write_json(config.output / METRICS_FILE, run_record(config, hours, stages=stages, manifest=manifest.hash))
     log(f"{manifest.label} written to {config.output}")

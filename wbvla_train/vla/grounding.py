@@ -11,6 +11,8 @@ and skips this). Two losses on pictures of random rooms (:mod:`wbvla_train.data.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from torch import nn
@@ -20,6 +22,7 @@ from wbvla_decoder.model import MapPool
 from wbvla_perception.preprocess import ImageSpec
 from wbvla_sim.instructions import Task, paraphrases
 from wbvla_sim.scene import COLORS
+from wbvla_train.parallel import WHOLE, Part, to_device
 from wbvla_train.vla.images import jitter, mirror, to_model
 from wbvla_vla.model import PrismaticVla
 from wbvla_vla.tokens import InstructionTokenizer
@@ -42,7 +45,7 @@ class Grounding(nn.Module):
         """-> tower answers [B, 4, 3] and language answers [N, 3]: visible logit, bearing, log distance (scaled)."""
         image_tokens = self.vla.encode_image(pixels)
         towers = torch.stack([head(pool(image_tokens)) for pool, head in zip(self.pools, self.tower_heads, strict=True)], dim=1)
-        out = self.vla.read_out(image_tokens[image_index], word_ids)
+        out = self.vla.read_queries(image_tokens[image_index], word_ids)
         return towers, self.language_head(out.latent_hidden)
 
 
@@ -84,6 +87,17 @@ def box_errors(answer: torch.Tensor, target: torch.Tensor) -> dict[str, float]:
     return errors
 
 
+@dataclass
+class GroundingBatch:
+    """B pictures, N = B x sentences questions."""
+
+    pixels: torch.Tensor  # [B, 6, S, S]
+    words: torch.Tensor  # [N, W]
+    image_index: torch.Tensor  # [N]
+    towers: torch.Tensor  # [B, 4, 3] targets of the towers' answers
+    language: torch.Tensor  # [N, 3] targets of the language model's
+
+
 class GroundingStep:
     """Draws a batch of stills and asks about ``sentences`` boxes per picture."""
 
@@ -94,8 +108,9 @@ class GroundingStep:
         self.batch, self.sentences = batch, sentences
         self._word_ids = [tokenizer.encode_batch(paraphrases(Task("walk_to", color=color))) for color in COLORS]
 
-    def draw(self, rng: np.random.Generator, augment: bool = True) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """-> pixels, word ids, image index, tower target [B, 4, 3], language target [N, 3]."""
+    def draw(self, rng: np.random.Generator, step: int = 0, part: Part = WHOLE, augment: bool = True) -> GroundingBatch:
+        """``batch`` pictures and ``sentences`` questions about each."""
+        part.require_whole("stage 0")
         index = rng.integers(len(self.images), size=self.batch)
         images, labels = self.images[index], self.labels[index].copy()
         if augment:
@@ -107,12 +122,12 @@ class GroundingStep:
         words = np.stack([self._word_ids[c][rng.integers(len(self._word_ids[c]))] for c in colors.ravel()])
         towers = box_target(labels)
         image_index = torch.arange(self.batch).repeat_interleave(self.sentences)
-        return to_model(images, self.spec), torch.from_numpy(words), image_index, towers, towers[image_index, torch.from_numpy(colors.ravel())]
+        language = towers[image_index, torch.from_numpy(colors.ravel())]
+        return GroundingBatch(to_model(images, self.spec), torch.from_numpy(words), image_index, towers, language)
 
-    def __call__(self, rng: np.random.Generator) -> tuple[torch.Tensor, dict[str, float]]:
-        pixels, words, image_index, tower_target, language_target = self.draw(rng)
-        towers, language = self.model(pixels, words, image_index)
-        tower_loss, language_loss = box_loss(towers, tower_target), box_loss(language, language_target)
+    def loss(self, model: nn.Module, batch: GroundingBatch) -> tuple[torch.Tensor, dict[str, float]]:
+        towers, language = model(batch.pixels, batch.words, batch.image_index)
+        tower_loss, language_loss = box_loss(towers, batch.towers), box_loss(language, batch.language)
         return tower_loss + language_loss, {"towers": float(tower_loss.detach()), "language": float(language_loss.detach())}
 
     @torch.no_grad()
@@ -120,12 +135,12 @@ class GroundingStep:
         """Errors on this step's own pictures without augmentation; hand it held-out ones."""
         towers, tower_targets, language, language_targets = [], [], [], []
         for i in range(batches):
-            pixels, words, image_index, tower_target, language_target = self.draw(np.random.default_rng((seed, i)), augment=False)
-            a, b = self.model(pixels, words, image_index)
+            batch = to_device(self.draw(np.random.default_rng((seed, i)), augment=False), next(self.model.parameters()).device)
+            a, b = self.model(batch.pixels, batch.words, batch.image_index)
             towers.append(a)
             language.append(b)
-            tower_targets.append(tower_target)
-            language_targets.append(language_target)
+            tower_targets.append(batch.towers)
+            language_targets.append(batch.language)
         first = {f"towers_{key}": value for key, value in box_errors(torch.cat(towers), torch.cat(tower_targets)).items()}
         second = {f"language_{key}": value for key, value in box_errors(torch.cat(language), torch.cat(language_targets)).items()}
         return first | second

@@ -21,6 +21,15 @@ def mirror(images: np.ndarray) -> np.ndarray:
     return images[:, :, ::-1]
 
 
+def require_size(images: np.ndarray, spec: ImageSpec, where: object) -> None:
+    """Raise ValueError where recorded policy images are not of the model's size."""
+    if images.shape[1:3] != (spec.size, spec.size):
+        raise ValueError(
+            f"{where} holds pictures of {images.shape[2]}x{images.shape[1]} px, the model sees {spec.size}x{spec.size} px; "
+            "train from LeRobot data at that size or more (--lerobot), or a preset of the recorded size"
+        )
+
+
 def to_model(images: np.ndarray, spec: ImageSpec) -> torch.Tensor:
     """[B, S, S, 3] uint8 -> [B, 6, S, S] float32, by perception's transform."""
     return torch.from_numpy(pixel_values(images, spec))

@@ -2,36 +2,46 @@
 
 wbvla train vla tiny
 wbvla train vla debug
+wbvla train vla 7b-pretrain --pretrained openvla-7b --codes.lerobot data/mine      # under `accelerate launch`: see docs/vla.md
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 
 from wbvla_core.robot import load_robot
 from wbvla_perception.preprocess import ImageSpec
-from wbvla_sim.instructions import TASKS, paraphrases
-from wbvla_train.data import stills
 from wbvla_train.loop import TrainLoop
+from wbvla_train.memory import plan_memory, require_memory
+from wbvla_train.parallel import Part, Processes
+from wbvla_train.vla import export
+from wbvla_train.vla.clips import word_tokenizer
+from wbvla_train.vla.codes import load_grounded, recorded_step
 from wbvla_train.vla.config import PRESETS, VlaTrainConfig
 from wbvla_train.vla.grounding import Grounding, GroundingStep
 from wbvla_train.vla.pictures import GROUNDED_FILE, load_stills
+from wbvla_train.vla.streamed import sentences_of, streamed_step
 from wbvla_vla import config as sizes
 from wbvla_vla.checkpoint import save_half
 from wbvla_vla.config import VlaConfig
 from wbvla_vla.model import PrismaticVla, parameter_count
-from wbvla_vla.tokens import InstructionTokenizer, build_tokenizer
+from wbvla_vla.pretrained import load_published
+from wbvla_vla.tokens import InstructionTokenizer
 
 
-def build_model(size: str, seed: int = 0) -> tuple[PrismaticVla, InstructionTokenizer]:
-    """Model and tokenizer from the seed, before any training."""
-    config: VlaConfig = sizes.PRESETS[size]()
-    sentences = [sentence for task in TASKS for sentence in paraphrases(task)]
-    tokenizer = InstructionTokenizer(build_tokenizer(sentences, config.codebook_size, config.tokens_per_kind), config.language.max_words, config.prompt)
-    torch.manual_seed(seed)
-    return PrismaticVla(config, tokenizer), tokenizer
+def build_model(config: VlaTrainConfig) -> tuple[PrismaticVla, InstructionTokenizer]:
+    """Model and tokenizer before any training of ours: from published weights, or from the seed."""
+    size: VlaConfig = replace(sizes.PRESETS[config.size](), decoding=config.decoding)
+    if config.pretrained:
+        loaded = load_published(config.pretrained, size, towers=config.pretrained_towers, tokenizer=config.pretrained_tokenizer)
+        return loaded.model, loaded.tokenizer
+    tokenizer = word_tokenizer(size, config.codes.clips, sentences_of(config.codes.lerobot))
+    torch.manual_seed(config.grounding.loop.seed)
+    return PrismaticVla(size, tokenizer), tokenizer
 
 
 def train_grounding(config: VlaTrainConfig, model: PrismaticVla, tokenizer: InstructionTokenizer, spec: ImageSpec, log=print) -> dict[str, float]:
@@ -50,14 +60,43 @@ def train_grounding(config: VlaTrainConfig, model: PrismaticVla, tokenizer: Inst
     return {**check.evaluate(batches=8), "samples": g.loop.steps * g.batch * g.sentences, "hours": loop.seconds / 3600}
 
 
+def train_codes(
+    config: VlaTrainConfig, model: PrismaticVla, tokenizer: InstructionTokenizer, spec: ImageSpec, processes: Processes, log=print
+) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
+    """Stage 1, from stage 0's weights where there are some; returns what was measured, and the VLA's weights (on the main process)."""
+    c = config.codes
+    grounded = config.run_dir / GROUNDED_FILE
+    if grounded.exists():
+        weights = {name: value.float() for name, value in load_file(grounded).items()}
+        load_grounded(model, tokenizer, weights, word_tokenizer(model.config, (), sentences_of(c.lerobot)))
+    else:
+        log(f"no {grounded}: stage 1 starts from {config.pretrained or 'random weights'}")
+    if c.lerobot:
+        training = streamed_step(config, model, tokenizer, spec, processes, log)
+    else:
+        training = recorded_step(config, model, tokenizer, spec, log)
+    require_memory(lambda loop: plan_memory(model, model.config, loop, processes, c.batch), c.loop, config.ignore_memory_plan, log, "--codes.loop")
+    settings = {"stage": "codes", "size": config.size, "batch": c.batch, **training.settings}
+    if config.decoding != "parallel":
+        settings["decoding"] = config.decoding
+    loop = TrainLoop(c.loop, training.module, training.step, config.run_dir / "codes", settings, log, processes=processes)
+    if config.resume:
+        loop.resume()
+    loop.run(training.evaluate, evaluate_every=max(1, c.loop.steps // 8))
+    weights = loop.weights() if training.module is model else model.state_dict()
+    return {**loop.evaluated(training.evaluate_well), "samples": c.loop.steps * c.batch, "hours": loop.seconds / 3600}, weights
+
+
 def train(config: VlaTrainConfig, log=print) -> Path:
     """Run the stages of ``config.stage`` and export; returns the checkpoint's folder."""
-    from wbvla_train.vla import codes, export
-
     torch.set_num_threads(config.codes.loop.threads)  # before labelling already: on a busy machine more threads wait for each other
+    processes = Processes.of_launcher()
+    log = processes.only_main(log)
+    if config.stage != "codes":
+        Part(processes.rank, processes.count).require_whole("stage 0")  # before pictures are rendered
     robot = load_robot(config.robot)
-    spec = stills.image_spec(robot)
-    model, tokenizer = build_model(config.size, config.grounding.loop.seed)
+    model, tokenizer = build_model(config)
+    spec = ImageSpec.of(robot.camera, model.config.image_size)
     metrics: dict[str, dict] = {}
     if config.stage in ("all", "grounding"):
         metrics["grounding"] = train_grounding(config, model, tokenizer, spec, log)
@@ -65,9 +104,12 @@ def train(config: VlaTrainConfig, log=print) -> Path:
         export.write_stage_metrics(config, metrics)
         if config.stage == "grounding":
             return config.run_dir
-    metrics["codes"] = codes.train_codes(config, model, tokenizer, spec, log)
+    metrics["codes"], weights = train_codes(config, model, tokenizer, spec, processes, log)
     log("stage 1 done: " + "  ".join(f"{key} {value:.3f}" for key, value in metrics["codes"].items()))
-    return export.export(config, model, tokenizer, spec, robot, metrics, log)
+    if processes.main:
+        export.export(config, model, tokenizer, spec, robot, metrics, log, weights)
+    processes.wait()
+    return config.output
 
 
 def main(argv: list[str] | None = None) -> int:

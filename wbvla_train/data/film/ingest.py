@@ -43,6 +43,7 @@ from wbvla_train.data.film.record import (
     read_record,
     write_sidecars,
 )
+from wbvla_train.data.shards import parse_shard
 
 OVERRIDES = "overrides.json"
 SUMMARY = "summary.json"
@@ -131,17 +132,6 @@ def read_overrides(path: Path) -> dict[str, str]:
     if wrong:
         raise WbvlaError(f"{printable(str(path))} holds unknown decisions {wrong}; expected {', '.join(DECISIONS)}")
     return decisions
-
-
-def parse_shard(text: str) -> tuple[int, int]:
-    """ "1/4" -> (1, 4)."""
-    try:
-        index, count = (int(part) for part in text.split("/"))
-    except ValueError:
-        index, count = -1, 0
-    if not 0 <= index < count:
-        raise WbvlaError(f"--shard must be i/n with 0 <= i < n, for example 0/4; got {text!r}")
-    return index, count
 
 
 @contextlib.contextmanager

@@ -3,7 +3,8 @@
 <output>/films/<id>/record.json     what was found, every stretch with its reason; written last: a film with a record is finished
 <output>/films/<id>/thumbs.npy      [N, 16, 16] uint8: the samples of its clips, in order
 <output>/films/<id>/strip_*.jpg     four pictures of every stretch, for the contact sheet
-<output>/<split>/<domain>/<id>/     clip_*.mp4, and clips.json that lists those which training reads
+<output>/<split>/<domain>/<id>/     clip_*.mp4, and clips.json that lists those which training reads; instructions.json where somebody
+                                    described them, which outlives the clips
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from PIL import Image
 
 from wbvla_core.checkpoint import write_json
 from wbvla_core.errors import WbvlaError
+from wbvla_train.data import sentences
 from wbvla_train.data.camera import CameraView
 from wbvla_train.data.clips import SIDECAR
 from wbvla_train.data.film.gates import LOCO, MANI, Gates, Segment, event_before, judge
@@ -148,8 +150,10 @@ def process_film(job: Job) -> dict:
         OSError: the output cannot be written (disk full, no rights); nothing counts as finished then.
     """
     (job.folder / "record.json").unlink(missing_ok=True)
-    for old in (job.folder, *job.output.glob(f"*/*/{job.film.id}")):
-        shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(job.folder, ignore_errors=True)
+    for old in job.output.glob(f"*/*/{job.film.id}/*"):
+        if old.name != sentences.FILE and not old.is_dir():
+            old.unlink(missing_ok=True)
     job.folder.mkdir(parents=True)
     report = FilmReport()
     record = {"schema": SCHEMA, "film": job.film.name, "id": job.film.id, "key": "", "error": "", "segments": [], "split": job.film.split(job.dev_share)}
@@ -242,7 +246,7 @@ class _SegmentWriter:
 
 
 def write_sidecars(output: Path, records: list[dict]) -> int:
-    """``clips.json`` beside the clips of every film, without duplicates; returns how many clips they list."""
+    """``clips.json`` beside the clips of every film, without duplicates, and sentences to where their clips are now; returns how many clips are listed."""
     wanted: dict[Path, list[dict]] = {}
     for record in records:
         for entry in record["segments"]:
@@ -263,4 +267,6 @@ def write_sidecars(output: Path, records: list[dict]) -> int:
             same = False
         if not same:
             write_json(folder / SIDECAR, sidecar)
+    for described in {path.parent.name for path in output.glob(f"*/*/*/{sentences.FILE}")}:
+        sentences.follow(sorted(folder for folder in output.glob(f"*/*/{described}") if folder.is_dir()))
     return sum(len(clips) for clips in wanted.values())

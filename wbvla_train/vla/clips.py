@@ -1,0 +1,109 @@
+"""Action-free clips in stage 1: frames, one of each clip's sentences, and the codes that ``wbvla label`` left beside them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from wbvla_core.errors import InstructionError, WbvlaError
+from wbvla_sim.instructions import TASKS, paraphrases
+from wbvla_train.data import sentences
+from wbvla_train.data.clips import SIDECAR, Corpus
+from wbvla_train.lam.export import Lam
+from wbvla_train.lam.label import clips_of, read_labels
+from wbvla_vla.config import VlaConfig
+from wbvla_vla.tokens import KINDS, InstructionTokenizer, build_tokenizer
+
+
+def kind_of(folder: Path) -> int | None:
+    """Index into KINDS of the latent action model that a folder of clips is for, by the domain it was sorted into; None where it was not sorted."""
+    domain = folder.parent.name.rpartition("_")[2].upper()
+    return KINDS.index(domain) if domain in KINDS else None
+
+
+def sentences_of(folders: Iterable[Path]) -> list[str]:
+    """All sentences of the clips below some folders: what a word-level vocabulary must read."""
+    described = (sentences.match(path.parent)[0].values() for folder in folders for path in sorted(folder.rglob(SIDECAR)))
+    return sorted({text for found in described for entry in found for text in entry.sentences})
+
+
+def word_tokenizer(size: VlaConfig, folders: Iterable[Path] = (), others: Iterable[str] = ()) -> InstructionTokenizer:
+    """Word-level tokenizer over the tasks' sentences, ``others``, and those of the clips below some folders."""
+    spoken = [*(sentence for task in TASKS for sentence in paraphrases(task)), *others, *sentences_of(folders)]
+    return InstructionTokenizer(build_tokenizer(spoken, size.codebook_size, size.tokens_per_kind), size.language.max_words, size.prompt)
+
+
+class ClipSet:
+    """Labelled frames of the clips that have a sentence.
+
+    Args:
+        folders: searched for ``clips.json``.
+        lams: manipulation, locomotion; their labels must be there.
+        code_losses: "both", or "masked": codes of the other model than the clip was sorted for weigh nothing.
+        size: side of the policy image, px.
+
+    Attributes:
+        images: [T, S, S, 3] uint8, memory-mapped. codes: [T, 2, tokens] int64. weight: [T, 2] float32.
+        word_ids: [U, W] of all sentences; a frame's are rows ``first[t]`` to ``first[t] + count[t]``.
+        index: frames with a sentence and a label [M]. clip: number of each frame's clip [T].
+
+    Raises:
+        WbvlaError: labels are missing or were made for other stamps, no clip has a sentence, or a sentence cannot be read by the tokenizer.
+        CheckpointError: labels of another LAM.
+    """
+
+    def __init__(
+        self, folders: Iterable[Path], lams: tuple[Lam, Lam], tokenizer: InstructionTokenizer, code_losses: Literal["both", "masked"], size: int, log=print
+    ) -> None:
+        corpus = Corpus(list(folders), size, log)
+        total = len(corpus.frames)
+        self.images = corpus.frames
+        self.codes = np.zeros((total, len(KINDS), lams[0].model.config.tokens), dtype=np.int64)
+        self.weight = np.zeros((total, len(KINDS)), dtype=np.float32)
+        self.first, self.count, self.clip = (np.zeros(total, dtype=np.int64) for _ in range(3))
+        usable = np.zeros(total, dtype=bool)
+        words: list[np.ndarray] = []
+        without, stale, number = 0, 0, 0
+        self.clips: Counter[str] = Counter()
+        for sidecar in corpus.sidecars:
+            folder = sidecar.parent
+            described, old = sentences.match(folder)
+            stale += len(old)
+            wanted = [kind for kind in range(len(KINDS)) if code_losses == "both" or kind_of(folder) in (kind, None)]
+            labels = {kind: read_labels(folder, lams[kind]) for kind in wanted} if described else {}
+            for piece in clips_of(folder):
+                clip = corpus.clips[number]
+                rows = slice(clip.start, clip.start + len(clip.stamps_s))
+                self.clip[rows], number = number, number + 1
+                if piece.name not in described:
+                    without += 1
+                    continue
+                usable[rows] = True
+                for kind in wanted:
+                    label = labels[kind].get(piece.id)
+                    if label is None:
+                        raise WbvlaError(f"{folder / piece.name} has no codes of {lams[kind].manifest.label} for its stamps; run wbvla label --data {folder}")
+                    self.codes[rows, kind], self.weight[rows, kind] = label.codes, 1.0
+                    usable[rows] &= label.valid
+                self.first[rows], self.count[rows] = len(words), len(described[piece.name].sentences)
+                for text in described[piece.name].sentences:
+                    try:
+                        words.append(tokenizer.encode(text))
+                    except InstructionError as error:
+                        raise WbvlaError(f"{folder / piece.name}: {error}") from error
+                self.clips[folder.parent.name] += 1
+        if not words:
+            raise WbvlaError(f"none of the {number} clips under {', '.join(map(str, folders))} has a sentence; give them some with wbvla annotate FOLDER")
+        self.word_ids, self.index = np.stack(words), np.flatnonzero(usable)
+        kinds = ", ".join(f"{count} {domain}" for domain, count in sorted(self.clips.items()))
+        log(f"clips: {kinds}; {len(self.index)} labelled frames; left out: {without} clips without a sentence, {stale} stale entries of {sentences.FILE}")
+
+    def draw(self, rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Images [N, S, S, 3], words [N, W], codes [N, 2, tokens], weight [N, 2] of random frames, each with one of its sentences."""
+        rows = self.index[rng.integers(len(self.index), size=count)]
+        words = self.word_ids[self.first[rows] + (rng.random(count) * self.count[rows]).astype(np.int64)]
+        return np.asarray(self.images[rows]), words, self.codes[rows], self.weight[rows]
