@@ -437,8 +437,11 @@ def test_ablation_switches_switch():
     assert literal.goal[0, 0] == pytest.approx(0.3) and literal.gait.stepping.any()
     velocity = LmoVecEnv(ablated(small(), "velocity"), seed=0).pipeline
     assert velocity.gate.step(np.ones((8, 3)), np.full(8, 0.64), 0.02)[0][0, 0] == 0.3, "at once"
-    assert len(ablated(small(), "no-stage1").stages) == len(ablated(small(), "no-stage2").stages) == 1
-    assert ablated(small(), "no-stage1").stages[0].disturbance.arm_replay and not ablated(small(), "no-replay").stages[1].disturbance.arm_replay
+    assert [s.name for s in ablated(small(), "no-stage2").stages] == ["I"]
+    late = ablated(small(), "no-stage1").stages
+    assert [s.name for s in late] == ["II", "III"] and late[0].curriculum.start == 0.0 < small().stages[1].curriculum.start
+    assert late[0].share == pytest.approx(0.35 / 0.85) and sum(s.share for s in late) == pytest.approx(1.0)
+    assert late[0].disturbance.arm_replay and not ablated(small(), "no-replay").stages[1].disturbance.arm_replay
     no_jdir = ablated(small(), "no-jdir")
     assert all(s.reward.heading_end == s.reward.path_heading == 0.0 for s in no_jdir.stages)
     assert ablated(small(), "no-lag").physics.delay_steps_max == 0 and not ablated(small(), "no-lag").stages[1].disturbance.lag

@@ -18,8 +18,10 @@ def _only(c: TrainConfig, stage: StageConfig) -> TrainConfig:
 
 
 def _no_stage_one(c: TrainConfig) -> TrainConfig:
-    last = c.stages[-1]
-    return _only(c, replace(last, curriculum=replace(last.curriculum, start=0.0)))
+    rest = c.stages[1:]
+    whole = sum(s.share for s in rest)
+    first = replace(rest[0], curriculum=replace(rest[0].curriculum, start=0.0))
+    return replace(c, stages=tuple(replace(s, share=s.share / whole) for s in (first, *rest[1:])))
 
 
 def _velocity(c: TrainConfig) -> TrainConfig:
@@ -64,7 +66,7 @@ ABLATIONS: dict[str, tuple[str, Callable[[TrainConfig], TrainConfig]]] = {
     "none": ("the method", lambda c: c),
     "no-jdir": ("paper's row: no reward on the heading at the end (nor on its dense sister)", _no_jdir),
     "no-stage2": ("paper's row: Stage I for the whole budget", lambda c: _only(c, c.stages[0])),
-    "no-stage1": ("paper's row: Stage II from the first step", _no_stage_one),
+    "no-stage1": ("paper's row: Stage II from the first step, difficulty from zero", _no_stage_one),
     "velocity": ("paper's baseline: continuous velocity commands in training, flags mapped to the cruise speeds in evaluation, no gating", _velocity),
     "literal": ("the gate as transcribed, tanh(alpha (s - s_bar)); the bare flags are observed beside it, clock and rewards follow s v_goal", _literal),
     "no-replay": ("random reaching in Stage II too", lambda c: c.each_stage("disturbance", arm_replay=False)),
