@@ -19,6 +19,7 @@ from wbvla_train.lmo.ablations import ABLATIONS, ablated
 from wbvla_train.lmo.config import STAGE_I, STAGE_II, CurriculumConfig, DisturbanceConfig, PhysicsConfig, PPOConfig, TrainConfig
 from wbvla_train.lmo.curriculum import Curriculum
 from wbvla_train.lmo.env import LmoVecEnv
+from wbvla_train.lmo.network import weights_of
 from wbvla_train.lmo.physics import BatchPhysics
 from wbvla_train.lmo.streams import CommandStream, Pushes, RandomReaching
 from wbvla_train.lmo.train import PRESETS, STATE_FILE, Trainer, differences, main
@@ -68,6 +69,27 @@ def test_a_resumed_run_goes_on_where_the_killed_one_stopped(tmp_path):
     second.run()
     assert second.steps >= config.total_steps
     assert torch.load(tmp_path / STATE_FILE, weights_only=True)["steps"] == second.steps
+
+
+def test_what_is_exported_is_the_running_mean_of_the_weights_over_a_share_of_the_steps(tmp_path):
+    ppo = dataclasses.replace(PRESETS["debug"].ppo, average_share=0.5)  # of 2048 steps: two updates of 512
+    trainer = Trainer(dataclasses.replace(PRESETS["debug"], physics=PhysicsConfig(threads=1), ppo=ppo), tmp_path, threads=1)
+    bias, means = trainer.model.policy.action_net.bias, []
+    for update, value in enumerate((8.0, 4.0, 1.0), start=1):
+        trainer.steps_before = 512 * update
+        with torch.no_grad():
+            bias.fill_(value)
+        trainer.average()
+        means.append(float(trainer.averaged["action_net.bias"][0]))
+    assert means == [8.0, 6.0, 3.5], "the first weights, the mean of two, then half of the way to each new ones"
+    trainer.save(0.0)
+    state = torch.load(tmp_path / STATE_FILE, weights_only=True)
+    assert weights_of(state)["action_net.bias"][0] == 3.5 and state["policy"]["action_net.bias"][0] == 1.0
+    again = Trainer(trainer.config, tmp_path, threads=1)
+    again.load(tmp_path / STATE_FILE)
+    assert again.averaged["action_net.bias"][0] == 3.5 and again.model.policy.action_net.bias[0] == 1.0, "training goes on from the weights"
+    before_there_was_one = {k: v for k, v in state.items() if k != "averaged"}
+    assert weights_of(before_there_was_one)["action_net.bias"][0] == 1.0
 
 
 def test_a_run_killed_hard_leaves_a_state_that_the_same_command_continues(tmp_path, capsys):

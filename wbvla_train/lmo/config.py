@@ -229,6 +229,7 @@ class PPOConfig:
     learning_rate_range: tuple[float, float] = (5e-5, 1e-3)
     desired_kl: float = 0.01
     log_std_init: float = -0.7
+    average_share: float = 0.05  # what is evaluated and exported is a running mean of the weights over this share of all steps [ours; Polyak and Juditsky 1992]
     layers: tuple[int, ...] = (256, 128, 64)
 
 

@@ -23,7 +23,7 @@ from wbvla_lmo.arm_motion import ReplayConfig
 from wbvla_lmo.path import wrap
 from wbvla_lmo.pipeline import LegPipeline, PipelineConfig
 from wbvla_train.lmo.config import DisturbanceConfig, PhysicsConfig
-from wbvla_train.lmo.network import mlp
+from wbvla_train.lmo.network import mlp, weights_of
 from wbvla_train.lmo.physics import BatchPhysics
 from wbvla_train.lmo.streams import Pushes, RandomReaching, ReplayedArms
 
@@ -50,7 +50,7 @@ def load_actor(state_path: Path) -> tuple[Actor, dict]:
     """Deterministic actor of a training state, and the state."""
     state = torch.load(state_path, weights_only=True, map_location="cpu")
     config = json.loads(state["config"])
-    actor = actor_network(state["policy"], config["ppo"]["layers"])
+    actor = actor_network(weights_of(state), config["ppo"]["layers"])
 
     def act(observation: np.ndarray) -> np.ndarray:
         with torch.no_grad():

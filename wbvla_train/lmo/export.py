@@ -22,6 +22,7 @@ from wbvla_lmo.pipeline import LegPipeline, PipelineConfig
 from wbvla_lmo.policy import MODEL_FILE, OBSERVATION_CLIP
 from wbvla_train.lmo.config import STATE_FILE
 from wbvla_train.lmo.evaluate import actor_network, development_report
+from wbvla_train.lmo.network import weights_of
 
 
 def actor_onnx(actor: torch.nn.Sequential) -> onnx.ModelProto:
@@ -75,7 +76,7 @@ def export_checkpoint(
     legs = robot.indices("lmo_action")
     pipeline = LegPipeline(robot, pipeline_config, 1)
     target.mkdir(parents=True, exist_ok=True)
-    onnx.save(actor_onnx(actor_network(state["policy"], config["ppo"]["layers"])), str(target / MODEL_FILE))
+    onnx.save(actor_onnx(actor_network(weights_of(state), config["ppo"]["layers"])), str(target / MODEL_FILE))
     metrics = {
         "command": f"wbvla train lmo --preset x2 --seed {config['seed']}"
         + (f" --ablation {config['ablation']}" if config.get("ablation", "none") != "none" else ""),

@@ -29,7 +29,7 @@ from wbvla_core.errors import WbvlaError
 from wbvla_train.lmo.ablations import ablated
 from wbvla_train.lmo.config import STATE_FILE, PPOConfig, TrainConfig
 from wbvla_train.lmo.env import LmoVecEnv
-from wbvla_train.lmo.network import AsymmetricPolicy
+from wbvla_train.lmo.network import AsymmetricPolicy, weights_of
 
 PRESETS: dict[str, TrainConfig] = {
     # seconds: does every part run?
@@ -120,6 +120,7 @@ class Trainer:
             device="cpu",
             policy_kwargs={"actor_size": self.env.actor_size, "layers": p.layers, "log_std_init": p.log_std_init},
         )
+        self.averaged = {name: value.clone() for name, value in self.model.policy.state_dict().items()}
         self.steps_before = 0  # of the runs that this one continues
         self.wall_before_s = 0.0
         self.history: list[dict[str, Any]] = []
@@ -134,6 +135,7 @@ class Trainer:
         rng = self.env.rng.bit_generator.state
         state = {
             "policy": self.model.policy.state_dict(),
+            "averaged": self.averaged,
             "optimizer": self.model.policy.optimizer.state_dict(),
             "curriculum": self.env.curriculum.state(),
             "steps": self.steps,
@@ -166,6 +168,7 @@ class Trainer:
         if changed:
             self.changes.append({"steps": int(state["steps"]), "settings": changed})
         self.load_weights(state)
+        self.averaged = {name: value.clone() for name, value in weights_of(state).items()}
         self.env.set_stage(self.config.stage_at(int(state["steps"])))
         self.model.policy.optimizer.load_state_dict(state["optimizer"])
         self.env.curriculum.load(state["curriculum"])
@@ -176,6 +179,15 @@ class Trainer:
 
     def load_weights(self, state: dict[str, Any]) -> None:
         self.model.policy.load_state_dict(state["policy"])
+        self.averaged = {name: value.clone() for name, value in state["policy"].items()}
+
+    def average(self) -> None:
+        """Behind each update: move the running mean of the weights. Exploration and the last updates' noise average out, at no cost."""
+        span = min(self.steps, self.config.ppo.average_share * self.config.total_steps)  # until a whole span is over: the mean since the beginning
+        part = min(1.0, self.env.num_envs * self.config.ppo.steps / max(span, 1.0))
+        with torch.no_grad():
+            for name, value in self.model.policy.state_dict().items():
+                self.averaged[name].lerp_(value, part)
 
     def film(self, state: Path) -> None:
         """Film a checkpoint in the background, unless the last film is still being made."""
@@ -228,6 +240,7 @@ class _Watch(BaseCallback):
                 t.rate = max(low, t.rate / 1.5)
             elif 0 < kl < p.desired_kl / 2:
                 t.rate = min(high, t.rate * 1.5)
+            t.average()
             self.iteration += 1
             every = 10 if t.config.total_steps > 100_000 else 1
             if self.iteration % every == 0:
