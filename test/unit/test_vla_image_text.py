@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from robot_sets import write_set
 from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
@@ -16,8 +18,18 @@ from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImag
 from wbvla_cli.main import main
 from wbvla_core.errors import CheckpointError, ErrorCode, WbvlaError
 from wbvla_core.robot import load_robot
+from wbvla_core.types import PolicyInput, RobotState
 from wbvla_perception.preprocess import ImageSpec, normalise, pixel_values
+from wbvla_train.data.camera import robot_view
+from wbvla_train.data.lerobot.stream import StreamConfig
+from wbvla_train.decoder import train as decoder_train
+from wbvla_train.decoder.config import PRESETS as DECODER_PRESETS
+from wbvla_train.lam.config import ModelConfig
+from wbvla_train.lam.export import export as export_lam
+from wbvla_train.lam.model import LatentActionModel
 from wbvla_train.parallel import checkpoint_blocks
+from wbvla_train.vla import train as vla_train
+from wbvla_train.vla.config import PRESETS as VLA_PRESETS
 from wbvla_train.vla.config import VlaTrainConfig
 from wbvla_train.vla.train import build_model
 from wbvla_vla import lora, published
@@ -26,6 +38,7 @@ from wbvla_vla.config import ImageTextConfig, image_text_debug
 from wbvla_vla.engine import EngineConfig, build
 from wbvla_vla.image_text import FAMILIES, QUESTION, ImageTextVla, load_image_text
 from wbvla_vla.model import PrismaticVla, code_loss
+from wbvla_vla.policy import WholeBodyPolicy
 from wbvla_vla.pretrained import PublishedVla
 from wbvla_vla.tokens import InstructionTokenizer, build_tokenizer
 from wbvla_vla.trace import Plain
@@ -60,8 +73,8 @@ def write_tokenizer(folder: Path, special: tuple[str, ...]) -> Tokenizer:
 
 def describe(kind: str, image_token_id: int) -> dict:
     """config.json of a tiny model."""
-    text = {**TEXT, "model_type": "qwen2" if kind == "internvl" else "llama", "vocab_size": ROWS, "pad_token_id": None, "bos_token_id": None}
-    text |= {"eos_token_id": None, "tie_word_embeddings": kind in TIED}
+    text = {**TEXT, "model_type": {"internvl": "qwen2", "llava": "qwen3"}.get(kind, "llama"), "head_dim": 8, "vocab_size": ROWS}
+    text |= {"pad_token_id": None, "bos_token_id": None, "eos_token_id": None, "tie_word_embeddings": kind in TIED}
     sizes = {"internvl": (56, 14), "llava": (28, 14)}.get(kind, (64, 8))
     vision = {**VISION, "image_size": sizes[0], "patch_size": sizes[1]}
     if kind == "llava":
@@ -287,10 +300,12 @@ def test_the_recorded_graph_is_the_model_and_bf16_is_near_it(folders, kind) -> N
 
 
 @pytest.mark.parametrize("decoding", ["parallel", "autoregressive"])
-def test_no_step_of_smolvlms_pass_asks_for_a_value_so_that_a_cuda_graph_can_hold_it(decoding) -> None:
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_no_step_of_the_pass_asks_for_a_value_so_that_a_cuda_graph_can_hold_it(folders, kind, decoding) -> None:
+    model = load_image_text(folders[kind], decoding=decoding).model.to("meta")
+    size, length = model.config.image_size, model.config.language.max_words
     with torch.device("meta"), torch.no_grad():
-        model, *_ = debug(decoding=decoding)
-        logits = Plain(model.to("meta"))(torch.empty(1, 3, 96, 96), torch.ones(1, 12, dtype=torch.long))[0]
+        logits = Plain(model)(torch.empty(1, 3, size, size), torch.ones(1, length, dtype=torch.long))[0]
     assert logits.is_meta and logits.shape == (1, 2, 4, 16)
 
 
@@ -335,6 +350,32 @@ def test_training_and_the_command_begin_from_the_published_weights(folders, tmp_
 
 
 CONNECTOR = "model.connector.modality_projection.proj.weight"
+
+
+def test_from_a_published_folder_and_lerobot_data_to_a_policy(folders, tmp_path) -> None:
+    robot, data = load_robot("x2"), write_set(tmp_path / "set", (23, 17))
+    checkpoints = tmp_path / "checkpoints"
+    lams = {f"lam_{name}": checkpoints / "lam" / name for name in ("mani", "loco")}
+    for name, path in lams.items():
+        small = ModelConfig(image_size=32, stem_width=16, width=16, heads=2, decoder_width=8, rigid=name == "lam_loco")
+        export_lam(LatentActionModel(small), name.removeprefix("lam_"), 0.5, robot_view(robot), path, {}, {})
+    loop = {"steps": 2, "warmup_steps": 0}
+    vla = VLA_PRESETS["image-text"][1]
+    codes = replace(
+        vla.codes, lerobot=(data,), batch=4, stream=StreamConfig(lanes=2, chunk_frames=5, pool_chunks=2), loop=replace(vla.codes.loop, **loop), **lams
+    )
+    assert codes.loop.checkpointing and codes.loop.accumulate == 2
+    output = checkpoints / "vla" / "smolvlm"
+    vla_train.train(replace(vla, pretrained=str(folders["smolvlm"]), codes=codes, run_dir=tmp_path / "vla", output=output), lambda _: None)
+    lora_ = DECODER_PRESETS["7b-lora"][1]
+    decoder = replace(lora_, vla=output, lerobot=(data,), stream=codes.stream, batch=4, run_dir=tmp_path / "decoder", **lams)
+    decoder = replace(decoder, loop=replace(decoder.loop, **loop), output=checkpoints / "policy" / "smolvlm")
+    decoder_train.train(decoder, lambda _: None)
+    policy = WholeBodyPolicy.load(decoder.output, robot)
+    state = RobotState(0.0, robot.default_q.copy(), np.zeros(robot.joint_count), np.zeros(3), np.array((0.0, 0.0, -1.0)))
+    decision = policy.infer(PolicyInput(0.0, np.full((64, 64, 3), 127, np.uint8), "fetch the zeppelin", state))  # any words: the tokenizer is the model's own
+    decision.arms.validate(robot.names("upper_body"))
+    assert policy.manifest.extra["vla_name"] == "smolvlm"
 
 
 def test_the_hub_is_asked_for_one_revision_with_its_tokenizer_and_image_processor(folders, monkeypatch) -> None:
