@@ -187,7 +187,10 @@ def load_image_text(source: str | Path, *, image_size: int | None = None, decodi
 def _described(folder: Path) -> tuple[Family, PreTrainedConfig]:
     """Family and transformers' description of the folder's model, or a refusal that names what does not fit."""
     path = folder / "config.json"
-    kind = read_json(path).get("model_type")
+    said = read_json(path)
+    kind = said.get("model_type")
+    if "quantization_config" in said:
+        raise CheckpointError(f"{path} describes quantised weights; give the model as it was before: wbvla quantises when it serves")
     if kind not in FAMILIES:
         raise CheckpointError(f"{path} has model_type {kind!r}: {REASONS.get(kind, 'nobody has shown that it fits')}; read are {', '.join(FAMILIES)}")
     try:

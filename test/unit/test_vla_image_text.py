@@ -403,6 +403,7 @@ def test_the_hub_is_asked_for_one_revision_with_its_tokenizer_and_image_processo
         ({"model_type": "qwen2_5_vl"}, "'qwen2_5_vl': its positions have three dimensions"),
         ({"model_type": "mllama"}, "'mllama': it reads pictures by cross-attention"),
         ({"model_type": "openvla"}, "'openvla': .*wbvla import prismatic"),
+        ({"quantization_config": {"bits": 4}}, "quantised weights"),
         ({"model_type": "newest"}, "'newest': nobody has shown that it fits; read are smolvlm, idefics3, internvl, llava"),
         ({"text_config": {**TEXT, "hidden_size": "many"}}, r"transformers [\d.]+ reads: .*'hidden_size' expected int, got str"),
         ({"text_config": {**TEXT, "model_type": "nonsense"}}, "Unrecognized model type"),
