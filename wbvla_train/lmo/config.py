@@ -116,7 +116,7 @@ class RewardConfig:
     slip: float = -0.4  # m/s of feet on the ground; OpenHomie -0.25. On a flat floor nothing can stumble
     foot_flat: float = -1.0  # OpenHomie ground_parallel -2
     feet_close: float = -5.0  # m below feet_close_m; OpenHomie feet_lat 0.5
-    feet_parallel: float = -0.5  # (rad between the feet)^2; OpenHomie feet_parallel -3 on distances
+    feet_parallel: float = -2.0  # (rad between the feet)^2; OpenHomie feet_parallel -3 on distances; at -0.5 one of two seeds turned its toes out more and more
     no_fly: float = 0.0  # one foot in the air, one on the ground while moving; OpenHomie 0.75; only without a clock
     # energy and smoothness
     vertical: float = -0.5  # paper I -0.5, II -0.75
@@ -208,7 +208,7 @@ STAGE_III = dataclasses.replace(
     STAGE_II,
     name="III",
     share=0.5,
-    disturbance=dataclasses.replace(STAGE_II.disturbance, severity=((0.5, 1.0, 0.5), (0.3, 1.0, 0.5), (0.0, 1.0, 0.6)), push_m_s=0.65),
+    disturbance=dataclasses.replace(STAGE_II.disturbance, severity=((0.5, 1.0, 0.5), (0.3, 1.0, 0.5), (0.0, 1.0, 0.6)), push_m_s=0.65, push_every_s=(2.0, 6.0)),
     curriculum=CurriculumConfig(start=0.9),
 )
 
@@ -238,7 +238,7 @@ def _pipeline() -> PipelineConfig:
     return PipelineConfig(
         gating=GatingConfig(cruise=(0.3, 0.3, 0.3)),
         gait=GaitConfig(arm_mass=True),
-        observation=ObservationConfig(odometry=True, path=True, balance=True),
+        observation=ObservationConfig(history=6, odometry=True, path=True, balance=True),  # 6 frames [OpenHomie]
         path=PathConfig(enabled=True),
         balance=BalanceConfig(enabled=True),
     )

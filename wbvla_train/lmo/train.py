@@ -34,7 +34,7 @@ from wbvla_train.lmo.network import AsymmetricPolicy, weights_of
 PRESETS: dict[str, TrainConfig] = {
     # seconds: does every part run?
     "debug": TrainConfig(total_steps=2048, checkpoint_every=1024, ppo=PPOConfig(envs=32, steps=16, minibatches=2, epochs=2, layers=(64, 32))),
-    # stage I, then stage II, about an hour on two CPU cores: what ships
+    # stages I to III, two to three hours on two CPU cores: what ships
     "x2": TrainConfig(),
     "tiny": TrainConfig(),  # the same, by the name that the other trainings' presets have
     # more robots and steps, for a many-core machine: the same problem
