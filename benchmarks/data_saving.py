@@ -10,12 +10,13 @@ A cell is one arm, one seed, one number k of demonstrations: stage 2 on those k 
     with        stage 1 on the codes of the whole action-free corpus (one run per seed, shared by its cells), then stage 2
     without     no stage 1; its steps are given to stage 2. Never saw a code or the corpus
     own         stage 1 on the codes of the same k demonstrations, then stage 2: "with" differs from it in the corpus alone
-    short       as "without", with stage 2's own steps: "with" differs from it in stage 1 (and in the codes that stage 2 goes on predicting)
+    short       no stage 1, and stage 2's own steps alone: what "with" was before its stage 1
 
-All share network, stage 0's weights (bearing and distance of boxes: the place of published vision-language weights), seeds, demonstrations, number of
-optimiser steps ("short" aside), and scenes. Demonstrations are nested: the first k of one shuffle per seed, every kind of task as evenly as can be. They are
-plain: each frame with its own sentence and what the teleoperator did (``--counterfactual``: with the answers to all other tasks, mirrored frames, boxes and
-arm states besides, the recipe of the policy that ships; a frame is then worth many, and what is saved is not what a person would save).
+Stage 1 goes on with some of stage 0's pictures beside the codes, and stage 2 goes on predicting the codes of its demonstrations, as ever; arms without
+codes do neither. All share network, stage 0's weights (bearing and distance of boxes: in the place of published vision-language weights), seeds,
+demonstrations, number of optimiser steps ("short" aside), and scenes. Demonstrations are nested: the first k of one shuffle per seed, every kind of task as
+evenly as can be. They are plain: each frame with its own sentence and what the teleoperator did (``--counterfactual``: with the answers to all other tasks,
+mirrored frames, boxes and arm states besides, the recipe of the policy that ships; a frame is then worth many, and not what a person would record).
 
 Success is grounded: the box that the sentence names, the side that it names, judged by :mod:`wbvla_eval.tasks`; standing properly at another box is a failure
 and counted. Test scenes, others for each seed, the same for each arm and k. ``cells.jsonl`` gets one line per cell; a cell whose line is there is not repeated,
@@ -38,7 +39,7 @@ import torch
 import tyro
 from safetensors.torch import load_file
 
-from wbvla_core.checkpoint import MANIFEST_FILE, load_manifest, write_json
+from wbvla_core.checkpoint import MANIFEST_FILE, load_manifest, sha256_file, write_json
 from wbvla_core.machine import describe_machine
 from wbvla_core.robot import load_robot
 from wbvla_eval.campaign import run_trials
@@ -110,14 +111,6 @@ class Options:
     processes: int = 1
     only_table: bool = False
 
-    def settings(self) -> dict[str, Any]:
-        """What a cell depends on beside its arm, seed and k."""
-        which = ("arms", "seeds", "demonstrations", "further", "output", "processes", "only_table", "lam_mani", "lam_loco", "lmo")
-        kept = {key: value for key, value in asdict(self).items() if key not in which}
-        hashes = {"lam_mani": load_manifest(self.lam_mani).hash, "lam_loco": load_manifest(self.lam_loco).hash}
-        hashes["lmo"] = self.lmo if self.lmo == KINEMATIC else load_manifest(self.lmo).hash
-        return json.loads(json.dumps(kept | hashes, default=str))
-
 
 @dataclass(frozen=True)
 class Cell:
@@ -127,17 +120,29 @@ class Cell:
     seed: int
     demonstrations: int
 
+    @property
+    def name(self) -> str:
+        return f"{self.arm}_{self.seed}_{self.demonstrations}"
+
+    @property
+    def base(self) -> str:
+        """Name of the VLA that stage 2 begins with; cells that name the same one share it."""
+        return self.name if self.arm == "own" else f"with_{self.seed}" if self.arm == "with" else f"grounded_{self.seed}"
+
+    @property
+    def coded(self) -> bool:
+        """Whether it has seen codes."""
+        return self.arm in ("with", "own")
+
 
 def quiet(text: str) -> None:
     pass
 
 
 # -- training ----------------------------------------------------------------------------------------------------------
-def vla_settings(options: Options, arm: Arm, cell: Cell) -> vla_config.VlaTrainConfig:
-    """Stage 1 of a cell; cells that name the same output share it."""
-    preset = vla_config.PRESETS[options.preset][1]
-    own = arm == "own"
-    name = f"own_{cell.seed}_{cell.demonstrations}" if own else f"{arm}_{cell.seed}"
+def vla_settings(options: Options, cell: Cell) -> vla_config.VlaTrainConfig:
+    """Stage 1 of a cell."""
+    preset, own = vla_config.PRESETS[options.preset][1], cell.arm == "own"
     codes = replace(
         preset.codes,
         demos=subset(options, cell) if own else options.corpus,
@@ -148,17 +153,14 @@ def vla_settings(options: Options, arm: Arm, cell: Cell) -> vla_config.VlaTrainC
         loop=replace(preset.codes.loop, seed=cell.seed, **({"steps": options.steps[0]} if options.steps else {})),
     )
     grounding = replace(preset.grounding, data=options.stills, scenes=0, loop=replace(preset.grounding.loop, seed=cell.seed))
-    folders = {"run_dir": options.output / "state" / "vla" / name, "output": options.output / "checkpoints" / "vla" / name}
+    folders = {"run_dir": options.output / "state" / "vla" / cell.base, "output": options.output / "checkpoints" / "vla" / cell.base}
     return replace(preset, stage="codes", robot=options.robot, codes=codes, grounding=grounding, **folders)
 
 
 def decoder_settings(options: Options, cell: Cell) -> decoder_config.DecoderTrainConfig:
     """Stage 2 of a cell."""
-    preset = decoder_config.PRESETS[options.preset][1]
-    vla = vla_settings(options, base_of(cell.arm), cell)
-    coded = cell.arm in ("with", "own")
+    preset, vla = decoder_config.PRESETS[options.preset][1], vla_settings(options, cell)
     steps = (options.steps[1] if options.steps else preset.loop.steps) + (vla.codes.loop.steps if cell.arm == "without" else 0)
-    name = f"{cell.arm}_{cell.seed}_{cell.demonstrations}"
     return replace(
         preset,
         vla=vla.output,
@@ -166,17 +168,12 @@ def decoder_settings(options: Options, cell: Cell) -> decoder_config.DecoderTrai
         robot=options.robot,
         lam_mani=options.lam_mani,
         lam_loco=options.lam_loco,
-        code_weight=preset.code_weight if coded else 0.0,
+        code_weight=preset.code_weight if cell.coded else 0.0,
         loop=replace(preset.loop, steps=steps, seed=cell.seed),
-        run_dir=options.output / "state" / "policy" / name,
-        output=options.output / "checkpoints" / "policy" / name,
+        run_dir=options.output / "state" / "policy" / cell.name,
+        output=options.output / "checkpoints" / "policy" / cell.name,
         **({} if options.counterfactual else PLAIN),
     )
-
-
-def base_of(arm: Arm) -> Arm:
-    """Whose stage 1 an arm goes on from; "short" for none."""
-    return "short" if arm == "without" else arm
 
 
 def subset(options: Options, cell: Cell) -> Path:
@@ -198,9 +195,9 @@ def train_cell(options: Options, cell: Cell, log=print) -> dict[str, float]:
     """Leaves the cell's policy in its folder; returns seconds of training per stage (0 where another cell had it done)."""
     spoken = write_subset(options.demos, subset(options, cell), cell.demonstrations, cell.seed, options.kinds)
     log(f"{cell}: {', '.join(sorted(spoken))}")
-    base, seconds = vla_settings(options, base_of(cell.arm), cell), {"stage_1_s": 0.0}
+    base, policy, seconds = vla_settings(options, cell), decoder_settings(options, cell), {"stage_1_s": 0.0}
     if not (base.output / MANIFEST_FILE).exists():
-        if base_of(cell.arm) == "short":
+        if not cell.coded:
             grounded_vla(base, options)
         else:
             base.run_dir.mkdir(parents=True, exist_ok=True)
@@ -208,7 +205,6 @@ def train_cell(options: Options, cell: Cell, log=print) -> dict[str, float]:
             train_vla(base, log)
             seconds["stage_1_s"] = trained_for(base.run_dir / "codes")
             shutil.rmtree(base.run_dir)
-    policy = decoder_settings(options, cell)
     if not (policy.output / MANIFEST_FILE).exists():
         train_decoder(policy, log)
     return seconds | {"stage_2_s": trained_for(policy.run_dir)}
@@ -243,18 +239,29 @@ def cells_of(options: Options) -> list[Cell]:
     return [Cell(arm, seed, k) for seed in options.seeds for k in sorted(set().union(*counts.values())) for arm in options.arms if k in counts[arm]]
 
 
-def rows_of(options: Options) -> list[dict[str, Any]]:
-    """Finished cells, one line each.
+def settings_of(options: Options) -> dict[str, Any]:
+    """What all cells of a folder have in common."""
+    cell = Cell("with", 0, 0)
+    found = {"stage_1": asdict(vla_settings(options, cell)), "stage_2": asdict(decoder_settings(options, cell))}
+    found |= {key: getattr(options, key) for key in ("kinds", "walks", "postures", "demos")}
+    found |= {name: load_manifest(path).hash for name, path in (("lam_mani", options.lam_mani), ("lam_loco", options.lam_loco))}
+    found["lmo"] = options.lmo if options.lmo == KINEMATIC else load_manifest(options.lmo).hash
+    return json.loads(json.dumps(found | {"grounded": sha256_file(options.grounded)}, default=str))
 
-    Raises:
-        SystemExit: the folder holds cells of other settings.
-    """
-    about, lines = options.output / "settings.json", options.output / "cells.jsonl"
-    if about.exists():
-        found, wanted = json.loads(about.read_text()), options.settings()
-        differing = sorted(key for key in found.keys() | wanted.keys() if found.get(key) != wanted.get(key))
-        if differing:
-            raise SystemExit(f"{options.output} holds cells of other settings ({', '.join(differing)} differ); choose another --output")
+
+def require_same(options: Options) -> None:
+    """Write the settings down, or raise SystemExit where the folder holds cells of others."""
+    path, wanted = options.output / "settings.json", settings_of(options)
+    found = json.loads(path.read_text()) if path.exists() else wanted
+    differing = sorted(key for key in found.keys() | wanted.keys() if found.get(key) != wanted.get(key))
+    if differing:
+        raise SystemExit(f"{options.output} holds cells of other settings ({', '.join(differing)} differ, see settings.json); choose another --output")
+    write_json(path, wanted)
+
+
+def rows_of(options: Options) -> list[dict[str, Any]]:
+    """Finished cells, one line each."""
+    lines = options.output / "cells.jsonl"
     return [json.loads(line) for line in lines.read_text().splitlines()] if lines.exists() else []
 
 
@@ -265,17 +272,17 @@ def is_done(rows: list[dict[str, Any]], cell: Cell) -> bool:
 def run(options: Options, log=print) -> None:
     """Do what is missing, one line per finished cell."""
     options.output.mkdir(parents=True, exist_ok=True)
+    require_same(options)
     rows = rows_of(options)
     missing = [cell for cell in cells_of(options) if not is_done(rows, cell)]
     if not missing:
         return
-    write_json(options.output / "settings.json", options.settings())
     log(cost_text(options, missing, measured_cost(rows) or probe(options)))
     for number, cell in enumerate(missing, start=1):
         if is_done(rows_of(options), cell):  # by another process
             continue
         row = {"cell": asdict(cell), **train_cell(options, cell, log), **try_cell(options, cell), "machine": describe_machine(f"torch {torch.__version__}")}
-        row["steps"] = vla_settings(options, base_of(cell.arm), cell).codes.loop.steps, decoder_settings(options, cell).loop.steps
+        row["steps"] = vla_settings(options, cell).codes.loop.steps, decoder_settings(options, cell).loop.steps
         with (options.output / "cells.jsonl").open("a") as file:
             file.write(json.dumps(row) + "\n")
         shutil.rmtree(decoder_settings(options, cell).run_dir)
@@ -301,7 +308,7 @@ def probe(options: Options, log=print) -> Cost:
         cell = Cell("with", options.seeds[0], min(options.demonstrations))
         short = replace(options, output=Path(folder), steps=(1, 1), walks=2, postures=1)
         found = train_cell(short, cell, quiet) | try_cell(short, cell)  # of each stage one step, and one check on held-out episodes
-        config = vla_settings(options, "with", cell)
+        config = vla_settings(options, cell)
         model, tokenizer = build_model(config)
         spec = ImageSpec.of(load_robot(config.robot).camera, model.config.image_size)
         coding = recorded_step(config, model, tokenizer, spec, quiet)
@@ -342,8 +349,8 @@ def cost_text(options: Options, missing: list[Cell], cost: Cost) -> str:
     for arm in options.arms:
         mine, seconds = [cell for cell in missing if cell.arm == arm], 0.0
         for cell in mine:
-            base = vla_settings(options, base_of(arm), cell)
-            if base_of(arm) != "short" and base.output not in begun and not (base.output / MANIFEST_FILE).exists():
+            base = vla_settings(options, cell)
+            if cell.coded and base.output not in begun and not (base.output / MANIFEST_FILE).exists():
                 begun.add(base.output)
                 seconds += base.codes.loop.steps * cost.stage_1
             seconds += decoder_settings(options, cell).loop.steps * cost.stage_2 + trial_s / options.processes
@@ -427,10 +434,10 @@ def debug(options: Options) -> Options:
 
 def main() -> int:
     options = tyro.cli(Options, description=__doc__)
-    if options.preset == "debug":
-        options = debug(options)
     if not options.only_table:
         torch.set_num_threads(1)
+        if options.preset == "debug":
+            options = debug(options)
         if not options.grounded.exists():
             raise SystemExit(f"no {options.grounded}: run stage 0 first, `wbvla train vla {options.preset} --stage grounding`, or say where its weights are")
         run(options)
