@@ -370,7 +370,7 @@ def marks_of(rows: list[dict[str, Any]], group: str) -> Marks:
     return marks
 
 
-def table(options: Options, rows: list[dict[str, Any]]) -> list[str]:
+def table(rows: list[dict[str, Any]]) -> list[str]:
     """Markdown: success per arm and number of demonstrations, then what is saved."""
     counts = sorted({row["cell"]["demonstrations"] for row in rows})
     lines = []
@@ -444,7 +444,7 @@ def main() -> int:
     rows = rows_of(options)
     if not rows:
         raise SystemExit(f"no finished cell in {options.output}")
-    print("\n".join(table(options, rows)))
+    print("\n".join(table(rows)))
     plot(rows, options.output / "curve.png")
     print(f"\ncurve: {options.output / 'curve.png'}")
     return 0
