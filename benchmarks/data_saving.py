@@ -50,8 +50,8 @@ from wbvla_eval.tasks import Failure
 from wbvla_perception.preprocess import ImageSpec
 from wbvla_sim.instructions import TASKS
 from wbvla_train.data import demos
-from wbvla_train.data.subsets import write_subset
 from wbvla_train.decoder import config as decoder_config
+from wbvla_train.decoder.subsets import write_subset
 from wbvla_train.decoder.train import build as build_decoder
 from wbvla_train.decoder.train import train as train_decoder
 from wbvla_train.loop import STATE_FILE, TrainLoop

@@ -12,7 +12,7 @@ from wbvla_core.errors import WbvlaError
 from wbvla_eval.saving import curve_of, demonstrations_needed, resampled, saving, saving_text
 from wbvla_sim.instructions import TASKS, Task
 from wbvla_train.data.shards import read_shards
-from wbvla_train.data.subsets import held_out_count, nested_order, write_subset
+from wbvla_train.decoder.subsets import held_out_count, nested_order, write_subset
 from wbvla_train.vla.codes import held_out_episodes
 
 KINDS = ("walk_to", "turn", "squat")
