@@ -10,7 +10,6 @@ which gives back states only: foot positions, per-robot masses, gains and delays
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import time
 
@@ -18,6 +17,7 @@ import gymnasium
 import mujoco
 import numpy as np
 import torch
+import tyro
 from mujoco import rollout
 from mujoco.batch import Batch
 from stable_baselines3 import PPO
@@ -27,6 +27,22 @@ from wbvla_train.lmo.config import PhysicsConfig, TrainConfig
 from wbvla_train.lmo.env import LmoVecEnv
 from wbvla_train.lmo.network import AsymmetricPolicy
 from wbvla_train.lmo.physics import lean_model
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Options of the benchmark.
+
+    Attributes:
+        seconds: per measurement.
+        workers: processes of SubprocVecEnv, one row each.
+        envs, threads: robots in the one batch, and threads that step them.
+    """
+
+    seconds: float = 20.0
+    workers: tuple[int, ...] = (2, 8, 16)
+    envs: int = 1024
+    threads: int = 2
 
 
 class OneRobot(gymnasium.Env):
@@ -129,30 +145,22 @@ def config_actor_size(config: TrainConfig) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=20.0, help="per measurement")
-    parser.add_argument("--workers", type=int, nargs="+", default=[2, 8, 16])
-    parser.add_argument("--envs", type=int, default=1024)
-    parser.add_argument("--threads", type=int, default=2)
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    config = TrainConfig(physics=PhysicsConfig(threads=args.threads))
-    rows = []
-    env = LmoVecEnv(config, args.envs)
-    per_update = args.envs * config.ppo.steps
-    rows.append(
-        (f"one batch of {args.envs}, {args.threads} threads", environment_rate(env, args.seconds), learning_rate_of(env, config, args.seconds, per_update))
-    )
-    for workers in args.workers:
+    options = tyro.cli(Options, description=__doc__)
+    torch.set_num_threads(options.threads)
+    config = TrainConfig(physics=PhysicsConfig(threads=options.threads))
+    env = LmoVecEnv(config, options.envs)
+    rates = environment_rate(env, options.seconds), learning_rate_of(env, config, options.seconds, options.envs * config.ppo.steps)
+    rows = [(f"one batch of {options.envs}, {options.threads} threads", *rates)]
+    for workers in options.workers:
         env = SubprocVecEnv([one_robot(config, i) for i in range(workers)], start_method="spawn")
         # A smaller update would cost SubprocVecEnv more per step, a larger one minutes: 2048 samples per update.
-        rows.append((f"SubprocVecEnv, {workers} workers", environment_rate(env, args.seconds), learning_rate_of(env, config, args.seconds, 2048)))
+        rows.append((f"SubprocVecEnv, {workers} workers", environment_rate(env, options.seconds), learning_rate_of(env, config, options.seconds, 2048)))
         env.close()
     best = max(r[2] for r in rows[1:]) if len(rows) > 1 else float("nan")
     print(f"{'':38s} {'env steps/s':>12s} {'PPO steps/s':>12s} {'ratio':>7s}")
     for name, rate, total in rows:
         print(f"{name:38s} {rate:12.0f} {total:12.0f} {total / best:7.2f}")
-    for name, rate in physics_rates(config, args.envs, args.seconds):
+    for name, rate in physics_rates(config, options.envs, options.seconds):
         print(f"physics alone, {name:23s} {rate:12.0f}")
 
 
