@@ -9,7 +9,7 @@ python benchmarks/chunks.py --trials 2 --closed-ms 200
     soft mask             rows until arrival stay the old chunk's, the later ones are mixed from old and new with the exponentially decaying weights
                           of real-time chunking (Black et al. 2025, inference-time variant). There the weights guide the denoising of a flow policy;
                           our decoder regresses its chunk in one pass, so only the mask can be taken over. The training-time variant (a decoder that is
-                          given the committed rows) needs another decoder and is not compared.
+                          given the committed rows) cannot be learnt from chunks whose rows all follow from one state (docs/vla.md) and is not compared.
 
 Recorded decisions are those of the policy under the robot's own stitching at 40 ms; every method is then given the same chunks, every latency late. In
 closed loop the policy sees what came of it. Per latency from image to effect: the largest step of a joint target in one 20 ms period, where a new chunk

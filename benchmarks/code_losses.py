@@ -22,15 +22,15 @@ import torch
 import tyro
 
 from wbvla_core.robot import load_robot
-from wbvla_perception.preprocess import ImageSpec
 from wbvla_train.data import primitives, sentences
 from wbvla_train.data.clips import SIDECAR
 from wbvla_train.lam.export import load_lam
+from wbvla_train.parallel import Processes
 from wbvla_train.vla.clips import ClipSet
-from wbvla_train.vla.codes import CodeSet, CodesStep, train_codes
+from wbvla_train.vla.codes import CodeSet, CodesStep
 from wbvla_train.vla.config import PRESETS
 from wbvla_train.vla.pictures import GROUNDED_FILE
-from wbvla_train.vla.train import build_model
+from wbvla_train.vla.train import build_model, train_codes
 
 Row = Literal["none", "both", "masked"]
 
@@ -89,9 +89,9 @@ def run(options: Options, row: Row, seed: int) -> dict:
         )
         config = dataclasses.replace(preset, codes=codes, grounding=dataclasses.replace(preset.grounding, data=options.stills), run_dir=Path(folder))
         torch.set_num_threads(codes.loop.threads)
-        spec = ImageSpec.of(load_robot(config.robot).camera)
         model, tokenizer = build_model(config)
-        numbers = train_codes(config, model, tokenizer, spec, log=lambda text: print(f"{row} {seed}: {text}", flush=True))
+        spec = model.config.image_spec(load_robot(config.robot).camera)
+        numbers, _ = train_codes(config, model, tokenizer, spec, Processes(), log=lambda text: print(f"{row} {seed}: {text}", flush=True))
     result = {"row": row, "seed": seed, "steps": options.steps, "clip_share": codes.clip_share, "robot": numbers}
     lams = load_lam(codes.lam_mani), load_lam(codes.lam_loco)
     for domain in domains:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,7 @@ from wbvla_core.robot import load_robot
 from wbvla_perception.preprocess import ImageSpec
 from wbvla_train.lam.export import load_lam
 from wbvla_train.loop import LoopConfig, TrainLoop
+from wbvla_train.parallel import Part, Processes
 from wbvla_train.vla.ceiling import image_features
 from wbvla_train.vla.codes import held_out_episodes, read_labelled
 from wbvla_train.vla.config import VlaTrainConfig
@@ -84,15 +85,24 @@ def read(options: Options) -> tuple[Data, Data]:
     return parts[0], parts[1]
 
 
-def train(options: Options, model: PrismaticVla, data: Data, seed: int) -> None:
-    def step(rng: np.random.Generator) -> tuple[torch.Tensor, dict[str, float]]:
-        rows = torch.from_numpy(rng.integers(len(data.codes), size=options.batch))
-        out = model.read_out(data.features[rows].float(), data.words[rows], data.codes[rows])
-        return code_loss(out.logits.float(), data.codes[rows]), {}
+class FrozenTowersStep:
+    """Stage 1 behind towers and projector: the codes from image tokens. The model is at hand, the loop is given its language model alone."""
 
-    loop = LoopConfig(**{**vars(options.loop), "seed": seed, "log_every": 500, "save_every": 10**9})
+    def __init__(self, model: PrismaticVla, data: Data, batch: int) -> None:
+        self.model, self.data, self.batch = model, data, batch
+
+    def draw(self, rng: np.random.Generator, step: int, part: Part) -> Data:
+        rows = torch.from_numpy(rng.integers(len(self.data.codes), size=self.batch)[part.of(self.batch)])
+        return Data(self.data.features[rows].float(), self.data.words[rows], self.data.codes[rows])
+
+    def loss(self, language: torch.nn.Module, batch: Data) -> tuple[torch.Tensor, dict[str, float]]:
+        return code_loss(self.model.read_out(batch.features, batch.words, batch.codes).logits.float(), batch.codes), {}
+
+
+def train(options: Options, model: PrismaticVla, data: Data, seed: int) -> None:
+    loop = replace(options.loop, seed=seed, log_every=500, save_every=10**9)
     with tempfile.TemporaryDirectory() as folder:
-        TrainLoop(loop, model.language, step, Path(folder), {}).run()
+        TrainLoop(loop, model.language, FrozenTowersStep(model, data, options.batch), Path(folder), {}, processes=Processes()).run()
 
 
 @torch.no_grad()

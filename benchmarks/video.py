@@ -8,16 +8,18 @@ The film is 720p at 30 fps, H.264, rendered by the project and looped; two proce
 
 from __future__ import annotations
 
-import argparse
 import multiprocessing
 import resource
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import av
 import cv2
 import numpy as np
+import torch
+import tyro
 
 from wbvla_train.data.clips import Corpus
 from wbvla_train.data.film.gates import Gates
@@ -27,6 +29,17 @@ from wbvla_train.lam.config import preset
 from wbvla_train.lam.train import PairSampler
 
 LIMITS = {"gating": 10.0, "memory": 1.1, "pairs": 750.0}
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of the benchmark.
+
+    Attributes:
+        minutes: length of each of the two long films.
+    """
+
+    minutes: float = 10.0
 
 
 def loop(source: Path, target: Path, times: int) -> None:
@@ -69,9 +82,8 @@ def gate(films: list[Path], output: Path) -> tuple[float, float, list[float], li
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=10.0)
-    minutes = parser.parse_args().minutes
+    minutes = tyro.cli(Options, description=__doc__).minutes
+    torch.set_num_threads(1)
     cv2.setNumThreads(1)
     with tempfile.TemporaryDirectory() as name:
         folder, rng = Path(name), np.random.default_rng(3)
@@ -107,7 +119,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    import torch
-
-    torch.set_num_threads(1)
     main()

@@ -9,13 +9,13 @@ from typing import Annotated
 
 import torch
 import tyro
+from torch import nn
 
 from wbvla_core.robot import load_robot
-from wbvla_perception.preprocess import ImageSpec
 from wbvla_vla.checkpoint import save_vla
 from wbvla_vla.config import PRESETS
 from wbvla_vla.model import parameter_count
-from wbvla_vla.pretrained import load_published
+from wbvla_vla.pretrained import PublishedVla, load_published
 
 
 @dataclass(frozen=True)
@@ -43,13 +43,18 @@ def main(argv: Sequence[str]) -> int:
     loaded = load_published(options.source, PRESETS["full"](), towers=options.towers, tokenizer=options.tokenizer, dtype=torch.bfloat16)
     model = loaded.model
     parts = {"DINOv2": model.vision.dino, "SigLIP": model.vision.siglip, "projector": model.projector, "Llama": model.language}
-    print(f"{options.source}: {loaded.layout} layout, everything fits")
+    return report(options.source, loaded, parts, options.out, options.robot)
+
+
+def report(source: str, loaded: PublishedVla, parts: dict[str, nn.Module], out: Path | None, robot_name: str) -> int:
+    """Say what was read; write it as a checkpoint where ``out`` says so."""
+    model = loaded.model
+    print(f"{source}: {loaded.layout} layout, everything fits")
     print("  " + ", ".join(f"{name} {parameter_count(part) / 1e6:.1f} M" for name, part in parts.items()))
     print(f"  vocabulary: {loaded.rows} published rows, {loaded.tokenizer.vocab_size - loaded.rows} tokens of ours after them")
-    if options.out:
-        robot = load_robot(options.robot)
-        spec = ImageSpec.of(robot.camera, model.config.image_size)
-        extra = {"vision_weights": f"published: {options.source}", "parameters": parameter_count(model)}
-        manifest = save_vla(options.out, options.out.name, model, loaded.tokenizer, spec, robot, {}, extra)
-        print(f"{manifest.label} written to {options.out}")
+    if out:
+        robot = load_robot(robot_name)
+        extra = {"vision_weights": f"published: {source}", "parameters": parameter_count(model)}
+        manifest = save_vla(out, out.name, model, loaded.tokenizer, model.config.image_spec(robot.camera), robot, {}, extra)
+        print(f"{manifest.label} written to {out}")
     return 0

@@ -56,6 +56,7 @@ VERBS = (
     Verb(("data", "video"), "wbvla_train.data.video", "render action-free egocentric video", "train"),
     Verb(("data", "demos"), "wbvla_train.data.demos", "record demonstrations by the scripted teleoperator", "train"),
     Verb(("import", "prismatic"), "wbvla_cli.import_prismatic", "check published Prismatic or OpenVLA weights; write them as a checkpoint", "train"),
+    Verb(("import", "image-text"), "wbvla_cli.import_image_text", "check a published SmolVLM, Idefics3, InternVL or LLaVA as a backbone; write it", "train"),
     Verb(("train", "lmo"), "wbvla_train.lmo.train", "leg policy: PPO in batched MuJoCo", "train"),
     Verb(("train", "lam"), "wbvla_train.lam.train", "latent action model from video", "train"),
     Verb(("train", "vla"), "wbvla_train.vla.train", "vision-language model that predicts latent actions", "train"),

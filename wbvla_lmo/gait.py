@@ -6,12 +6,15 @@ reference alone does not walk; it fixes when which foot swings, so that start, s
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from wbvla_core.robot import RobotSpec
+from wbvla_lmo.arm_mass import ArmMass
 from wbvla_lmo.leg_kinematics import GRAVITY_M_S2, LEGS, LegInverse, centre_of_mass, clip, static_torque
+from wbvla_lmo.observation import ObservationConfig, posture_joints
 
 
 @dataclass(frozen=True)
@@ -19,34 +22,46 @@ class GaitConfig:
     """Shape of the reference (all ours unless said).
 
     Attributes:
-        period_s: one full cycle, left and right step (vendor walking 0.6 s; the slower clock lets 0.3 m/s be 0.11 m steps).
+        period_s: one full cycle, left and right step: a fall grows by e^(3.8 s^-1 x half of it) until the next foot is down (0.72 s fell more).
         double_support: part of each half cycle at its begin and at its end with both feet down.
         lift_m: height of the swing foot's sole at mid swing.
         sway_m: lateral pelvis sway towards the stance foot (a linear inverted pendulum of this width and period sways 0.027).
         start_intent, stop_intent: parts of cruise speed at which the clock starts and may stop.
         capture_m: distance of the capture point from its standing value at which standing turns into stepping
-            (forward, backward, sideways): most of the soles' reach around the centre of mass.
+            (forward, backward, sideways): most of the soles' reach around the centre of mass; an ellipse through these.
         capture_filter: gain per tick of its low-pass (landing feet shake the gyro).
         settle_s: after a stop the thresholds start doubled and come down to capture_m in this time: the last step still rocks.
         max_reach: greatest height of the pelvis while stepping as part of the range's upper end (bent knees to step with).
         ankle_margin_rad: distance that the squat table keeps from the ankle pitch limits.
         max_lean_rad: greatest forward lean in deep squats.
+        stretch: part of its length to which a leg is stretched for a displaced landing; further out the pelvis comes down. 0: never.
         load_compensation: part of the static sag that the targets anticipate.
+        arm_mass: the capture point counts the arms where they are, not hanging, and the pelvis makes room for their weight.
+        arm_room: part of the arms' shift of the centre of mass that the pelvis takes back: 1 keeps the centre of mass, 0 the pelvis.
+        arm_follow: gain per tick of that.
+        max_arm_shift_m: greatest way of the pelvis for the arms' sake.
+        enabled: False = no clock and no reference: targets are residuals on the default pose (the ablation).
     """
 
-    period_s: float = 0.72
+    period_s: float = 0.6
     double_support: float = 0.12
     lift_m: float = 0.07
     sway_m: float = 0.02
     start_intent: float = 0.15
     stop_intent: float = 0.15
-    capture_m: tuple[float, float, float] = (0.075, 0.075, 0.12)
+    capture_m: tuple[float, float, float] = (0.055, 0.07, 0.11)
     capture_filter: float = 0.4
     settle_s: float = 0.5
     max_reach: float = 0.985
     ankle_margin_rad: float = 0.08
     max_lean_rad: float = 0.6
+    stretch: float = 0.0
     load_compensation: float = 1.0
+    arm_mass: bool = False
+    arm_room: float = 1.0
+    arm_follow: float = 0.4
+    max_arm_shift_m: float = 0.1
+    enabled: bool = True
 
 
 _TINY = 1e-4  # s: step of the numerical derivative along the joint speeds
@@ -68,6 +83,7 @@ class StanceTable:
         ankle_low = inverse.lower[0, 4] + config.ankle_margin_rad
         self.ankle_x, self.lean = np.zeros((2, points))
         self.sag = np.zeros((points, 3, len(LEGS), len(self._legs[0])))  # (both feet down, only this foot, foot in the air), rad
+        self.com_lean, self.com_feet = np.zeros(points), np.zeros((points, 2))  # way of the centre of mass, see :meth:`com_moves`
         for i, height in enumerate(self.heights):
             low, high = 0.0, config.max_lean_rad
             ankle_x, ankle_pitch = self._balance(height, low)
@@ -79,21 +95,28 @@ class StanceTable:
                 ankle_x, _ = self._balance(height, low)
             self.ankle_x[i], self.lean[i] = ankle_x, low
             self.sag[i] = self._sag(height, low, ankle_x, config)
+            here, small = self._level_com(height, low, ankle_x), 1e-3
+            self.com_lean[i] = (self._level_com(height, low + small, ankle_x) - here)[0] / small
+            moved = [self._level_com(height, low, ankle_x + dx, dy) - here for dx, dy in ((small, 0.0), (0.0, small))]
+            self.com_feet[i] = moved[0][0] / small, moved[1][1] / small
 
     def _balance(self, height: float, lean: float) -> tuple[float, float]:
         """(ankle x ahead of the pelvis that puts the centre of mass over the middle of the soles, ankle pitch angle)."""
         robot = self._robot
         ankle_x = 0.0
         for _ in range(5):  # fixed point: the legs' own mass moves with the feet, by a third of the step each time
-            q, angles = self._posture(height, lean, ankle_x)
-            com = centre_of_mass(robot, q)
-            ankle_x = np.cos(lean) * com[0] + np.sin(lean) * com[2] - 0.5 * (robot.sole.x_min + robot.sole.x_max)
-        return float(ankle_x), float(angles[0, 4])
+            ankle_x = self._level_com(height, lean, ankle_x)[0] - 0.5 * (robot.sole.x_min + robot.sole.x_max)
+        return float(ankle_x), float(self._posture(height, lean, ankle_x)[1][0, 4])
 
-    def _posture(self, height: float, lean: float, ankle_x: float) -> tuple[np.ndarray, np.ndarray]:
-        """All joints [J] and both legs' angles [2, 6], feet side by side."""
+    def _level_com(self, height: float, lean: float, ankle_x: float, side: float = 0.0) -> np.ndarray:
+        """Centre of mass from the root link's origin along level axes (forward, left) [2], m."""
+        com = centre_of_mass(self._robot, self._posture(height, lean, ankle_x, side)[0])
+        return np.array((np.cos(lean) * com[0] + np.sin(lean) * com[2], com[1]))
+
+    def _posture(self, height: float, lean: float, ankle_x: float, side: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+        """All joints [J] and both legs' angles [2, 6], feet side by side, both shifted to the left by ``side``."""
         y = self._inverse.half_width_m
-        sole = np.array([[[ankle_x, y, -height], [ankle_x, -y, -height]]])
+        sole = np.array([[[ankle_x, side + y, -height], [ankle_x, side - y, -height]]])
         angles = self._inverse.solve(sole, np.zeros((1, 2)), np.array([lean]))[0]
         q = self._robot.default_q.copy()
         for index, leg in zip(self._legs, angles, strict=True):
@@ -119,6 +142,14 @@ class StanceTable:
         """(ankle x ahead of the pelvis in the level frame [N] m, lean [N] rad)."""
         return np.interp(height_m, self.heights, self.ankle_x), np.interp(height_m, self.heights, self.lean)
 
+    def com_moves(self, height_m: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """How the centre of mass moves from the root link's origin: m per rad of lean [N], m per m of both feet (forward, left) [N, 2].
+
+        Feet stay flat: the trunk leans, the legs follow the feet. Without the legs' part a stand with a leaning pelvis seemed 2 cm off balance.
+        """
+        along = [np.interp(height_m, self.heights, self.com_feet[:, i]) for i in range(2)]
+        return np.interp(height_m, self.heights, self.com_lean), np.stack(along, axis=-1)
+
     def sag_at(self, height_m: np.ndarray, unloaded: np.ndarray) -> np.ndarray:
         """Offset of the leg targets [N, 2, 6] rad; ``unloaded`` [N, 2]: how much of its load each foot has given to the other."""
         place = clip((height_m - self.heights[0]) / (self.heights[1] - self.heights[0]), 0.0, len(self.heights) - 1.000001)
@@ -139,23 +170,43 @@ class GaitReference:
         swing: part of the swing done, per foot (left, right) [N, 2]; 0 on the ground.
         lift_m: sole height per foot [N, 2], m.
         lean_rad: forward lean [N].
+        soles: where they are asked for, without what the pelvis does for the arms [N, 2, 2] (forward, left), m.
     """
 
     q: np.ndarray
     swing: np.ndarray
     lift_m: np.ndarray
     lean_rad: np.ndarray
+    soles: np.ndarray
+
+
+@dataclass
+class Trunk:
+    """How the trunk stands over its legs, seen by :meth:`ReferenceGait.capture_point`. All (forward, left).
+
+    Attributes:
+        lean, lean_rate: beyond the reference lean [N, 2], rad and rad/s.
+        by_lean, by_feet: m that the centre of mass moves over the feet per rad of lean [N, 1], and per m that the feet move ahead [N, 2].
+        omega: of the inverted pendulum [N, 1], 1/s.
+    """
+
+    lean: np.ndarray
+    lean_rate: np.ndarray
+    by_lean: np.ndarray
+    by_feet: np.ndarray
+    omega: np.ndarray
 
 
 class ReferenceGait:
     """Clock and reference of N robots."""
 
-    CLOCK = ("phase", "stepping", "hold", "standing_s", "capture")  # what :meth:`advance` changes
+    CLOCK = ("phase", "stepping", "hold", "standing_s", "capture", "step_begins", "shift")  # what :meth:`advance` changes
 
     def __init__(self, robot: RobotSpec, config: GaitConfig, count: int) -> None:
         self.config = config
         self.inverse = LegInverse(robot)
         self.stance = StanceTable(robot, self.inverse, config)
+        self.arms = ArmMass(robot, posture_joints(robot, ObservationConfig())) if config.arm_mass else None
         self.order = _leg_order(robot)
         self._width = np.array((self.inverse.half_width_m, -self.inverse.half_width_m))
         self.max_walk_height_m = config.max_reach * robot.stance_height_range_m[1]
@@ -164,7 +215,13 @@ class ReferenceGait:
         self.hold = np.zeros(count, dtype=int)  # half cycles still to do after a capture step was triggered
         self.standing_s = np.full(count, np.inf)  # since the clock froze
         self.capture = np.zeros((count, 2))  # filtered
+        self.ankle_x = np.zeros(count)  # of the present height's stance, m ahead of the pelvis
         self.last_lean = np.full(count, np.nan)
+        self.step_begins = np.zeros(count, dtype=bool)  # this tick
+        self.arm_shift, self.arm_speed = np.zeros((2, count, 2))  # of the centre of mass by the arms (forward, left), one tick old, m and m/s
+        self.shift = np.zeros((count, 2))  # what the reference makes room for
+        self._default = robot.default_q[robot.indices("lmo_action")]
+        self._low_foot = np.zeros(count, dtype=np.intp)  # without a clock: the foot that stands
 
     def reset(self, ids: np.ndarray | slice = slice(None), phase: float | np.ndarray = 0.0) -> None:
         self.phase[ids] = phase
@@ -173,6 +230,8 @@ class ReferenceGait:
         self.standing_s[ids] = np.inf
         self.capture[ids] = 0.0
         self.last_lean[ids] = np.nan
+        self.step_begins[ids] = False
+        self.shift[ids] = self.arm_shift[ids] = self.arm_speed[ids] = 0.0
 
     def sense_feet(self, gravity: np.ndarray, gyro: np.ndarray, q: np.ndarray, qd: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Where the soles are and how they move, seen from the root link's origin: joint angles, tilt and gyro only.
@@ -193,7 +252,18 @@ class ReferenceGait:
         ahead = _AHEAD - up[:, :1] * up
         ahead /= np.sqrt(np.sum(ahead * ahead, axis=1, keepdims=True))
         axes = np.concatenate((ahead[..., None], _cross(up, ahead)[..., None]), axis=-1)  # [N, 3, 2]
+        self._level = axes
+        if not self.config.enabled:
+            higher = np.sum((foot[:, 0] - foot[:, 1]) * up, axis=1)  # left over right
+            self._low_foot = np.where(higher > _FOOT_SWITCH_M, 1, np.where(higher < -_FOOT_SWITCH_M, 0, self._low_foot))
         return foot @ axes, moving @ axes
+
+    def support(self, lag: float) -> np.ndarray:
+        """Weights of the feet that carry the robot [N, 2]: both in standing, else the one whose turn it is, ``lag`` of a cycle after mid double support."""
+        if not self.config.enabled:
+            return _ONE_FOOT[self._low_foot]
+        left_swings = np.mod(self.phase - lag, 1.0) < 0.5
+        return np.where(self.stepping[:, None], _ONE_FOOT[left_swings.astype(np.intp)], 0.5)
 
     def capture_point(
         self, gravity: np.ndarray, gyro: np.ndarray, feet: np.ndarray, feet_velocity: np.ndarray, height_m: np.ndarray, dt_s: float
@@ -202,34 +272,65 @@ class ReferenceGait:
 
         Position and speed of the body over its feet come from :meth:`sense_feet`, taking both feet as flat on the floor.
         Tilt and gyro alone are not enough: a robot that sinks backward with a level pelvis goes unseen until it is too
-        late (tried).
+        late (tried). The arms are where :meth:`sense_arms` last saw them.
         """
         ankle_x, lean = self.stance(height_m)
+        self.ankle_x = ankle_x
         lean_rate = np.where(np.isnan(self.last_lean), 0.0, (lean - self.last_lean) / dt_s)
         self.last_lean = lean
         pitch, roll = np.arctan2(gravity[:, 0], -gravity[:, 2]), np.arctan2(gravity[:, 1], -gravity[:, 2])
-        above = self.stance.com_above_m
-        omega = np.sqrt(GRAVITY_M_S2 / (height_m + above))
-        middle, drift = feet.mean(axis=1), feet_velocity.mean(axis=1)  # [N, 2] of both soles
-        position = np.stack((ankle_x - middle[:, 0] + above * (pitch - lean), above * roll - middle[:, 1]), axis=-1)
-        speed = np.stack((above * (gyro[:, 1] - lean_rate) - drift[:, 0], -above * gyro[:, 0] - drift[:, 1]), axis=-1)
-        return position + speed / omega[:, None]
+        by_lean, by_feet = self.stance.com_moves(height_m)
+        omega = np.sqrt(GRAVITY_M_S2 / (height_m + self.stance.com_above_m))[:, None]
+        feet_moved = feet.mean(axis=1)
+        feet_moved[:, 0] -= ankle_x
+        leaned, lean_rates = np.stack((pitch - lean, roll), axis=-1), np.stack((gyro[:, 1] - lean_rate, -gyro[:, 0]), axis=-1)
+        self.trunk = t = Trunk(leaned, lean_rates, by_lean[:, None], by_feet - 1.0, omega)
+        position = t.by_feet * feet_moved + t.by_lean * leaned
+        speed = t.by_feet * feet_velocity.mean(axis=1) + t.by_lean * lean_rates
+        return position + self.arm_shift + (speed + self.arm_speed) / omega
 
-    def advance(self, velocity: np.ndarray, cruise: np.ndarray, capture: np.ndarray, dt_s: float) -> None:
+    def sense_arms(self, q: np.ndarray, qd: np.ndarray) -> None:
+        """Where the arms' weight is and how it moves, for the ticks to come: all joint angles and speeds [N, J], behind :meth:`sense_feet` of this tick."""
+        if self.arms is not None:
+            shift, speed = self.arms(q, qd)
+            self.arm_shift, self.arm_speed = (np.matmul(v[:, None], self._level)[:, 0] for v in (shift, speed))
+
+    def advance(
+        self,
+        velocity: np.ndarray,
+        cruise: np.ndarray,
+        capture: np.ndarray,
+        dt_s: float,
+        path_wants: np.ndarray | None = None,
+        aim: Callable[[], np.ndarray] | None = None,
+    ) -> None:
         """One tick of the clock.
 
         Args:
             velocity: gated velocity reference [N, 3]; cruise: its full-scale value [3] (or [N, 3]).
             capture: :meth:`capture_point` [N, 2].
+            path_wants: [N] robots that shall step to get back onto their path; aim: asked for where to, [N, 3] m/s, m/s, rad/s.
         """
         c = self.config
+        if not c.enabled:
+            return
+        if self.arms is not None:
+            room = clip(c.arm_room * self.arm_shift, -c.max_arm_shift_m, c.max_arm_shift_m)
+            self.shift = self.shift + c.arm_follow * (room - self.shift)
         intent = np.max(np.abs(velocity) / np.maximum(cruise, 1e-6), axis=-1)
         self.capture += c.capture_filter * (capture - self.capture)
         self.standing_s = np.where(self.stepping, 0.0, self.standing_s + dt_s)
         ahead, left = (self.capture / (1.0 + clip(1.0 - self.standing_s / c.settle_s, 0.0, 1.0))[:, None]).T
-        caught = ~self.stepping & ((ahead > c.capture_m[0]) | (ahead < -c.capture_m[1]) | (np.abs(left) > c.capture_m[2]))
+        reach = np.where(ahead > 0.0, c.capture_m[0], c.capture_m[1])
+        caught = ~self.stepping & ((ahead / reach) ** 2 + (left / c.capture_m[2]) ** 2 > 1.0)
         self.hold = np.where(caught, 2, self.hold)
         start = ~self.stepping & ((intent > c.start_intent) | caught)
+        if path_wants is not None:
+            # Not in the first moment of rest: the last step must come to rest before its error counts.
+            back = ~self.stepping & ~start & path_wants & (self.standing_s > c.settle_s)
+            if back.any():
+                velocity = np.where(back[:, None], aim(), velocity)
+                start |= back
         # Which foot first: the one on the side that it goes to; against a push, the one that the push unloads.
         intent_left = velocity[:, 1] + velocity[:, 2] * 0.1
         left_first = np.where(np.abs(intent_left) > 0.02, intent_left > 0, np.where(caught, left < 0, self.phase < 0.25))
@@ -242,21 +343,38 @@ class ReferenceGait:
         moved = np.where(boundary, np.maximum(moved, landing), moved)  # rounding must not land a foot twice
         self.hold = np.maximum(self.hold - boundary, 0)
         stop = boundary & (intent < c.stop_intent) & (self.hold == 0)
+        if path_wants is not None:
+            stop &= ~path_wants
+        self.step_begins = start | (boundary & ~stop)
         self.stepping &= ~stop
         self.phase = np.where(stop, np.where(before, 0.0, 0.5), np.mod(moved, 1.0))
 
-    def reference(self, velocity: np.ndarray, height_m: np.ndarray) -> GaitReference:
+    def airborne(self) -> np.ndarray:
+        """[N, 2] feet that the clock has in the air."""
+        swing = self._swing(np.mod(self.phase[:, None] - _FOOT_PHASE, 1.0))
+        return self.stepping[:, None] & (swing > 0) & (swing < 1)
+
+    def _swing(self, own: np.ndarray) -> np.ndarray:
+        """Part of its swing that a foot has done, from its own phase."""
+        c = self.config
+        return clip((own / 0.5 - c.double_support) / (1.0 - 2.0 * c.double_support), 0.0, 1.0)
+
+    def reference(self, velocity: np.ndarray, height_m: np.ndarray, landing: np.ndarray | None = None) -> GaitReference:
         """Leg angles for the present phase.
 
         Args:
             velocity: gated (forward m/s, lateral m/s, yaw rad/s) [N, 3].
             height_m: height reference [N], m.
+            landing: displacement of the feet from their course (forward, left) [N, 2, 2], m: see :mod:`wbvla_lmo.balance`.
         """
         c = self.config
+        if not c.enabled:
+            still = np.zeros((len(height_m), len(LEGS)))
+            return GaitReference(np.tile(self._default, (len(height_m), 1)), still, still, still[:, 0], np.zeros((*still.shape, 2)))
         height = np.where(self.stepping, np.minimum(height_m, self.max_walk_height_m), height_m)
         ankle_x, lean = self.stance(height)
         own = np.mod(self.phase[:, None] - _FOOT_PHASE, 1.0)  # [N, 2] phase of each foot, swing in the first half
-        swing = clip((own / 0.5 - c.double_support) / (1.0 - 2.0 * c.double_support), 0.0, 1.0)
+        swing = self._swing(own)
         swing_end = 0.5 * (1.0 - c.double_support)
         stance_part = 0.5 + c.double_support  # of the cycle
         stance = np.mod(own - swing_end, 1.0) / stance_part
@@ -271,15 +389,34 @@ class ReferenceGait:
         width = self._width
         x = ankle_x[:, None] + velocity[:, 0:1] * travel - width * turn
         y = width + velocity[:, 1:2] * travel - sway + ankle_x[:, None] * turn
+        if landing is not None:
+            x, y = x + landing[..., 0], y + landing[..., 1]
+            if c.stretch:
+                height = np.minimum(height, self._within_reach(x, y - width, lift))
+        soles = np.stack((x, y), axis=-1)
+        if self.arms is not None:
+            x, y = x + self.shift[:, 0:1], y + self.shift[:, 1:2]
         sole = np.empty((*x.shape, 3))  # [N, 2, 3]
         sole[..., 0], sole[..., 1], sole[..., 2] = x, y, lift - height[:, None]
         unloaded = clip(2.0 * arch, 0.0, 1.0)
         legs = self.inverse.solve(sole, turn, lean) + c.load_compensation * self.stance.sag_at(height, unloaded)
         q = legs.reshape(len(height), -1)[:, self.order]
-        return GaitReference(q, np.where(airborne, swing, 0.0), lift, lean)
+        return GaitReference(q, np.where(airborne, swing, 0.0), lift, lean, soles)
+
+    def _within_reach(self, ahead: np.ndarray, aside: np.ndarray, lift: np.ndarray) -> np.ndarray:
+        """Height of the pelvis [N] from which both feet reach where they are to be: a leg that is too short for its step does not catch a fall.
+
+        Args:
+            ahead, aside: of each foot from under its hip [N, 2], m; lift: of its sole [N, 2], m.
+        """
+        inverse = self.inverse
+        down = np.sqrt(np.maximum((self.config.stretch * inverse.length_m) ** 2 - ahead**2 - aside**2, 0.0))
+        return (down + lift - inverse.hip[:, 2] - inverse.sole_z).min(axis=1)
 
 
 _AHEAD = np.array((1.0, 0.0, 0.0))
+_ONE_FOOT = np.eye(2)
+_FOOT_SWITCH_M = 0.006  # without a clock: the standing foot changes when the other one is lower by this
 _FOOT_PHASE = np.array((0.0, 0.5))  # the right foot does half a cycle later what the left does
 
 

@@ -23,7 +23,8 @@ class GatingConfig:
         lam: filter gain per 50 Hz tick; 0.15 = 90 % after 0.25 s, below 6 % of cruise 0.4 s after a stop (ours).
         cruise: speeds at a fully open gate (forward m/s, lateral m/s, yaw rad/s) (paper, Table 3 tests at 0.3).
         height_rate_m_s: how fast the stance height reference may move, m/s (ours: 0.18 m of squat in 0.9 s).
-        literal: use the paper's transcribed formula instead of the soft start.
+        literal: use the paper's transcribed formula instead of the soft start (the ablation).
+        enabled: False = the flag times cruise speed at once (the velocity-tracking baseline).
     """
 
     alpha: float = 1.0
@@ -31,6 +32,7 @@ class GatingConfig:
     cruise: tuple[float, float, float] = (0.3, 0.3, 0.4)
     height_rate_m_s: float = 0.2
     literal: bool = False
+    enabled: bool = True
 
 
 class IntentGate:
@@ -64,7 +66,9 @@ class IntentGate:
         if c.literal:
             shape = np.tanh(c.alpha * (flags - self.filtered))
         self.filtered += c.lam * (flags - self.filtered)
-        if not c.literal:
+        if not c.enabled:
+            shape = flags
+        elif not c.literal:
             shape = np.tanh(c.alpha * self.filtered) / np.tanh(c.alpha)
         goal = np.asarray(c.cruise) if cruise is None else cruise
         limit = c.height_rate_m_s * dt_s

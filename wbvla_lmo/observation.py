@@ -28,6 +28,12 @@ class ObservationConfig:
         odometry_filter_s, odometry_scale: its time constant, s, and scales, 1/(m/s), 1/(m/s), 1/(rad/s) (ours).
         posture_min_mass_kg: waist and arm joints are observed if they move at least this mass (ours: the wrists move
             under 1.1 kg each, their angle is noise to the legs, and training may weld them).
+        path: also observe the error to the path that the commands ask for (``path.PathTracker``; ours).
+        path_scale: its scales, 1/m, 1/m, 1/rad (ours: the clip of the error comes out at about 3).
+        balance: also observe the capture point, its deviation from the reference's course over the standing foot (:mod:`wbvla_lmo.balance`),
+            and what the arms do to the centre of mass (:mod:`wbvla_lmo.arm_mass`); ours. balance_scale: 1/m.
+        flags: also observe the bare flags (the literal gate's output says nothing while a flag is held).
+        mirror: show the second half of the gait cycle mirrored (False: the ablation; the clock then runs over the whole cycle).
     """
 
     history: int = 3
@@ -39,6 +45,12 @@ class ObservationConfig:
     odometry: bool = False
     odometry_filter_s: float = 0.3
     odometry_scale: tuple[float, float, float] = (5.0, 5.0, 3.0)
+    path: bool = False
+    path_scale: tuple[float, float, float] = (10.0, 10.0, 8.0)
+    balance: bool = False
+    balance_scale: float = 10.0
+    flags: bool = False
+    mirror: bool = True
 
 
 def moved_mass_kg(robot: RobotSpec, joint_name: str) -> float:
@@ -119,6 +131,12 @@ class ObservationBuilder:
         once = [_Fixed((1, 1, 1)), leg, posture_mirror]
         if config.odometry:
             once.append(_Fixed((1, -1, -1)))
+        if config.path:
+            once.append(_Fixed((1, -1, -1)))
+        if config.balance:
+            once += [_Fixed((1, -1)), _Fixed((1, -1)), _Fixed((1, -1))]
+        if config.flags:
+            once.append(_Fixed((1, -1, -1)))
         self.frame_size = sum(len(b.sign) for b in frame)
         self._mirror_index, self._mirror_sign = joint_block(frame * config.history + once)
         self.size = len(self._mirror_sign)
@@ -144,6 +162,11 @@ class ObservationBuilder:
         stepping: np.ndarray,
         reference_q: np.ndarray,
         velocity_error: np.ndarray,
+        path_error: np.ndarray,
+        flags: np.ndarray,
+        capture: np.ndarray,
+        arm_shift: np.ndarray,
+        deviation: np.ndarray,
     ) -> np.ndarray:
         """Push one frame and return the observation [N, size] float32.
 
@@ -152,6 +175,9 @@ class ObservationBuilder:
             height_m: height reference [N]; gyro, gravity: [N, 3] pelvis frame; q, qd: all joints [N, J], robot order.
             last_action: [N, A] as the policy gave it, unmirrored; phase, stepping: gait clock [N].
             reference_q: reference leg angles [N, A]; velocity_error: filtered, measured - reference [N, 3], m/s, m/s, rad/s.
+            path_error: where the path is, seen from the body [N, 3], m, m, rad; flags: [N, 3].
+            capture: of the capture point from its place in standing, deviation: from its course [N, 2], m.
+            arm_shift: of the centre of mass by the arms [N, 2], m.
         """
         c = self.config
         height = (height_m - c.height_offset_m) * c.height_scale
@@ -164,7 +190,7 @@ class ObservationBuilder:
             self.frames[self._fresh] = frame[self._fresh, None]
             self._fresh[:] = False
             self._any_fresh = False
-        angle = 2.0 * np.pi * np.mod(phase, 0.5)
+        angle = 2.0 * np.pi * (np.mod(phase, 0.5) if c.mirror else phase)
         on = stepping.astype(float)
         once = (np.sin(angle), np.cos(angle), on)
         reference = reference_q - self.default_q[self.legs]
@@ -172,10 +198,20 @@ class ObservationBuilder:
         parts = [self.frames.reshape(len(q), -1), np.stack(once, axis=1), reference, posture]
         if c.odometry:
             parts.append(velocity_error * np.asarray(c.odometry_scale))
+        if c.path:
+            parts.append(path_error * np.asarray(c.path_scale))
+        if c.balance:
+            parts += [capture * c.balance_scale, deviation * c.balance_scale, arm_shift * c.balance_scale]
+        if c.flags:
+            parts.append(flags)
         flat = np.concatenate(parts, axis=1)
-        mirrored = phase >= 0.5
+        mirrored = self.mirrored(phase)
         flat[mirrored] = (flat[mirrored][:, self._mirror_index]) * self._mirror_sign
         return flat.astype(np.float32)
+
+    def mirrored(self, phase: np.ndarray) -> np.ndarray:
+        """[N] robots whose problem is shown, and answered, in the mirror."""
+        return (phase >= 0.5) & self.config.mirror
 
     def mirror(self, observation: np.ndarray) -> np.ndarray:
         """The same situation seen in the mirror, [..., size]."""

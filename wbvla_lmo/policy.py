@@ -38,7 +38,10 @@ class LmoPolicy:
                 raise CheckpointError(
                     f"{manifest.label} was trained with leg {name} {made.tolist()}, {robot.name} has {here.tolist()}; restore the gains or train again"
                 )
-        config = PipelineConfig.from_json(manifest.extra["pipeline"])
+        try:
+            config = PipelineConfig.from_json(manifest.extra["pipeline"])
+        except (KeyError, TypeError) as error:
+            raise CheckpointError(f"{manifest.label}: this version of wbvla does not know its pipeline ({error}); export it again or update wbvla") from error
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL

@@ -5,7 +5,7 @@ than its training images (a test holds this bit for bit). The transform itself i
 DINOv2 + SigLIP pair (prior work: the whole frame is squashed onto a square, nothing is cropped), in Pillow with bicubic
 anti-aliasing.
 
-    camera frame [H, W, 3] uint8  --policy_image-->  [S, S, 3] uint8  --pixel_values-->  [6, S, S] float32
+    camera frame [H, W, 3] uint8  --policy_image-->  [S, S, 3] uint8  --pixel_values-->  [6, S, S] float32 (one tower: [3, S, S])
 
 The policy image travels on a topic and is stored in data sets; the normalised tensor exists only in front of the model.
 """
@@ -37,6 +37,7 @@ class ImageSpec:
         source_width, source_height: camera frame, px.
         fovy_deg: vertical field of view of that camera; another lens is another policy.
         dino_mean, dino_std, siglip_mean, siglip_std: per-channel statistics of the two towers, on images scaled to [0, 1].
+        mean, std: those of a model with one tower, in their place; () = two towers.
     """
 
     size: int = 96
@@ -47,14 +48,24 @@ class ImageSpec:
     dino_std: tuple[float, ...] = DINO_STD
     siglip_mean: tuple[float, ...] = SIGLIP_MEAN
     siglip_std: tuple[float, ...] = SIGLIP_STD
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
 
     @classmethod
     def of(cls, camera: Camera, size: int = 96) -> ImageSpec:
         """The policy image of a robot's camera."""
         return cls(size=size, source_width=camera.width, source_height=camera.height, fovy_deg=camera.fovy_deg)
 
+    @property
+    def statistics(self) -> dict[str, list[float]]:
+        """Per-channel statistics of the towers that there are, by their names."""
+        names = ("mean", "std") if self.mean else ("dino_mean", "dino_std", "siglip_mean", "siglip_std")
+        return {name: list(getattr(self, name)) for name in names}
+
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """Without the statistics of towers that are not there."""
+        everything = asdict(self)
+        return {name: value for name, value in everything.items() if not name.endswith(("mean", "std")) or name in self.statistics}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> ImageSpec:
@@ -105,7 +116,9 @@ def normalise(image: np.ndarray, mean: tuple[float, ...], std: tuple[float, ...]
 
 
 def pixel_values(image: np.ndarray, spec: ImageSpec) -> np.ndarray:
-    """[..., S, S, 3] uint8 -> [..., 6, S, S] float32: channels 0-2 for DINOv2, 3-5 for SigLIP (OpenVLA's layout)."""
+    """[..., S, S, 3] uint8 -> [..., 6, S, S] float32: channels 0-2 for DINOv2, 3-5 for SigLIP (OpenVLA's layout); one tower: [..., 3, S, S]."""
+    if spec.mean:
+        return normalise(image, spec.mean, spec.std)
     dino = normalise(image, spec.dino_mean, spec.dino_std)
     siglip = normalise(image, spec.siglip_mean, spec.siglip_std)
     return np.concatenate((dino, siglip), axis=-3)

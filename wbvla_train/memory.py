@@ -11,6 +11,7 @@ Kept for the backward pass per token, in bytes, with bfloat16 products, float32 
     projector                 18 V + 4 D, V = width of both towers together
     mask of a Llama block     2 L² per sentence of L tokens
 
+Other backbones are counted alike: language blocks as Llama's, towers as SigLIP's.
 Where blocks are computed again in the backward pass: their inputs, 4 D, and the largest block once. Gradients of activations pass through memory beside
 them: counted as large as the largest block's activations (ours: not measured). bfloat16 copies of float32 weights count apart. FSDP keeps residuals in
 bfloat16, so that this is somewhat more than it takes.
@@ -27,8 +28,8 @@ from torch import nn
 
 from wbvla_core.errors import WbvlaError
 from wbvla_train.loop import LoopConfig
-from wbvla_train.parallel import BLOCKS, Processes
-from wbvla_vla.config import TowerConfig, VlaConfig
+from wbvla_train.parallel import Processes, is_block
+from wbvla_vla.config import AnyVlaConfig
 from wbvla_vla.tokens import KINDS
 
 GIB = 2**30
@@ -68,41 +69,45 @@ class MemoryPlan:
         )
 
 
-def activation_bytes(module: nn.Module, config: VlaConfig, frames: int, sentences: int, checkpointing: bool, rank: int = 0) -> tuple[float, float]:
+def activation_bytes(module: nn.Module, config: AnyVlaConfig, frames: int, sentences: int, checkpointing: bool, rank: int = 0) -> tuple[float, float]:
     """What autograd keeps of one piece of a batch, and the largest block's part of it; see the module text.
 
     Args:
         module: with the VLA in it; of its towers, blocks without anything trained keep nothing.
         frames, sentences: pictures, and sentences about each, computed at once. rank: of adapters, 0 = none.
     """
-    vision, language, image = config.dino.hidden_size + config.siglip.hidden_size, config.language, config.image_tokens
+    language, image = config.language, config.image_tokens
     length = 1 + image + language.max_words + len(KINDS) * config.tokens_per_kind
-    kept, inputs, largest = 0.0, 0.0, 0.0
-    for block in (part for part in module.modules() if block_name(part)):
-        name, flags = block_name(block), [parameter.requires_grad for parameter in block.parameters()]
-        if name == BLOCKS[0]:
+    kept, inputs, largest, widths = 0.0, 0.0, 0.0, {}
+    for block in (part for part in module.modules() if is_block(part)):
+        name = type(block).__name__.removeprefix("FSDP")  # torch renames what it shards
+        flags = [parameter.requires_grad for parameter in block.parameters()]
+        if name.endswith("DecoderLayer"):
             tokens, width = frames * sentences * length, language.hidden_size
             size = 26 * width + 8 * language.intermediate_size + 4 * language.heads + 8 + (8 * width if all(flags) else 0) + 7 * 2 * rank
             here = tokens * size + frames * sentences * 2 * length**2
         else:
-            tower: TowerConfig = config.dino if name == BLOCKS[1] else config.siglip
-            tokens, width = frames * (image + (1 + config.dino.registers if name == BLOCKS[1] else 0)), tower.hidden_size
-            size = 24 * width + 4 * tower.intermediate_size + 4 * tower.heads + 16 + (4 * width if name == BLOCKS[1] and all(flags) else 0)
+            tower, length_here = config.tower(name)
+            tokens, width = frames * length_here, tower.hidden_size
+            widths[name] = width
+            scaled = name.startswith("Dinov2") and all(flags)
+            size = 24 * width + 4 * tower.intermediate_size + 4 * tower.heads + 16 + (4 * width if scaled else 0)
             here = tokens * (size + (6 * 2 * rank if any(flags) else 0)) if any(flags) else 0.0
         kept, largest = kept + here, max(largest, here)
         inputs += 4 * width * tokens if here else 0
-    projector = frames * image * (18 * vision + 4 * language.hidden_size)
+    projector = frames * image * (18 * sum(widths.values()) + 4 * language.hidden_size)
     return (inputs + largest if checkpointing else kept) + projector, largest
 
 
-def block_name(module: nn.Module) -> str | None:
-    """Which of BLOCKS this module is, if any; torch renames what it shards."""
-    name = type(module).__name__.removeprefix("FSDP")
-    return name if name in BLOCKS else None
-
-
 def plan_memory(
-    module: nn.Module, config: VlaConfig, loop: LoopConfig, processes: Processes, batch: int, sentences: int = 1, rank: int = 0, capacity: float | None = None
+    module: nn.Module,
+    config: AnyVlaConfig,
+    loop: LoopConfig,
+    processes: Processes,
+    batch: int,
+    sentences: int = 1,
+    rank: int = 0,
+    capacity: float | None = None,
 ) -> MemoryPlan:
     """Plan of a training of ``module`` (a meta device will do), before :class:`~wbvla_train.loop.TrainLoop` touches it.
 
@@ -118,7 +123,7 @@ def plan_memory(
     half = loop.frozen_bf16 and not processes.blocks
     parts = {"weights": (4 * trained + (2 if half else 4) * frozen) / shards, "gradients": 4 * trained / shards, "optimizer": 8 * trained / shards}
     if processes.blocks:
-        sizes = [sum(parameter.numel() for parameter in part.parameters()) for part in module.modules() if block_name(part)]
+        sizes = [sum(parameter.numel() for parameter in part.parameters()) for part in module.modules() if is_block(part)]
         # Two blocks at a time, the second on its way, and what belongs to no block; a block's gradients before and while they are summed.
         parts["gathered"] = (2 if loop.bf16 else 4) * (total - sum(sizes) + 3 * max(sizes)) + 4 * max(sizes)
     elif loop.bf16:

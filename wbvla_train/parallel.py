@@ -21,7 +21,7 @@ from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
-# Transformer blocks of the VLA: what FSDP shards as a unit and gradient checkpointing computes again. The YAML files name the same ones; a test holds it.
+# Transformer blocks of the default VLA: what FSDP shards as a unit. The YAML files name the same ones; a test holds it.
 BLOCKS = ("LlamaDecoderLayer", "Dinov2WithRegistersLayer", "SiglipEncoderLayer")
 LOOP_FILE = "loop.json"  # beside torch's shards: step, seconds, settings
 
@@ -175,12 +175,17 @@ def fsdp_settings() -> dict[str, Any]:
     return {"blocks": tuple(plugin.transformer_cls_names_to_wrap), "reshard": bool(plugin.reshard_after_forward), "offload": offload}
 
 
-def checkpoint_blocks(module: nn.Module, blocks: Iterable[str] = BLOCKS) -> int:
+def is_block(module: nn.Module) -> bool:
+    """Whether this is a transformer block: transformers makes all of them of one class (known by its name here: some stages train without transformers)."""
+    return any(base.__name__ == "GradientCheckpointingLayer" for base in type(module).__mro__)
+
+
+def checkpoint_blocks(module: nn.Module) -> int:
     """Compute the activations of transformer blocks again in the backward pass; returns how many blocks do.
 
     Inside of FSDP's hooks, so that a block's weights are gathered once per pass; independent of train() and eval().
     """
-    found = [part for part in module.modules() if type(part).__name__ in set(blocks)]
+    found = [part for part in module.modules() if is_block(part)]
     for part in found:
         part.forward = partial(checkpoint, part.forward, use_reentrant=False)
     return len(found)

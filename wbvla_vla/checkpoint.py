@@ -18,9 +18,10 @@ from wbvla_decoder.model import ActionDecoder, DecoderConfig
 from wbvla_decoder.policy import ArmScaling, FilterConfig
 from wbvla_perception.preprocess import ImageSpec
 from wbvla_vla import lora
-from wbvla_vla.config import VlaConfig
+from wbvla_vla.config import AnyVlaConfig, ImageTextConfig, VlaConfig
+from wbvla_vla.image_text import FAMILIES, ImageTextVla
 from wbvla_vla.lora import LoraSettings
-from wbvla_vla.model import PrismaticVla
+from wbvla_vla.model import PrismaticVla, Vla
 from wbvla_vla.tokens import TOKENIZER_FILE, InstructionTokenizer
 
 WEIGHTS_FILE = "model.safetensors"
@@ -30,10 +31,15 @@ RATE_HZ = 10.0  # paper: the VLA runs at about 10 Hz
 
 @dataclass
 class LoadedVla:
-    model: PrismaticVla
+    model: Vla
     tokenizer: InstructionTokenizer
     image_spec: ImageSpec
     manifest: Manifest
+
+
+def build_vla(config: AnyVlaConfig, tokenizer: InstructionTokenizer) -> Vla:
+    """A model of this configuration on its backbone, with random weights."""
+    return PrismaticVla(config, tokenizer) if isinstance(config, VlaConfig) else ImageTextVla(config, tokenizer)
 
 
 def save_half(tensors: dict[str, torch.Tensor], path: Path) -> None:
@@ -68,7 +74,7 @@ def load_strict(module: torch.nn.Module, state: dict[str, torch.Tensor], label: 
 def save_vla(
     directory: Path,
     name: str,
-    model: PrismaticVla,
+    model: Vla,
     tokenizer: InstructionTokenizer,
     image_spec: ImageSpec,
     robot: RobotSpec,
@@ -92,10 +98,10 @@ def save_vla(
         },
         outputs={"codes": {"shape": [2, config.tokens_per_kind], "dtype": "int64", "unit": f"index of {config.codebook_size} codes; rows mani, loco"}},
         rate_hz=RATE_HZ,
-        normalisation={"image": {key: list(getattr(image_spec, key)) for key in ("dino_mean", "dino_std", "siglip_mean", "siglip_std")}},
+        normalisation={"image": image_spec.statistics},
         parents=parents,
         files=[WEIGHTS_FILE, TOKENIZER_FILE],
-        extra={"config": config.to_json(), **extra},
+        extra={"backbone": config.backbone, "config": config.to_json(), **extra},
     )
 
 
@@ -106,9 +112,13 @@ def load_vla(directory: Path, robot: RobotSpec | None = None) -> LoadedVla:
         CheckpointError: see :func:`wbvla_core.checkpoint.load_manifest`.
     """
     manifest = checkpoint.load_manifest(directory, kind="vla", robot=robot)
-    config = VlaConfig.from_json(manifest.extra["config"])
-    tokenizer = InstructionTokenizer.load(Path(directory), config.language.max_words, config.prompt)
-    model = PrismaticVla(config, tokenizer)
+    backbone = manifest.extra.get("backbone", VlaConfig.backbone)  # older ones name none
+    if backbone != VlaConfig.backbone and backbone not in FAMILIES:
+        known = ", ".join((VlaConfig.backbone, *FAMILIES))
+        raise CheckpointError(f"{manifest.label} has the backbone {backbone!r}; this version knows {known}; take the version of wbvla that wrote it")
+    config = (VlaConfig if backbone == VlaConfig.backbone else ImageTextConfig).from_json(manifest.extra["config"])
+    tokenizer = InstructionTokenizer.load(Path(directory), config.language.max_words, config.prompt, config.image_token)
+    model = build_vla(config, tokenizer)
     load_strict(model, load_float(manifest.path(WEIGHTS_FILE)), manifest.label)
     return LoadedVla(model.eval(), tokenizer, ImageSpec.from_json(manifest.inputs["image"]["spec"]), manifest)
 
@@ -193,7 +203,7 @@ def load_policy(directory: Path, robot: RobotSpec, vla_directory: Path | None = 
     return LoadedPolicy(vla, decoder.eval(), FilterConfig(**manifest.extra["filter"]), manifest)
 
 
-def build_decoder(config: DecoderConfig, vla: VlaConfig, robot: RobotSpec) -> ActionDecoder:
+def build_decoder(config: DecoderConfig, vla: AnyVlaConfig, robot: RobotSpec) -> ActionDecoder:
     arms = len(robot.groups["upper_body"])
     return ActionDecoder(config, vla.language.hidden_size, posture_size=3, arm_state_size=2 * arms, arm_count=arms)
 

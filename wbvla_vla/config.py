@@ -5,8 +5,11 @@ Sources: *paper* = WholeBodyVLA (arXiv 2512.11047); *prior work* = named; *ours*
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, replace
+from typing import Any, ClassVar, Literal
+
+from wbvla_core.robot import Camera
+from wbvla_perception.preprocess import ImageSpec
 
 Decoding = Literal["parallel", "autoregressive"]
 
@@ -38,7 +41,7 @@ class TowerConfig:
 
 @dataclass(frozen=True)
 class LanguageConfig:
-    """The Llama blocks.
+    """The language blocks.
 
     Attributes:
         attention: who sees whom. "prefix" = image, words and latent-action queries all see each other (ours for training from
@@ -59,7 +62,7 @@ class LanguageConfig:
 
 @dataclass(frozen=True)
 class VlaConfig:
-    """The whole model.
+    """The whole model in Prismatic's layout.
 
     Attributes:
         image_size: edge of the policy image, px.
@@ -78,10 +81,23 @@ class VlaConfig:
     prompt: str = "{instruction}"
     projector_expansion: int = 4  # prior work: Prismatic's fused-gelu-mlp
     decoding: Decoding = "parallel"
+    backbone: ClassVar[str] = "prismatic"
+    channels: ClassVar[int] = 6
+    image_token: ClassVar[str] = ""
 
     @property
     def image_tokens(self) -> int:
         return self.dino.tokens(self.image_size)
+
+    def image_spec(self, camera: Camera) -> ImageSpec:
+        """How a picture of this camera is prepared."""
+        return ImageSpec.of(camera, self.image_size)
+
+    def tower(self, block: str) -> tuple[TowerConfig, int]:
+        """The tower with blocks of this class, and the length of its sequence."""
+        if block.startswith("Dinov2"):
+            return self.dino, self.image_tokens + 1 + self.dino.registers
+        return self.siglip, self.image_tokens
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -90,6 +106,57 @@ class VlaConfig:
     def from_json(cls, data: dict[str, Any]) -> VlaConfig:
         towers = {name: TowerConfig(**data[name]) for name in ("dino", "siglip")}
         return cls(**{**data, **towers, "language": LanguageConfig(**data["language"])})
+
+
+@dataclass(frozen=True)
+class ImageTextConfig:
+    """A model of transformers' image-text-to-text family (:mod:`wbvla_vla.image_text`) in the layout vision tower -> connector -> language blocks.
+
+    Attributes:
+        model: transformers' own description of it, the contents of config.json.
+        vision: sizes of its tower; image_tokens: how many tokens its connector makes of a picture.
+        language: sizes of its blocks, and what is ours: mask and longest instruction.
+        image_size: edge of the policy image, px; mean, std: its statistics, per channel.
+        image_token: the token in ``prompt`` in whose place the image tokens stand; "" = between <bos> and the prompt.
+        codebook_size, tokens_per_kind, prompt, decoding: see :class:`VlaConfig`.
+    """
+
+    model: dict[str, Any]
+    vision: TowerConfig
+    language: LanguageConfig
+    image_size: int
+    image_tokens: int
+    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
+    std: tuple[float, ...] = (0.5, 0.5, 0.5)
+    codebook_size: int = 16
+    tokens_per_kind: int = 4
+    prompt: str = "{instruction}"
+    image_token: str = ""
+    decoding: Decoding = "parallel"
+    channels: ClassVar[int] = 3
+
+    @property
+    def backbone(self) -> str:
+        return self.model["model_type"]
+
+    def image_spec(self, camera: Camera) -> ImageSpec:
+        """How a picture of this camera is prepared."""
+        return replace(ImageSpec.of(camera, self.image_size), mean=self.mean, std=self.std)
+
+    def tower(self, block: str) -> tuple[TowerConfig, int]:
+        """The tower (there is one), and the length of its sequence, class token included where it may have one."""
+        return self.vision, self.vision.tokens(self.image_size) + 1
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> ImageTextConfig:
+        parts = {"vision": TowerConfig(**data["vision"]), "language": LanguageConfig(**data["language"])}
+        return cls(**{**data, **parts, "mean": tuple(data["mean"]), "std": tuple(data["std"])})
+
+
+AnyVlaConfig = VlaConfig | ImageTextConfig  # on any backbone
 
 
 def debug() -> VlaConfig:
@@ -140,4 +207,17 @@ def full() -> VlaConfig:
     )
 
 
-PRESETS = {"debug": debug, "tiny": tiny, "small": small, "full": full}
+def image_text_debug() -> ImageTextConfig:
+    """SmolVLM's layout in miniature, nothing trained: tests. 96 px are 4 x 4 patches, the connector joins 2 x 2 of them."""
+    vision, language = TowerConfig(32, 1, 2, 64, 24), LanguageConfig(32, 1, 2, 64, max_words=12, initializer_range=0.05)
+    shared = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    model = {
+        "model_type": "smolvlm",
+        "scale_factor": 2,
+        "vision_config": {**shared, "image_size": 96, "patch_size": 24},
+        "text_config": {**shared, "model_type": "llama", "num_key_value_heads": 1, "initializer_range": 0.05, "pad_token_id": None},
+    }
+    return ImageTextConfig(model, vision, language, image_size=96, image_tokens=4)
+
+
+PRESETS = {"debug": debug, "image-text-debug": image_text_debug, "tiny": tiny, "small": small, "full": full}

@@ -15,7 +15,7 @@ from torch import nn
 
 from wbvla_core.errors import WbvlaError
 from wbvla_vla.lora import linear_layers
-from wbvla_vla.model import PrismaticVla, VlaOutput
+from wbvla_vla.model import Vla, VlaOutput
 from wbvla_vla.trace import Plain, example_inputs, record
 
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
@@ -50,8 +50,8 @@ class EngineConfig:
         return self
 
 
-def build(model: PrismaticVla, max_words: int, config: EngineConfig) -> Forward:
-    """A function (pixel_values [1, 6, S, S] float32, word_ids [1, max_words]), both on the CPU, -> VlaOutput in float32 on the engine's device, finished.
+def build(model: Vla, max_words: int, config: EngineConfig) -> Forward:
+    """A function (pixel_values [1, C, S, S] float32, word_ids [1, max_words]), both on the CPU, -> VlaOutput in float32 on the engine's device, finished.
 
     ``model`` is moved, converted and quantised in place. Same arithmetic as the model itself; in float32 on a CPU, the same bits.
 
@@ -68,7 +68,7 @@ def build(model: PrismaticVla, max_words: int, config: EngineConfig) -> Forward:
     return _cuda_graph(model, max_words, inductor=config.quantize != "none") if config.compile else _plain(model)
 
 
-def quantize(model: PrismaticVla, kind: str) -> None:
+def quantize(model: Vla, kind: str) -> None:
     """Language model and projector to int8 or int4 weights; not the towers (a tenth of the 7B), nor the output head, whose rows are read one by one."""
     if kind == "none":
         return
@@ -87,7 +87,7 @@ def _torchao():
     return quantization
 
 
-def _plain(model: PrismaticVla) -> Forward:
+def _plain(model: Vla) -> Forward:
     plain, device = Plain(model), next(model.parameters()).device
 
     def run(pixel_values: torch.Tensor, word_ids: torch.Tensor) -> VlaOutput:
@@ -99,7 +99,7 @@ def _plain(model: PrismaticVla) -> Forward:
 
 
 @torch.no_grad()
-def _cuda_graph(model: PrismaticVla, max_words: int, inductor: bool) -> Forward:
+def _cuda_graph(model: Vla, max_words: int, inductor: bool) -> Forward:
     """All kernels of one pass, captured once. Inputs are copied to the places that were captured; outputs stay where they are until the next call."""
     device = next(model.parameters()).device
     forward = torch.compile(Plain(model), dynamic=False) if inductor else Plain(model)

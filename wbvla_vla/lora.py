@@ -9,7 +9,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from torch import nn
 
-from wbvla_vla.model import PrismaticVla
+from wbvla_vla.model import Vla
 
 
 @dataclass(frozen=True)
@@ -33,13 +33,13 @@ class LoraSettings:
         return asdict(self)
 
 
-def linear_layers(model: PrismaticVla, towers: bool = True) -> list[str]:
+def linear_layers(model: Vla, towers: bool = True) -> list[str]:
     """Names of all linear layers but the output head ("all-linear" in peft's sense, which peft offers for transformers' classes only)."""
     names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and not name.endswith("lm_head")]
-    return [name for name in names if towers or not name.startswith("vision.")]
+    return [name for name in names if towers or not name.startswith(model.towers)]
 
 
-def attach(model: PrismaticVla, settings: LoraSettings) -> PeftModel:
+def attach(model: Vla, settings: LoraSettings) -> PeftModel:
     """Freeze ``model`` and hang trainable adapters on its linear layers."""
     config = LoraConfig(
         r=settings.rank,
@@ -74,6 +74,6 @@ def load_adapter(adapted: PeftModel, state: dict[str, torch.Tensor]) -> None:
     set_peft_model_state_dict(adapted, state)
 
 
-def merge(adapted: PeftModel) -> PrismaticVla:
+def merge(adapted: PeftModel) -> Vla:
     """Fold the adapters into the base weights; the result is a plain model again."""
     return adapted.merge_and_unload()

@@ -1,4 +1,4 @@
-"""Prismatic layout: two vision towers -> fused patch features -> MLP projector -> Llama -> latent-action tokens.
+"""Latent-action tokens read from a vision-language model: :class:`Vla`, and its default backbone, :class:`PrismaticVla`.
 
     pixel_values [B, 6, S, S]
         DINOv2 (registers) [B, P, H1]  ┐ concatenated per patch
@@ -7,7 +7,8 @@
 
 All eight codes come out of one forward pass (prior work: OpenVLA-OFT's parallel decoding), or, with ``decoding="autoregressive"``, one
 after the other: the first query asks for the first code, every code asks for the next (prior work: OpenVLA, UniVLA). Towers and language
-model are transformers classes; a tiny model differs from the 7B in its configuration and in the stem of the towers only.
+model are transformers classes; a tiny model differs from the 7B in its configuration and in the stem of the towers only. Other backbones
+are in :mod:`wbvla_vla.image_text`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel, DynamicCache, LlamaConfig, LlamaForCausalLM, SiglipVisionConfig, SiglipVisionModel
 
-from wbvla_vla.config import TowerConfig, VlaConfig
+from wbvla_vla.config import AnyVlaConfig, TowerConfig, VlaConfig
 from wbvla_vla.tokens import KINDS, InstructionTokenizer
 
 
@@ -144,39 +145,34 @@ class Projector(nn.Module):
         return self.fc3(F.gelu(self.fc2(F.gelu(self.fc1(x)))))
 
 
-class PrismaticVla(nn.Module):
-    """The VLA. Pure tensor code: sentences become ids in :class:`~wbvla_vla.tokens.InstructionTokenizer`."""
+class Vla(nn.Module):
+    """The VLA on any backbone. Pure tensor code: sentences become ids in :class:`~wbvla_vla.tokens.InstructionTokenizer`.
 
-    def __init__(self, config: VlaConfig, tokenizer: InstructionTokenizer) -> None:
+    A backbone is a subclass. All that it has to offer:
+
+    Attributes:
+        config: sizes of image and language blocks, see :mod:`wbvla_vla.config`; ``config.image_spec`` is how an image is prepared for it.
+        language: ``.model`` = causal blocks of transformers (embeddings [N, L, D] and a mask [N, 1, L, L] bool in, last hidden states out),
+            ``.get_input_embeddings()`` and ``.get_output_embeddings()`` with one row for each token of the tokenizer.
+        towers: how the names of its vision towers begin: what adapters may leave out, and quantisation does.
+
+    and :meth:`encode_image`. Its transformer blocks are transformers' own, so that gradient checkpointing finds them.
+    """
+
+    language: nn.Module
+    towers: str
+
+    def __init__(self, config: AnyVlaConfig, tokenizer: InstructionTokenizer) -> None:
         super().__init__()
         self.config = config
         self.pad_id = tokenizer.pad_id
-        lang = config.language
-        self.vision = VisionTowers(config)
-        self.projector = Projector(config.dino.hidden_size + config.siglip.hidden_size, lang.hidden_size, config.projector_expansion)
-        self.language = LlamaForCausalLM(
-            LlamaConfig(
-                vocab_size=tokenizer.vocab_size,
-                hidden_size=lang.hidden_size,
-                intermediate_size=lang.intermediate_size,
-                num_hidden_layers=lang.layers,
-                num_attention_heads=lang.heads,
-                initializer_range=lang.initializer_range,
-                rms_norm_eps=lang.rms_norm_eps,
-                pad_token_id=tokenizer.pad_id,
-                bos_token_id=tokenizer.bos_id,
-                eos_token_id=None,
-                use_cache=False,
-                loss_type="ForCausalLM",  # the class's own; left open it is warned about
-            )
-        )
         self.register_buffer("act_ids", torch.from_numpy(tokenizer.act_ids(config.codebook_size)), persistent=False)  # [kinds, codes]
         self.register_buffer("query_ids", torch.from_numpy(tokenizer.query_ids(config.tokens_per_kind)), persistent=False)  # [kinds * tokens]
-        self.register_buffer("bos_id", torch.tensor([tokenizer.bos_id]), persistent=False)
+        self.register_buffer("opening_ids", torch.tensor(tokenizer.opening_ids), persistent=False)  # [K] what stands before the image
 
     def encode_image(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """[B, 6, S, S] -> image tokens [B, P, D]."""
-        return self.projector(self.vision(pixel_values))
+        """[B, C, S, S] -> image tokens [B, P, D]."""
+        raise NotImplementedError
 
     def forward(
         self,
@@ -189,7 +185,7 @@ class PrismaticVla(nn.Module):
         """One pass over N sentences.
 
         Args:
-            pixel_values: [B, 6, S, S].
+            pixel_values: [B, C, S, S], normalised as ``config.image_spec`` says.
             word_ids: [N, T], padded on the right with ``pad_id``.
             image_index: which image each sentence belongs to [N]; None = one sentence per image. Several sentences per image share
                 the towers' work: this is what makes counterfactual training cheap.
@@ -224,10 +220,10 @@ class PrismaticVla(nn.Module):
         n, p = image_tokens.shape[:2]
         embed = self.language.get_input_embeddings()
         queries = embed(self.query_ids).expand(n, -1, -1)
-        sequence = torch.cat((self._prompt(image_tokens, word_ids), queries), dim=1)  # [N, 1 + P + T + Q, D]
+        sequence = torch.cat((self._prompt(image_tokens, word_ids), queries), dim=1)  # [N, K + P + T + Q, D]
         hidden = self.language.model(inputs_embeds=sequence, attention_mask=self._mask(word_ids, p), use_cache=False).last_hidden_state
         latent = hidden[:, -self.query_ids.numel() :]
-        return VlaOutput(logits=self._code_logits(latent), latent_hidden=latent, visual_hidden=hidden[:, 1 : 1 + p])
+        return VlaOutput(logits=self._code_logits(latent), latent_hidden=latent, visual_hidden=self._at_image(hidden, p))
 
     def _teacher_forced(self, image_tokens: torch.Tensor, word_ids: torch.Tensor, codes: torch.Tensor) -> VlaOutput:
         """Every code asked for by the right one before it, all in one pass."""
@@ -239,7 +235,7 @@ class PrismaticVla(nn.Module):
         mask = self._mask(word_ids, p, causal=True)
         hidden = self.language.model(inputs_embeds=sequence, attention_mask=mask, use_cache=False).last_hidden_state
         latent = hidden[:, -self.query_ids.numel() :]
-        return VlaOutput(logits=self._code_logits(latent), latent_hidden=latent, visual_hidden=hidden[:, 1 : 1 + p])
+        return VlaOutput(logits=self._code_logits(latent), latent_hidden=latent, visual_hidden=self._at_image(hidden, p))
 
     def _decode(self, image_tokens: torch.Tensor, word_ids: torch.Tensor, generator: torch.Generator | None) -> VlaOutput:
         """One code after the other; keys and values of what was read stay."""
@@ -253,7 +249,7 @@ class PrismaticVla(nn.Module):
             start, end = (0 if token == 0 else cache.get_seq_length()), mask.shape[-1] - count + token + 1
             out = self.language.model(inputs_embeds=asked, attention_mask=mask[:, :, start:end, :end], past_key_values=cache, use_cache=True)
             if token == 0:
-                visual = out.last_hidden_state[:, 1 : 1 + p]
+                visual = self._at_image(out.last_hidden_state, p)
             latent.append(out.last_hidden_state[:, -1])
             ids = self.act_ids[token // self.config.tokens_per_kind]  # [codes]
             logits.append(latent[-1] @ self.language.get_output_embeddings().weight[ids].to(latent[-1].dtype).T)  # [N, codes]
@@ -263,24 +259,29 @@ class PrismaticVla(nn.Module):
         return VlaOutput(by_kind(logits), torch.stack(latent, dim=1), visual, None if generator is None else by_kind(codes))
 
     def _prompt(self, image_tokens: torch.Tensor, word_ids: torch.Tensor) -> torch.Tensor:
-        """<bos>, image tokens, words [N, 1 + P + T, D]."""
+        """What stands before the image (<bos>), image tokens, words [N, K + P + T, D]."""
         embed = self.language.get_input_embeddings()
-        bos = embed(self.bos_id).expand(len(word_ids), 1, -1)
-        return torch.cat((bos, image_tokens.to(bos.dtype), embed(word_ids)), dim=1)
+        opening = embed(self.opening_ids).expand(len(word_ids), -1, -1)
+        return torch.cat((opening, image_tokens.to(opening.dtype), embed(word_ids)), dim=1)
+
+    def _at_image(self, hidden: torch.Tensor, image_tokens: int) -> torch.Tensor:
+        """Hidden states [N, L, D] -> those at the image tokens [N, P, D]."""
+        start = self.opening_ids.numel()
+        return hidden[:, start : start + image_tokens]
 
     def _act_tokens(self, codes: torch.Tensor) -> torch.Tensor:
         """Codes [N, kinds, tokens] -> ids in the vocabulary [N, kinds * tokens]."""
         return torch.stack([ids[codes[:, kind]] for kind, ids in enumerate(self.act_ids)], dim=1).flatten(1)
 
     def _mask(self, word_ids: torch.Tensor, image_tokens: int, causal: bool = False) -> torch.Tensor:
-        """Who sees whom [N, 1, L, L] bool. Padding is seen by nobody; every row sees at least <bos>.
+        """Who sees whom [N, 1, L, L] bool. Padding is seen by nobody; every row sees at least what opens the sequence.
 
         Args:
             causal: the last eight see themselves and those before, and nothing before them sees them (autoregressive decoding).
         """
         n = word_ids.shape[0]
         queries = self.query_ids.numel()
-        keys = F.pad(word_ids != self.pad_id, (1 + image_tokens, queries), value=True)  # [N, L]
+        keys = F.pad(word_ids != self.pad_id, (self.opening_ids.numel() + image_tokens, queries), value=True)  # [N, L]
         length = keys.shape[1]
         prefix = self.config.language.attention == "prefix"
         if prefix and not causal:
@@ -300,6 +301,38 @@ class PrismaticVla(nn.Module):
         kinds = latent.unflatten(1, (len(KINDS), self.config.tokens_per_kind))
         head = self.language.get_output_embeddings().weight[self.act_ids]  # [kinds, codes, D]
         return torch.einsum("nktd,kcd->nktc", kinds, head.to(kinds.dtype))
+
+
+class PrismaticVla(Vla):
+    """DINOv2 and SigLIP, MLP projector, Llama: see the module text."""
+
+    towers = "vision."
+
+    def __init__(self, config: VlaConfig, tokenizer: InstructionTokenizer) -> None:
+        super().__init__(config, tokenizer)
+        lang = config.language
+        self.vision = VisionTowers(config)
+        self.projector = Projector(config.dino.hidden_size + config.siglip.hidden_size, lang.hidden_size, config.projector_expansion)
+        self.language = LlamaForCausalLM(
+            LlamaConfig(
+                vocab_size=tokenizer.vocab_size,
+                hidden_size=lang.hidden_size,
+                intermediate_size=lang.intermediate_size,
+                num_hidden_layers=lang.layers,
+                num_attention_heads=lang.heads,
+                initializer_range=lang.initializer_range,
+                rms_norm_eps=lang.rms_norm_eps,
+                pad_token_id=tokenizer.pad_id,
+                bos_token_id=tokenizer.bos_id,
+                eos_token_id=None,
+                use_cache=False,
+                loss_type="ForCausalLM",  # the class's own; left open it is warned about
+            )
+        )
+
+    def encode_image(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """[B, 6, S, S] -> image tokens [B, P, D]."""
+        return self.projector(self.vision(pixel_values))
 
 
 def code_loss(logits: torch.Tensor, codes: torch.Tensor, weight: torch.Tensor | None = None) -> torch.Tensor:

@@ -126,7 +126,7 @@ class WholeBodyPolicy:
     ) -> tuple[np.ndarray, np.ndarray, float, np.ndarray, dict[str, float]]:
         """-> codes [2, T], flag probabilities [3, 3], height [0, 1], arms [K, A] scaled, seconds per stage."""
         t0 = time.perf_counter()
-        pixels = torch.from_numpy(pixel_values(image, self.image_spec))[None]  # [1, 6, S, S]
+        pixels = torch.from_numpy(pixel_values(image, self.image_spec))[None]  # [1, C, S, S]
         t1 = time.perf_counter()
         out = self._vla(pixels, word_ids)
         t2 = time.perf_counter()

@@ -18,7 +18,7 @@ from transformers.initialization import no_init_weights
 
 from wbvla_core.errors import CheckpointError, ErrorCode
 from wbvla_vla.config import VlaConfig, full
-from wbvla_vla.model import PrismaticVla
+from wbvla_vla.model import PrismaticVla, Vla
 from wbvla_vla.published import Layout, local_folder, read_folder, read_towers, some
 from wbvla_vla.tokens import LLAMA_PAD, TOKENIZER_FILE, InstructionTokenizer, add_action_tokens
 
@@ -50,14 +50,14 @@ UNPUBLISHED = "vision.dino.embeddings.mask_token"  # only ever read where patche
 
 @dataclass
 class PublishedVla:
-    """A published model in our classes.
+    """A published model in our classes, on whatever backbone.
 
     Attributes:
         model: in eval mode; the rows of our own tokens are new.
         rows: published rows of the vocabulary; our tokens follow them.
     """
 
-    model: PrismaticVla
+    model: Vla
     tokenizer: InstructionTokenizer
     layout: str
     rows: int
@@ -118,12 +118,21 @@ def published_tokenizer(folder: Path, rows: int, config: VlaConfig) -> Instructi
         )
     tokenizer = Tokenizer.from_file(str(path))
     tokenizer.add_special_tokens([AddedToken(LLAMA_PAD, special=True, normalized=False)])  # no change where it is there
+    reserve_rows(tokenizer, rows, path)
+    add_action_tokens(tokenizer, config.codebook_size, config.tokens_per_kind)
+    return InstructionTokenizer(tokenizer, config.language.max_words, config.prompt)
+
+
+def reserve_rows(tokenizer: Tokenizer, rows: int, path: Path) -> None:
+    """Name every published row of the vocabulary, so that tokens added afterwards follow the last one; ``path``: of the tokenizer, for the error.
+
+    Raises:
+        CheckpointError: more tokens than rows.
+    """
     words = tokenizer.get_vocab_size(with_added_tokens=True)
     if words > rows:
         raise CheckpointError(f"{path} has {words} tokens, the embeddings have {rows} rows; they belong to different models")
     tokenizer.add_special_tokens([AddedToken(f"<unused_{index}>", special=True, normalized=False) for index in range(words, rows)])
-    add_action_tokens(tokenizer, config.codebook_size, config.tokens_per_kind)
-    return InstructionTokenizer(tokenizer, config.language.max_words, config.prompt)
 
 
 def published_name(name: str, layout: Layout) -> tuple[str, int | None]:
@@ -207,7 +216,7 @@ def _copy(name: str, tensor: torch.Tensor, parameter: torch.Tensor, part: int | 
         patches[classes:] = resample_positions(tensor, len(patches) - classes)[0]
     elif name.endswith(VOCABULARY):
         parameter[:rows] = tensor
-        parameter[rows:] = _new_rows(tensor, len(parameter) - rows)
+        parameter[rows:] = new_rows(tensor, len(parameter) - rows)
     else:
         parameter.copy_(tensor if part is None else tensor.chunk(3)[part])
 
@@ -221,7 +230,7 @@ def resample_positions(positions: torch.Tensor, count: int) -> torch.Tensor:
     return F.interpolate(grid, size=(new, new), mode="bicubic", antialias=True).flatten(2).transpose(1, 2)
 
 
-def _new_rows(published: torch.Tensor, count: int) -> torch.Tensor:
+def new_rows(published: torch.Tensor, count: int) -> torch.Tensor:
     """Rows for added tokens [count, D]: the mean of the published ones with a little noise, always the same (ours)."""
     rows = published.float()
     noise = torch.randn(count, rows.shape[1], generator=torch.Generator().manual_seed(0))

@@ -78,8 +78,8 @@ HUGGING_FACE = Layout(
 )
 
 
-def local_folder(source: str | Path) -> Path:
-    """``source`` itself where it is a folder, else its files from the hub (``owner/name[/folder]@revision``)."""
+def local_folder(source: str | Path, files: Iterable[str] = HUB_FILES) -> Path:
+    """``source`` itself where it is a folder, else these of its files from the hub (``owner/name[/folder]@revision``)."""
     if Path(source).is_dir():
         return Path(source)
     repository, _, revision = str(source).partition("@")
@@ -91,7 +91,7 @@ def local_folder(source: str | Path) -> Path:
             ErrorCode.CHECKPOINT_MISSING,
         )
     name, inside = rest[0], "/".join(rest[1:])
-    patterns = [f"{inside}/{pattern}" if inside else pattern for pattern in HUB_FILES]
+    patterns = [f"{inside}/{pattern}" if inside else pattern for pattern in files]
     try:
         return Path(snapshot_download(f"{owner}/{name}", revision=revision, allow_patterns=patterns)) / inside
     except (OSError, ValueError) as error:  # no network, no such repository, a gated one
@@ -105,7 +105,7 @@ def read_folder(folder: Path, config: VlaConfig) -> tuple[Layout, VlaConfig, dic
         CheckpointError: no such layout, another architecture, missing or damaged files.
     """
     path = folder / "config.json"
-    described = _read_json(path)
+    described = read_json(path)
     if described.get("model_type") in ("openvla", "prismatic"):
         _require(path, described, ARCHITECTURE)
         text = described.get("text_config", {})
@@ -121,7 +121,8 @@ def read_folder(folder: Path, config: VlaConfig) -> tuple[Layout, VlaConfig, dic
     return PRISMATIC, _with_epsilon(config, LLAMA2_EPS), _read_pt(folder)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """A description that lies beside published weights; CheckpointError where it is missing or damaged."""
     if not path.is_file():
         raise CheckpointError(f"{path} is not there; a published checkpoint is a folder with a config.json and its weights", ErrorCode.CHECKPOINT_MISSING)
     try:
@@ -142,7 +143,7 @@ def _with_epsilon(config: VlaConfig, epsilon: float) -> VlaConfig:
 
 def _read_safetensors(folder: Path) -> dict[str, torch.Tensor]:
     index = folder / INDEX_FILE
-    listed: dict[str, str] = _read_json(index)["weight_map"] if index.is_file() else {}
+    listed: dict[str, str] = read_json(index)["weight_map"] if index.is_file() else {}
     tensors: dict[str, torch.Tensor] = {}
     for name in sorted(set(listed.values())) or ["model.safetensors"]:
         tensors |= _map_file(folder / name)

@@ -58,15 +58,28 @@ def add_action_tokens(tokenizer: Tokenizer, codebook_size: int, tokens_per_kind:
 
 
 class InstructionTokenizer:
-    """Sentence -> fixed-length word ids, or a refusal that says which words are not understood."""
+    """Sentence -> fixed-length word ids, or a refusal that says which words are not understood.
 
-    def __init__(self, tokenizer: Tokenizer, max_words: int, prompt: str = "{instruction}") -> None:
+    Args:
+        prompt: text around the instruction.
+        image_token: the token in ``prompt`` that stands where the image comes in; "" = the image comes between <bos> and the prompt.
+
+    Attributes:
+        opening_ids: what stands before the image.
+
+    Raises:
+        ValueError: a token is missing, or ``prompt`` has not exactly one place for the image.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, max_words: int, prompt: str = "{instruction}", image_token: str = "") -> None:
         self.tokenizer = tokenizer
         self.max_words = max_words
         self.prompt = prompt
         self.vocab_size = tokenizer.get_vocab_size(with_added_tokens=True)
         self.pad_id = self._id(PAD, LLAMA_PAD)
-        self.bos_id = self._id(BOS, LLAMA_BOS)
+        self.image_id = self._id(image_token) if image_token else None
+        self.opening_ids = self._opening() if image_token else [self._id(BOS, LLAMA_BOS)]
+        self.bos_id = self.opening_ids[0]
         self.unknown_id = tokenizer.token_to_id(UNKNOWN)
 
     def _id(self, *names: str) -> int:
@@ -75,6 +88,12 @@ class InstructionTokenizer:
             if found is not None:
                 return found
         raise ValueError(f"the tokenizer has none of the tokens {names}")
+
+    def _opening(self) -> list[int]:
+        ids = self.tokenizer.encode(self._text("walk"), add_special_tokens=False).ids
+        if ids.count(self.image_id) != 1 or ids[0] == self.image_id:
+            raise ValueError(f"the prompt {self.prompt!r} must hold one image token, with something before it")
+        return ids[: ids.index(self.image_id)]
 
     def act_ids(self, codebook_size: int) -> np.ndarray:
         """Vocabulary ids of the code tokens [kinds, codebook_size]."""
@@ -108,12 +127,11 @@ class InstructionTokenizer:
                 f"the instruction {instruction!r} holds no word; say what to do, for example 'walk to the blue box'", ErrorCode.INSTRUCTION_EMPTY
             )
         self._refuse_unknown(instruction, encoding)
-        if len(encoding.ids) > self.max_words:
-            raise InstructionError(
-                f"the instruction has {len(encoding.ids)} words, at most {self.max_words} are read; say it shorter", ErrorCode.INSTRUCTION_TOO_LONG
-            )
+        found = encoding.ids if self.image_id is None else encoding.ids[len(self.opening_ids) + 1 :]
+        if len(found) > self.max_words:
+            raise InstructionError(f"the instruction has {len(found)} words, at most {self.max_words} are read; say it shorter", ErrorCode.INSTRUCTION_TOO_LONG)
         ids = np.full(self.max_words, self.pad_id, dtype=np.int64)
-        ids[: len(encoding.ids)] = encoding.ids
+        ids[: len(found)] = found
         return ids
 
     def _text(self, instruction: str) -> str:
@@ -141,5 +159,5 @@ class InstructionTokenizer:
         self.tokenizer.save(str(Path(directory) / TOKENIZER_FILE))
 
     @classmethod
-    def load(cls, directory: Path, max_words: int, prompt: str) -> InstructionTokenizer:
-        return cls(Tokenizer.from_file(str(Path(directory) / TOKENIZER_FILE)), max_words, prompt)
+    def load(cls, directory: Path, max_words: int, prompt: str, image_token: str = "") -> InstructionTokenizer:
+        return cls(Tokenizer.from_file(str(Path(directory) / TOKENIZER_FILE)), max_words, prompt, image_token)

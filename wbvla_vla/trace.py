@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from wbvla_vla.model import PrismaticVla, VlaOutput
+from wbvla_vla.model import Vla, VlaOutput
 
 TOLERANCE = 1e-3  # of logits; recording does not change the arithmetic, so that any real difference is a constant that should not be one
 
@@ -20,7 +20,7 @@ TOLERANCE = 1e-3  # of logits; recording does not change the arithmetic, so that
 class Plain(nn.Module):
     """The forward pass with tensors at both ends: float32 in and out, whatever the weights are; recorded graphs return tuples."""
 
-    def __init__(self, model: PrismaticVla) -> None:
+    def __init__(self, model: Vla) -> None:
         super().__init__()
         self.model = model
         self.dtype = model.language.get_input_embeddings().weight.dtype
@@ -31,11 +31,11 @@ class Plain(nn.Module):
         return out.logits.float(), out.latent_hidden.float(), out.visual_hidden.float()
 
 
-def example_inputs(model: PrismaticVla, max_words: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Two images [2, 1, 6, S, S] and two sentences [2, 1, max_words] of different lengths: padding must not become a constant."""
+def example_inputs(model: Vla, max_words: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Two images [2, 1, C, S, S] and two sentences [2, 1, max_words] of different lengths: padding must not become a constant."""
     size = model.config.image_size
     generator = torch.Generator().manual_seed(0)
-    images = torch.randn(2, 1, 6, size, size, generator=generator)
+    images = torch.randn(2, 1, model.config.channels, size, size, generator=generator)
     vocabulary = model.language.get_input_embeddings().weight.shape[0]
     words = torch.randint(1, vocabulary, (2, 1, max_words), generator=generator)
     words[0, 0, max_words // 2 :] = model.pad_id
@@ -43,8 +43,8 @@ def example_inputs(model: PrismaticVla, max_words: int) -> tuple[torch.Tensor, t
     return images, words
 
 
-def record(model: PrismaticVla, max_words: int) -> Callable[[torch.Tensor, torch.Tensor], VlaOutput]:
-    """A function (pixel_values [1, 6, S, S], word_ids [1, max_words]) -> VlaOutput that does what ``model`` does.
+def record(model: Vla, max_words: int) -> Callable[[torch.Tensor, torch.Tensor], VlaOutput]:
+    """A function (pixel_values [1, C, S, S], word_ids [1, max_words]) -> VlaOutput that does what ``model`` does.
 
     Raises:
         RuntimeError: the recorded graph answers differently from the model.

@@ -8,7 +8,7 @@ import torch
 from wbvla_core.robot import load_robot
 from wbvla_core.types import LocoCommand, RobotState
 from wbvla_lmo.controller import LmoController
-from wbvla_train.lmo.config import DisturbanceConfig, PPOConfig, TrainConfig
+from wbvla_train.lmo.config import STAGE_I, DisturbanceConfig, PPOConfig, TrainConfig
 from wbvla_train.lmo.env import LmoVecEnv
 from wbvla_train.lmo.export import actor_onnx
 from wbvla_train.lmo.network import mlp
@@ -30,7 +30,8 @@ class Recorded:
 def test_observation_in_training_equals_the_nodes_bit_for_bit_and_so_do_the_targets():
     """The same command stream, states and actions through the VecEnv and through LmoController."""
     silent = DisturbanceConfig(noise_gyro=0, noise_gravity=0, noise_q=0, noise_qd=0, bias_gravity=0, push_m_s=0, arm_amplitude=0)
-    config = TrainConfig(disturbance=silent, ppo=PPOConfig(envs=2))
+    silent = dataclasses.replace(silent, lag=False)
+    config = dataclasses.replace(TrainConfig(ppo=PPOConfig(envs=2)), stages=(dataclasses.replace(STAGE_I, disturbance=silent),))
     env = LmoVecEnv(config, robot=ROBOT, seed=5)
     env.reset()
     env.commands.left_s[:] = 1e9

@@ -53,7 +53,7 @@ def start(way: str, arguments: list[str]) -> list[subprocess.Popen]:
     env |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true"}
     if way == "sharded":
         env |= {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP"}
-        env["FSDP_TRANSFORMER_CLS_TO_WRAP"] = ",".join(BLOCKS)
+        env["FSDP_TRANSFORMER_CLS_TO_WRAP"] = ",".join((*BLOCKS, "SmolVLMEncoderLayer"))
     return [subprocess.Popen(command, env=env | {"RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(2)]
 
 
@@ -61,11 +61,11 @@ def finish(processes: list[subprocess.Popen]) -> None:
     assert [process.wait(timeout=400) for process in processes] == [0] * len(processes)
 
 
-def vla_options(root: Path, inputs: list[str]) -> list[str]:
+def vla_options(root: Path, inputs: list[str], preset: str = "debug") -> list[str]:
     of_codes = [f"--codes.{option[2:]}" if option.startswith("--") else option for option in inputs]
     of_codes += ["--codes.batch", "8", "--codes.grounding-weight", "0", "--codes.loop.steps", str(STEPS), "--codes.loop.save-every", "2"]
     of_codes += ["--codes.stream.lanes", "4", "--codes.stream.chunk-frames", "5", "--codes.loop.checkpointing"]
-    return ["vla", "debug", "--stage", "codes", *of_codes, "--run-dir", str(root / "vla_run"), "--output", str(root / "checkpoints" / "vla" / "debug")]
+    return ["vla", preset, "--stage", "codes", *of_codes, "--run-dir", str(root / "vla_run"), "--output", str(root / "checkpoints" / "vla" / "debug")]
 
 
 def decoder_options(root: Path, inputs: list[str]) -> list[str]:
@@ -104,3 +104,12 @@ def test_two_processes_killed_on_the_way_end_with_the_weights_of_one(way: str, i
     for name, value in weights(alone, "policy").items():
         torch.testing.assert_close(weights(tmp_path, "policy")[name], value, rtol=2e-2, atol=2e-3, msg=lambda text, name=name: f"{name}: {text}")
     assert load_policy(tmp_path / "checkpoints" / "policy" / "debug", load_robot("x2"))
+
+
+def test_another_backbone_in_two_processes_ends_with_the_weights_of_one(inputs: list[str], tmp_path: Path) -> None:
+    for way in ("alone", "sharded"):
+        finish(start(way, vla_options(tmp_path / way, inputs, "image-text-debug")))
+    one, two = (weights(tmp_path / way, "vla") for way in ("alone", "sharded"))
+    assert one.keys() == two.keys() and any("vision_model" in name for name in one)
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=2e-2, atol=2e-3, msg=lambda text, name=name: f"{name}: {text}")

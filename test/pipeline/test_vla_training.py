@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from wbvla_core.checkpoint import load_manifest
 from wbvla_core.errors import CheckpointError, ImageError, InstructionError, WbvlaError
 from wbvla_core.robot import load_robot
 from wbvla_core.types import PolicyInput, RobotState
@@ -32,9 +34,13 @@ from wbvla_train.vla.codes import load_grounded
 from wbvla_train.vla.config import PRESETS as VLA_PRESETS
 from wbvla_train.vla.config import CodesConfig, GroundingConfig, VlaTrainConfig
 from wbvla_vla import config as sizes
+from wbvla_vla import serve
 from wbvla_vla.checkpoint import load_vla
+from wbvla_vla.engine import EngineConfig
+from wbvla_vla.image_text import ImageTextVla
 from wbvla_vla.model import code_loss
 from wbvla_vla.policy import WholeBodyPolicy
+from wbvla_vla.remote import RemotePolicy
 
 torch.set_num_threads(1)  # small matrices: more threads only wait for each other
 
@@ -152,6 +158,38 @@ def test_an_autoregressive_vla_is_trained_and_read_back_but_refused_by_stage_2(c
     assert loaded.model.config.decoding == "autoregressive"
     with pytest.raises(WbvlaError, match="--decoding parallel"):
         decoder_train.build(dataclasses.replace(chain.decoder, vla=config.output, run_dir=chain.root / "run_ar_decoder"), quiet)
+
+
+def test_another_backbone_goes_the_whole_way_from_stage_0_to_a_served_policy(chain: Chain) -> None:
+    root, name = chain.root / "image_text", "image_text_debug"
+    preset = VLA_PRESETS["image-text-debug"][1]
+    vla = dataclasses.replace(preset, grounding=chain.vla.grounding, codes=chain.vla.codes, run_dir=root / "run_vla", output=root / "vla" / name)
+    loaded = load_vla(vla_train.train(vla, quiet))
+    assert loaded.manifest.extra["backbone"] == "smolvlm" and isinstance(loaded.model, ImageTextVla)
+    assert (vla.run_dir / "grounded.safetensors").exists()  # stage 0 too
+    decoder = dataclasses.replace(chain.decoder, vla=vla.output, run_dir=root / "run_decoder", output=root / "policy" / name)
+    decoder_train.train(decoder, quiet)
+    robot = load_robot("x2")
+    here = WholeBodyPolicy.load(decoder.output, robot)
+    decision = here.infer(policy_input())
+    decision.arms.validate(robot.names("upper_body"))
+    decision.loco.validate(robot.stance_height_range_m)
+    plain = WholeBodyPolicy.load(decoder.output, robot, engine=EngineConfig(compile=False)).infer(policy_input())
+    np.testing.assert_allclose(plain.arms.positions, decision.arms.positions, atol=1e-5)  # recorded graph or not
+    server = serve.PolicyServer(*serve.load(str(decoder.output), robot), robot, "tcp://127.0.0.1:*")
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        there = RemotePolicy(server.address, robot, load_manifest(decoder.output), answer_s=20.0, connect_s=20.0)
+        served = there.infer(policy_input())
+        there.close()
+    finally:
+        server.stop()
+        thread.join()
+    np.testing.assert_array_equal(served.arms.positions, decision.arms.positions)
+    assert served.loco == decision.loco and served.latent == decision.latent
+    with pytest.raises(CheckpointError, match="was built on a vla with hash"):  # not over the default backbone
+        WholeBodyPolicy.load(decoder.output, robot, chain.vla.output)
 
 
 def test_the_ceiling_is_measured_on_held_out_and_on_unseen_recordings_and_refuses_other_lams(chain: Chain, tmp_path: Path) -> None:
@@ -325,4 +363,9 @@ def test_clips_without_codes_or_without_any_sentence_are_refused_with_what_to_ru
 def test_presets_are_complete() -> None:
 
     assert isinstance(VLA_PRESETS["7b-pretrain"][1].codes, CodesConfig) and isinstance(VLA_PRESETS["tiny"][1].grounding, GroundingConfig)
-    assert set(VLA_PRESETS) == {"debug", "tiny", "small", "7b-pretrain"} and set(DECODER_PRESETS) == {"debug", "tiny", "small", "7b-lora"}
+    assert set(VLA_PRESETS) == {"debug", "tiny", "small", "7b-pretrain", "image-text-debug", "image-text"} and set(DECODER_PRESETS) == {
+        "debug",
+        "tiny",
+        "small",
+        "7b-lora",
+    }

@@ -227,3 +227,11 @@ def test_network_that_reads_another_observation_is_refused(exported):
     (exported / checkpoint.MANIFEST_FILE).write_text(json.dumps(manifest))
     with pytest.raises(CheckpointError, match="reads"):
         LmoPolicy.load(exported, ROBOT)
+
+
+def test_policy_of_a_newer_version_is_refused_naming_what_is_not_known(exported):
+    manifest = json.loads((exported / checkpoint.MANIFEST_FILE).read_text())
+    manifest["extra"]["pipeline"]["gait"]["hops"] = True
+    (exported / checkpoint.MANIFEST_FILE).write_text(json.dumps(manifest))
+    with pytest.raises(CheckpointError, match="hops.*update wbvla"):
+        LmoPolicy.load(exported, ROBOT)

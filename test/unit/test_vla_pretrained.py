@@ -60,7 +60,7 @@ def vocabulary_logits(loaded: PublishedVla, image_tokens: torch.Tensor) -> torch
     """Logits of the whole vocabulary over <s> | image | words, [1, L, V], without our queries."""
     model = loaded.model
     embed = model.language.get_input_embeddings()
-    sequence = torch.cat((embed(model.bos_id)[None], image_tokens, embed(words(loaded.tokenizer))), dim=1)
+    sequence = torch.cat((embed(model.opening_ids)[None], image_tokens, embed(words(loaded.tokenizer))), dim=1)
     return model.language(inputs_embeds=sequence).logits
 
 

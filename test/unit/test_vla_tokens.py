@@ -60,6 +60,20 @@ def test_action_tokens_come_after_the_words_manipulation_first(tokenizer: Instru
     assert queries[-1] == tokenizer.vocab_size - 1
 
 
+def test_a_prompt_that_names_the_pictures_place_is_read_from_there_on_and_must_name_it_once(tokenizer: InstructionTokenizer) -> None:
+    words = build_tokenizer(["user please answer walk"], 16, 4)
+    words.add_special_tokens(["<image>"])
+    found = InstructionTokenizer(words, 4, "user <image> please {instruction} answer", "<image>")
+    said = lambda ids: [words.id_to_token(int(i)) for i in ids]  # noqa: E731
+    assert said(found.opening_ids) == ["user"] and said(found.encode("walk")) == ["please", "walk", "answer", "<pad>"]
+    with pytest.raises(InstructionError, match="5 words, at most 4"):
+        found.encode("walk walk walk")
+    assert tokenizer.opening_ids == [tokenizer.bos_id]
+    for prompt in ("please {instruction}", "<image> {instruction}", "user <image> <image> {instruction}"):
+        with pytest.raises(ValueError, match="one image token, with something before it"):
+            InstructionTokenizer(words, 4, prompt, "<image>")
+
+
 def test_a_saved_tokenizer_reads_back_the_same(tokenizer: InstructionTokenizer, tmp_path) -> None:
     tokenizer.save(tmp_path)
     again = InstructionTokenizer.load(tmp_path, 12, "{instruction}")

@@ -81,12 +81,14 @@ def run(
     arm_pose: np.ndarray | None = None,
     keep_qpos: bool = False,
     on_tick: Callable[[int, int], None] | None = None,
+    disturber: Disturber | None = None,
 ) -> Log:
     """Run ``len(seeds)`` robots, one episode each.
 
     Args:
         arm_pose: fixed targets [K] of group ``arms`` instead of arm motion.
         on_tick: called with (tick, ticks).
+        disturber: in place of the conditions' own pulses and pushes.
     """
     robot, n = world.robot, len(seeds)
     if world.count != n:
@@ -99,7 +101,7 @@ def run(
     world.reset(start)
     controller.reset(np.arange(n))
     total = round(program.seconds / DT_S)
-    disturber = Disturber(conditions, seeds, program.seconds, DT_S, SETTLE_S)
+    disturber = disturber or Disturber(conditions, seeds, program.seconds, DT_S, SETTLE_S)
     motion = (
         None if conditions.arms is None or arm_pose is not None else ArmReplay(robot, seeds, speed=conditions.arms.speed, amplitude=conditions.arms.amplitude)
     )

@@ -33,7 +33,7 @@ MIRROR_POSTURE = np.array((1.0, -1.0, 1.0), dtype=np.float32)  # gravity x, y, z
 class Batch:
     """N = frames x sentences. See :class:`Demonstrations.draw`."""
 
-    pixels: torch.Tensor  # [B, 6, S, S]
+    pixels: torch.Tensor  # [B, C, S, S]
     image_index: torch.Tensor  # [N]
     words: torch.Tensor  # [N, W]
     posture: torch.Tensor  # [N, 3]

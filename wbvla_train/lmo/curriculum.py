@@ -14,11 +14,6 @@ class Curriculum:
         self.window_s, self.window_falls = 0.0, 0
         self.between_falls_s = 0.0  # of the last full window
 
-    @property
-    def fixed_cruise(self) -> bool:
-        """Stage II of the paper: goal speed fixed at cruise."""
-        return self.difficulty >= self.config.stage_two_at
-
     def note(self, time_s: float, falls: int) -> None:
         c = self.config
         self.window_s += time_s
@@ -27,7 +22,7 @@ class Curriculum:
             return
         self.between_falls_s = self.window_s / max(self.window_falls, 1)
         if self.between_falls_s > c.raise_above_s:
-            self.difficulty = min(1.0, self.difficulty + c.step)
+            self.difficulty = min(1.0, self.difficulty + c.step * (1 + (self.between_falls_s > c.double_above_s)))
         elif self.between_falls_s < c.lower_below_s:
             self.difficulty = max(c.start, self.difficulty - c.step)
         self.window_s, self.window_falls = 0.0, 0

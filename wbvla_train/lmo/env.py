@@ -18,15 +18,15 @@ from wbvla_train.lmo.config import TrainConfig
 from wbvla_train.lmo.curriculum import Curriculum
 from wbvla_train.lmo.physics import BatchPhysics
 from wbvla_train.lmo.rewards import CONTACT_M, Rewards
-from wbvla_train.lmo.streams import CommandStream, Pushes, RandomReaching
+from wbvla_train.lmo.streams import CommandStream, Pushes, RandomReaching, ReplayedArms
 
-# Mirror of the critic part: (velocity 3, short errors 3, long errors 3, height error), then (contact 2, sole heights 2) swap left and right.
-_PRIVILEGED_INDEX = np.array((0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 10, 13, 12, 14))
-_PRIVILEGED_SIGN = np.array((1, -1, 1, 1, -1, -1, 1, -1, -1, 1, 1, 1, 1, 1, 1), dtype=float)
+# Mirror of the critic part: (velocity 3, short errors 3, long errors 3, path error 3, height error), (contact 2, sole heights 2) swap left and right, lags 3.
+_PRIVILEGED_INDEX = np.array((0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 14, 13, 16, 15, 17, 18, 19))
+_PRIVILEGED_SIGN = np.array((1, -1, 1, 1, -1, -1, 1, -1, -1, 1, -1, -1, 1, 1, 1, 1, 1, 1, 1, 1), dtype=float)
 
 
 class LmoVecEnv(VecEnv):
-    """See module docstring. ``curriculum.difficulty`` may change at any time."""
+    """See module docstring. ``curriculum.difficulty`` may change at any time, the stage by :meth:`set_stage`."""
 
     def __init__(self, config: TrainConfig, count: int | None = None, *, robot: RobotSpec | None = None, seed: int | None = None) -> None:
         self.config = config
@@ -38,13 +38,12 @@ class LmoVecEnv(VecEnv):
         self.dt_s = self.pipeline.dt_s
         if abs(self.physics.slot_s - self.dt_s) > 1e-12:
             raise ValueError(f"policy period {self.dt_s} s must equal the simulator's command slot {self.physics.slot_s} s")
-        self.curriculum = Curriculum(config.curriculum)
-        self.commands = CommandStream(self.robot, config.command, count, self.rng)
-        self.arms = RandomReaching(self.robot, self.physics.joints, config.disturbance, count, self.rng)
-        self.pushes = Pushes(config.disturbance, count, self.rng)
-        self.rewards = Rewards(self.robot, config.reward, self.pipeline, self.physics)
+        self.commands = CommandStream(self.robot, config.stages[0].command, count, self.rng)
+        self.rewards = Rewards(self.robot, config.stages[0].reward, self.pipeline, self.physics)
+        self._enter(0, count)
         self.legs = self.pipeline.legs
         self.age_s = np.zeros(count)
+        self.severity = np.ones((count, 3))  # of the robot's body and senses, of its arms' motion, of what pushes it
         self.gravity_bias = np.zeros((count, 3))
         self.target = np.tile(self.robot.default_q, (count, 1))
         self.term_sums: dict[str, float] = {}
@@ -57,22 +56,48 @@ class LmoVecEnv(VecEnv):
         self._actions = np.zeros((count, len(self.legs)), dtype=np.float32)
         self.buf_infos: list[dict[str, Any]] = [{} for _ in range(count)]
 
+    # ---------------------------------------------------------------- stages
+
+    def _enter(self, index: int, count: int) -> None:
+        self.stage_index, self.stage = index, self.config.stages[index]
+        d = self.stage.disturbance
+        self.curriculum = Curriculum(self.stage.curriculum)
+        self.commands.config, self.rewards.config = self.stage.command, self.stage.reward
+        if d.arm_replay:
+            self.arms: RandomReaching | ReplayedArms = ReplayedArms(self.robot, self.physics.joints, d, self.config.replay, count, self.rng)
+        else:
+            self.arms = RandomReaching(self.robot, self.physics.joints, d, count, self.rng)
+        self.pushes = Pushes(d, count, self.rng)
+
+    def set_stage(self, index: int) -> np.ndarray:
+        """Go over to another stage: all robots begin anew, its curriculum at its start. Returns the first observation."""
+        self._enter(index, self.num_envs)
+        return self.reset()
+
     # ---------------------------------------------------------------- episodes
 
     @property
     def lowest_m(self) -> float:
         """Lowest stance height that is commanded at the present difficulty."""
         low, default = self.robot.stance_height_range_m[0], self.robot.default_stance_height_m
-        part = min(1.0, self.curriculum.difficulty / self.config.curriculum.squat_from)
+        part = min(1.0, self.curriculum.difficulty / self.stage.curriculum.squat_from)
         return default - 0.06 - part * (default - 0.06 - low)
 
+    @property
+    def difficulty(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of each robot's body and senses, arms and pushes, [N] each: the curriculum's times what was drawn for its episode."""
+        return tuple(self.curriculum.difficulty * self.severity.T)
+
     def _reset(self, ids: np.ndarray) -> None:
-        n, rng, d = len(ids), self.rng, self.curriculum.difficulty
-        self.commands.draw(ids, self.lowest_m, self.curriculum.fixed_cruise)
+        n, rng = len(ids), self.rng
+        low, high, full = np.transpose(self.stage.disturbance.severity)
+        self.severity[ids] = np.where(rng.random((n, 3)) < full, 1.0, rng.uniform(low, high, (n, 3)))
+        body, arms, _ = self.difficulty
+        self.commands.draw(ids, self.lowest_m)
         self.commands.flags[ids[rng.random(n) < 0.5]] = 0.0  # half of the episodes begin standing
-        self.arms.reset(ids, d)
+        self.arms.reset(ids, arms)
         height = self.commands.height_m[ids]
-        self.pipeline.cruise[ids] = np.asarray(self.config.pipeline.gating.cruise) * self.commands.factor[ids, None]
+        self.pipeline.cruise[ids] = np.asarray(self.config.pipeline.gating.cruise) * self.commands.factor[ids]
         self.pipeline.reset(ids, height, rng.choice((0.0, 0.5), n))
         reference = self.pipeline.gait.stance(height)
         feet = np.zeros((n, 2, 3))
@@ -96,30 +121,31 @@ class LmoVecEnv(VecEnv):
         )
         position = np.zeros((n, 3))
         position[:, 2] = height + 0.003
-        self.physics.randomise(ids, self.config.disturbance, d, rng)
+        self.physics.randomise(ids, self.stage.disturbance, body[ids], rng)
         self.physics.place(ids, q, position, quaternion)
         self.physics.qvel[ids, :2] = rng.normal(0, 0.1, (n, 2))
-        self.gravity_bias[ids] = rng.normal(0, self.config.disturbance.bias_gravity, (n, 3)) * (0.3 + 0.7 * d)
+        self.gravity_bias[ids] = rng.normal(0, self.stage.disturbance.bias_gravity, (n, 3)) * (0.3 + 0.7 * body[ids, None])
         self.rewards.reset(ids)
         self.age_s[ids] = 0.0
 
     def _observe(self) -> np.ndarray:
-        d, c, s, n = 0.3 + 0.7 * self.curriculum.difficulty, self.config.disturbance, self.physics, self.num_envs
+        d, c, n = 0.3 + 0.7 * self.difficulty[0][:, None], self.stage.disturbance, self.num_envs
         rng = self.rng
-        gyro = s.gyro + rng.standard_normal((n, 3)) * (c.noise_gyro * d)
-        gravity = s.gravity + self.gravity_bias + rng.standard_normal((n, 3)) * (c.noise_gravity * d)
-        q = s.q + rng.standard_normal(s.q.shape) * (c.noise_q * d)
-        qd = s.qd + rng.standard_normal(s.qd.shape) * (c.noise_qd * d)
-        self.pipeline.cruise[:] = np.asarray(self.config.pipeline.gating.cruise) * self.commands.factor[:, None]
+        gyro, gravity, q, qd = self.physics.sense()
+        gyro = gyro + rng.standard_normal((n, 3)) * (c.noise_gyro * d)
+        gravity = gravity + self.gravity_bias + rng.standard_normal((n, 3)) * (c.noise_gravity * d)
+        q += rng.standard_normal(q.shape) * (c.noise_q * d)
+        qd += rng.standard_normal(qd.shape) * (c.noise_qd * d)
+        self.pipeline.cruise[:] = np.asarray(self.config.pipeline.gating.cruise) * self.commands.factor
         return self.pipeline.observe(self.commands.flags, self.commands.height_m, gyro, gravity, q, qd)
 
     def _privileged(self) -> np.ndarray:
         s, r, p = self.physics, self.rewards, self.pipeline
         contact = s.sole_low_m < CONTACT_M
         height = (s.height_m - p.height_m)[:, None] * 10.0
-        delay = s.delay_steps[:, None] / 8.0
-        flat = np.concatenate((s.velocity * 2.0, r.short * 2.0, r.long * 2.0, height, contact, s.sole_low_m * 10.0, delay), axis=1)
-        mirrored = p.gait.phase >= 0.5
+        lags = np.stack((s.delay_steps, s.joint_lag_steps, s.imu_lag_steps), axis=1) / 8.0
+        flat = np.concatenate((s.velocity * 2.0, r.short * 2.0, r.long * 2.0, r.path * 5.0, height, contact, s.sole_low_m * 10.0, lags), axis=1)
+        mirrored = p.observation.mirrored(p.gait.phase)
         flat[mirrored] = flat[mirrored][:, _PRIVILEGED_INDEX] * _PRIVILEGED_SIGN
         return flat.astype(np.float32)
 
@@ -138,20 +164,26 @@ class LmoVecEnv(VecEnv):
         self._actions = actions
 
     def step_wait(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:
-        c, s, d = self.config, self.physics, self.curriculum.difficulty
-        due, push = self.pushes.step(self.dt_s, d)
+        c, s, n = self.config, self.physics, self.num_envs
+        body, arms, pushed = self.difficulty
+        rough = self.stage.disturbance
+        due, push = self.pushes.step(self.dt_s, pushed)
         if len(due):
             s.push(due, push)
         self.target[:, self.legs] = self.pipeline.act(self._actions)
-        self.target[:, self.arms.joints] = self.arms.step(self.dt_s, d)
-        s.slot(self.target)
+        self.target[:, self.arms.joints] = self.arms.step(self.dt_s, arms)
+        lost = self.rng.random(n) < rough.packet_loss * body if rough.packet_loss > 0.0 else None
+        shake = None
+        if rough.torque_noise > 0.0:
+            shake = self.rng.uniform(-1.0, 1.0, s.torque.shape) * s.effort_nm * (rough.torque_noise * body[:, None])
+        s.slot(self.target, lost=lost, torque_noise=shake, wrench=self.pushes.pulse(self.dt_s, pushed))
         broken = s.broken
         if broken.any():
             ids = np.flatnonzero(broken)
             s.place(ids, np.tile(self.robot.default_q, (len(ids), 1)), np.tile((0.0, 0.0, 0.3), (len(ids), 1)), np.tile((1.0, 0, 0, 0), (len(ids), 1)))
         rate, terms = self.rewards.compute(self.commands.flags, self.dt_s)
         fell = broken | (s.height_m < c.physics.fall_height_m) | (-s.gravity[:, 2] < np.cos(c.physics.fall_tilt_rad))
-        reward = rate * self.dt_s + c.reward.fall * fell
+        reward = rate * self.dt_s + self.stage.reward.fall * fell
         self.age_s += self.dt_s
         timeout = (self.age_s >= c.physics.episode_s) & ~fell
         done = fell | timeout
@@ -160,7 +192,7 @@ class LmoVecEnv(VecEnv):
             self.term_sums[name] = self.term_sums.get(name, 0.0) + float(value.mean())
         self.term_steps += 1
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
-        self.commands.step(self.dt_s, self.lowest_m, self.curriculum.fixed_cruise)
+        self.commands.step(self.dt_s, self.lowest_m)
         ids = np.flatnonzero(done)
         if timeout.any():
             # For the value of the cut-off state. Its actor part is one tick old: a new frame here would enter the histories twice.

@@ -22,6 +22,7 @@ from wbvla_lmo.pipeline import LegPipeline, PipelineConfig
 from wbvla_lmo.policy import MODEL_FILE, OBSERVATION_CLIP
 from wbvla_train.lmo.config import STATE_FILE
 from wbvla_train.lmo.evaluate import actor_network, development_report
+from wbvla_train.lmo.network import weights_of
 
 
 def actor_onnx(actor: torch.nn.Sequential) -> onnx.ModelProto:
@@ -71,13 +72,16 @@ def export_checkpoint(
     config = json.loads(state["config"])
     pipeline_config = PipelineConfig.from_json(config["pipeline"])
     robot = load_robot(config["robot"])
+    changes = json.loads(state.get("changes", "[]"))
     legs = robot.indices("lmo_action")
     pipeline = LegPipeline(robot, pipeline_config, 1)
     target.mkdir(parents=True, exist_ok=True)
-    onnx.save(actor_onnx(actor_network(state["policy"], config["ppo"]["layers"])), str(target / MODEL_FILE))
+    onnx.save(actor_onnx(actor_network(weights_of(state), config["ppo"]["layers"])), str(target / MODEL_FILE))
     metrics = {
-        "command": "wbvla train lmo --preset tiny",
-        "how": notes or "one run of this command",
+        "command": f"wbvla train lmo --preset x2 --seed {config['seed']}"
+        + (f" --ablation {config['ablation']}" if config.get("ablation", "none") != "none" else ""),
+        "how": notes or ("one run of this command" if not changes else "this command, with changes on the way"),
+        "changes": changes,
         "seed": config["seed"],
         "steps": int(state["steps"]),
         "wall_hours": round(float(state["wall_s"]) / 3600.0, 3),
@@ -121,6 +125,14 @@ def export_checkpoint(
     )
 
 
+def benchmark_rows(report: dict) -> dict:
+    """What metrics.json keeps of the benchmark's results.json: per suite and row the counts, and mean and spread of every number; episodes stay behind."""
+    rows = {
+        suite: {r["row"]: {k: v for k, v in r.items() if k not in ("row", "cells", "part")} for r in part["rows"]} for suite, part in report["suites"].items()
+    }
+    return {"seed_base": report["seed_base"], "episodes_per_cell": report["options"]["episodes"], "suites": rows}
+
+
 @dataclass(frozen=True)
 class Arguments:
     """Export a training run."""
@@ -129,13 +141,13 @@ class Arguments:
     target: tyro.conf.Positional[Path] = Path("checkpoints/lmo/x2")
     state_file: str = STATE_FILE
     notes: str = ""  # how the weights came about, if not by one run of the training command
-    evaluation: Path | None = None  # report of `wbvla eval lmo --out`, its rows go into metrics.json
+    evaluation: Path | None = None  # results.json of `wbvla eval lmo`: its rows go into metrics.json
     development: bool = True  # run the development evaluation (a minute or two)
 
 
 def main(argv: list[str] | None = None) -> int:
     args = tyro.cli(Arguments, args=argv, prog="python -m wbvla_train.lmo.export")
-    evaluation = None if args.evaluation is None else {row.pop("case"): row for row in json.loads(args.evaluation.read_text())["rows"]}
+    evaluation = None if args.evaluation is None else benchmark_rows(json.loads(args.evaluation.read_text()))
     development = development_report(args.run / args.state_file) if args.development else None
     manifest = export_checkpoint(args.run, args.target, state_file=args.state_file, notes=args.notes, development=development, evaluation=evaluation)
     print(f"wrote {args.target}: {manifest.hash}")

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import nn
+
+
+def weights_of(state: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """What is evaluated and exported of a training state: the running mean of the weights (states from before there was one: the weights)."""
+    return state.get("averaged", state["policy"])
 
 
 def mlp(sizes: list[int]) -> nn.Sequential:

@@ -1,4 +1,4 @@
-"""Train LMO: PPO of stable-baselines3 on the batched environment. ``wbvla train lmo --preset tiny``.
+"""Train LMO: PPO of stable-baselines3 on the batched environment. ``wbvla train lmo --preset x2``.
 
 One command runs the whole staged curriculum. It may be killed at any time: the same command goes on from the newest
 checkpoint in ``--out`` (weights, optimiser, curriculum, counters, random states; loaded with ``weights_only``).
@@ -7,9 +7,12 @@ checkpoint in ``--out`` (weights, optimiser, curriculum, counters, random states
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,16 +23,20 @@ import torch
 import tyro
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
+from torch.utils.tensorboard import SummaryWriter
 
+from wbvla_core.errors import WbvlaError
+from wbvla_train.lmo.ablations import ablated
 from wbvla_train.lmo.config import STATE_FILE, PPOConfig, TrainConfig
 from wbvla_train.lmo.env import LmoVecEnv
-from wbvla_train.lmo.network import AsymmetricPolicy
+from wbvla_train.lmo.network import AsymmetricPolicy, weights_of
 
 PRESETS: dict[str, TrainConfig] = {
     # seconds: does every part run?
     "debug": TrainConfig(total_steps=2048, checkpoint_every=1024, ppo=PPOConfig(envs=32, steps=16, minibatches=2, epochs=2, layers=(64, 32))),
-    # two CPU cores, about an hour and a half: what ships
-    "tiny": TrainConfig(total_steps=30_000_000),
+    # stages I to III, two to three hours on two CPU cores: what ships
+    "x2": TrainConfig(),
+    "tiny": TrainConfig(),  # the same, by the name that the other trainings' presets have
     # more robots and steps, for a many-core machine: the same problem
     "full": TrainConfig(total_steps=300_000_000, checkpoint_every=5_000_000, ppo=PPOConfig(envs=4096, layers=(512, 256, 128))),
 }
@@ -39,15 +46,18 @@ PRESETS: dict[str, TrainConfig] = {
 class Arguments:
     """Train the locomotion policy."""
 
-    preset: Literal["debug", "tiny", "full"] = "tiny"  # size of the run
+    preset: Literal["debug", "x2", "tiny", "full"] = "x2"  # size of the run
     out: Path = Path("runs/train/lmo")  # checkpoints and logs; an existing run there is continued
     steps: int | None = None  # environment steps in all, instead of the preset's
+    ablation: str = "none"  # a baseline or ablation instead of the method; words in docs/lmo.md
     seed: int = 1
     threads: int = 2  # of physics and of torch
     robot: str = "x2"
+    change_settings: bool = False  # go on with a run in OUT though it was begun with other settings; the changes are written down and end up in metrics.json
     start_from: Path | None = None  # state.pt of another run whose weights (only) this one starts from
     difficulty: float | None = None  # where the curriculum starts, for continued training
-    tensorboard: bool = False
+    tensorboard: bool = True  # scalars under OUT/tensorboard: reward terms, falls, curriculum, path error
+    film_every: int | None = None  # a film of the newest checkpoint every so many steps (a separate process at the lowest priority)
     export: Path | None = None  # write the deployable checkpoint here at the end
     wall_s: float | None = None  # stop (with a checkpoint) after this many seconds
 
@@ -57,15 +67,38 @@ def config_of(args: Arguments) -> TrainConfig:
     c = PRESETS[args.preset]
     physics = dataclasses.replace(c.physics, threads=args.threads)
     c = dataclasses.replace(c, seed=args.seed, robot=args.robot, physics=physics)
-    return c if args.steps is None else dataclasses.replace(c, total_steps=args.steps)
+    c = c if args.steps is None else dataclasses.replace(c, total_steps=args.steps)
+    return ablated(c, args.ablation)
+
+
+HOW_IT_IS_RUN = ("checkpoint_every:", "physics.threads:")  # a run goes on with other values of these
+
+
+def differences(was: Any, now: Any, where: str = "") -> list[str]:
+    """What differs between two settings as JSON, a line each: ``stages[1].share: 0.7 -> 0.35``."""
+    if isinstance(was, dict) and isinstance(now, dict):
+        keys = [*was, *(key for key in now if key not in was)]
+        return [line for key in keys for line in differences(was.get(key), now.get(key), f"{where}.{key}" if where else key)]
+    if isinstance(was, list) and isinstance(now, list) and any(isinstance(part, dict) for part in (*was, *now)):
+        both = itertools.zip_longest(was, now)
+        return [line for i, (a, b) in enumerate(both) for line in differences(a, b, f"{where}[{i}]")]
+    return [] if was == now else [f"{where}: {shortened(was)} -> {shortened(now)}"]
+
+
+def shortened(value: Any, most: int = 80) -> str:
+    """A value for one line of a message."""
+    text = json.dumps(value)
+    return text if len(text) <= most else f"{text[:most]}..."
 
 
 class Trainer:
     """The environment, the learner, and how both are saved together."""
 
-    def __init__(self, config: TrainConfig, out: Path, *, threads: int = 2, tensorboard: bool = False) -> None:
+    def __init__(self, config: TrainConfig, out: Path, *, threads: int = 2, tensorboard: bool = False, film_every: int | None = None) -> None:
         torch.set_num_threads(threads)
-        self.config, self.out = config, out
+        self.config, self.out, self.film_every = config, out, film_every
+        self.board = SummaryWriter(str(out / "tensorboard")) if tensorboard else None
+        self._film: subprocess.Popen | None = None
         out.mkdir(parents=True, exist_ok=True)
         self.env = LmoVecEnv(config)
         self.rate = config.ppo.learning_rate
@@ -85,12 +118,13 @@ class Trainer:
             max_grad_norm=1.0,
             seed=config.seed,
             device="cpu",
-            tensorboard_log=str(out / "tensorboard") if tensorboard else None,
             policy_kwargs={"actor_size": self.env.actor_size, "layers": p.layers, "log_std_init": p.log_std_init},
         )
+        self.averaged = {name: value.clone() for name, value in self.model.policy.state_dict().items()}
         self.steps_before = 0  # of the runs that this one continues
         self.wall_before_s = 0.0
         self.history: list[dict[str, Any]] = []
+        self.changes: list[dict[str, Any]] = []  # of settings, on the way
 
     @property
     def steps(self) -> int:
@@ -101,6 +135,7 @@ class Trainer:
         rng = self.env.rng.bit_generator.state
         state = {
             "policy": self.model.policy.state_dict(),
+            "averaged": self.averaged,
             "optimizer": self.model.policy.optimizer.state_dict(),
             "curriculum": self.env.curriculum.state(),
             "steps": self.steps,
@@ -110,16 +145,31 @@ class Trainer:
             "torch_rng": torch.get_rng_state(),
             "config": json.dumps(dataclasses.asdict(self.config)),
             "history": json.dumps(self.history),
+            "changes": json.dumps(self.changes),
         }
         temporary = self.out / f".{STATE_FILE}.{os.getpid()}"
         torch.save(state, temporary)
         os.replace(temporary, self.out / STATE_FILE)
         return self.out / STATE_FILE
 
-    def load(self, path: Path) -> None:
-        """Go on from :meth:`save`: robots start new episodes, all else continues."""
+    def load(self, path: Path, change_settings: bool = False) -> None:
+        """Go on from :meth:`save`: robots start new episodes, all else continues.
+
+        Raises:
+            WbvlaError: a run with other settings, and ``change_settings`` is off; each one that differs is named.
+        """
         state = torch.load(path, weights_only=True, map_location="cpu")
+        now = json.loads(json.dumps(dataclasses.asdict(self.config)))
+        changed = [line for line in differences(json.loads(state["config"]), now) if not line.startswith(HOW_IT_IS_RUN)]
+        if changed and not change_settings:
+            listed = "\n  ".join(changed)
+            raise WbvlaError(f"{path} belongs to a run with other settings; give another --out, or --change-settings to go on with these:\n  {listed}")
+        self.changes = json.loads(state.get("changes", "[]"))
+        if changed:
+            self.changes.append({"steps": int(state["steps"]), "settings": changed})
         self.load_weights(state)
+        self.averaged = {name: value.clone() for name, value in weights_of(state).items()}
+        self.env.set_stage(self.config.stage_at(int(state["steps"])))
         self.model.policy.optimizer.load_state_dict(state["optimizer"])
         self.env.curriculum.load(state["curriculum"])
         self.env.rng.bit_generator.state = json.loads(state["env_rng"])
@@ -129,6 +179,21 @@ class Trainer:
 
     def load_weights(self, state: dict[str, Any]) -> None:
         self.model.policy.load_state_dict(state["policy"])
+        self.averaged = {name: value.clone() for name, value in state["policy"].items()}
+
+    def average(self) -> None:
+        """Behind each update: move the running mean of the weights. Exploration and the last updates' noise average out, at no cost."""
+        span = min(self.steps, self.config.ppo.average_share * self.config.total_steps)  # until a whole span is over: the mean since the beginning
+        part = min(1.0, self.env.num_envs * self.config.ppo.steps / max(span, 1.0))
+        with torch.no_grad():
+            for name, value in self.model.policy.state_dict().items():
+                self.averaged[name].lerp_(value, part)
+
+    def film(self, state: Path) -> None:
+        """Film a checkpoint in the background, unless the last film is still being made."""
+        if self._film is None or self._film.poll() is not None:
+            command = [sys.executable, "-m", "wbvla_train.lmo.film", str(state), str(state.with_suffix(".mp4"))]
+            self._film = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, preexec_fn=lambda: os.nice(19))
 
     def run(self, wall_limit_s: float | None = None) -> None:
         """Train up to ``config.total_steps``, or until ``wall_limit_s`` is over."""
@@ -140,6 +205,10 @@ class Trainer:
         signal.signal(signal.SIGTERM, lambda *_: setattr(watch, "stopped", True))  # a polite kill saves first
         self.model.learn(left, callback=watch, log_interval=10**9)
         self.save(time.monotonic() - watch.began)
+        if self.board is not None:
+            self.board.close()
+        if self._film is not None:
+            self._film.wait()
 
 
 class _Watch(BaseCallback):
@@ -150,7 +219,7 @@ class _Watch(BaseCallback):
         self.trainer, self.wall_limit_s = trainer, wall_limit_s
         self.began = self.last = time.monotonic()
         self.last_steps = 0
-        self.saved_at = trainer.steps_before
+        self.saved_at = self.filmed_at = trainer.steps_before
         self.iteration = 0
         self.log_path = trainer.out / "log.jsonl"
         self.stopped = False
@@ -171,16 +240,30 @@ class _Watch(BaseCallback):
                 t.rate = max(low, t.rate / 1.5)
             elif 0 < kl < p.desired_kl / 2:
                 t.rate = min(high, t.rate * 1.5)
+            t.average()
             self.iteration += 1
             every = 10 if t.config.total_steps > 100_000 else 1
             if self.iteration % every == 0:
                 self._report(kl, values)
+            self._change_stage()
             if t.steps - self.saved_at >= t.config.checkpoint_every:
                 self.saved_at = t.steps
                 path = t.save(time.monotonic() - self.began)
                 numbered = t.out / f"state_{t.steps // 1_000_000:04d}M.pt"
                 if t.config.total_steps > 1_000_000:
                     numbered.write_bytes(path.read_bytes())
+                if t.film_every is not None and t.steps - self.filmed_at >= t.film_every:
+                    self.filmed_at = t.steps
+                    t.film(numbered if numbered.is_file() else path)
+
+    def _change_stage(self) -> None:
+        """Go over to the next stage where its share of the steps begins."""
+        t = self.trainer
+        index = t.config.stage_at(t.steps)
+        if index != t.env.stage_index:
+            t.model._last_obs = t.env.set_stage(index)
+            t.model._last_episode_starts = np.ones(t.env.num_envs, dtype=bool)
+            print(f"{t.steps / 1e6:7.2f} M  stage {t.env.stage.name} begins", flush=True)
 
     def _report(self, kl: float, values: dict[str, Any]) -> None:
         t, now = self.trainer, time.monotonic()
@@ -189,6 +272,7 @@ class _Watch(BaseCallback):
         self.last, self.last_steps = now, steps
         terms = t.env.take_terms()
         error = np.abs(t.env.rewards.short).mean(axis=0)
+        turns, t.env.rewards.turn_errors = t.env.rewards.turn_errors, []
         row = {
             "steps": t.steps,
             "wall_s": round(t.wall_before_s + now - self.began, 1),
@@ -196,7 +280,11 @@ class _Watch(BaseCallback):
             "difficulty": round(t.env.curriculum.difficulty, 3),
             "between_falls_s": round(t.env.curriculum.between_falls_s, 2),
             "reward": round(sum(terms.values()), 3),
+            "stage": t.env.stage.name,
             "error": [round(float(e), 3) for e in error],
+            "path": [round(float(e), 3) for e in np.abs(t.env.rewards.path).mean(axis=0)],
+            "estimate": [round(float(e), 3) for e in np.abs(t.env.pipeline.path.error - t.env.rewards.path).mean(axis=0)],
+            "heading_end": round(float(np.mean(turns)), 4) if turns else None,
             "std": round(float(t.model.policy.log_std.detach().exp().mean()), 3),
             "kl": round(float(kl), 4),
             "rate": t.rate,
@@ -204,22 +292,37 @@ class _Watch(BaseCallback):
             "terms": {k: round(v, 3) for k, v in terms.items()},
         }
         t.history.append({k: row[k] for k in ("steps", "wall_s", "difficulty", "between_falls_s", "reward")})
+        if t.board is not None:
+            self._draw(row)
         with self.log_path.open("a") as handle:
             handle.write(json.dumps(row) + "\n")
         print(
             f"{row['steps'] / 1e6:7.2f} M  {row['wall_s']:7.0f} s  {speed:6.0f}/s  reward {row['reward']:6.2f}  falls every {row['between_falls_s']:6.1f} s  "
-            f"difficulty {row['difficulty']:.2f}  v-err {row['error']}  std {row['std']:.2f}  kl {row['kl']:.4f}  lr {t.rate:.1e}",
+            f"difficulty {row['difficulty']:.2f}  v-err {row['error']}  path {row['path']}  std {row['std']:.2f}  kl {row['kl']:.4f}  lr {t.rate:.1e}",
             flush=True,
         )
+
+    def _draw(self, row: dict[str, Any]) -> None:
+        """The row as TensorBoard scalars."""
+        board, steps = self.trainer.board, row["steps"]
+        for name in ("difficulty", "between_falls_s", "reward", "steps_per_s", "std", "kl", "rate", "value_loss", "heading_end"):
+            if row[name] is not None:
+                board.add_scalar(f"train/{name}", row[name], steps)
+        board.add_scalar("train/stage", self.trainer.env.stage_index + 1, steps)
+        for group in ("error", "path", "estimate"):
+            for axis, value in zip(("forward", "lateral", "heading"), row[group], strict=True):
+                board.add_scalar(f"{group}/{axis}", value, steps)
+        for name, value in row["terms"].items():
+            board.add_scalar(f"reward/{name}", value, steps)
 
 
 def main(argv: list[str] | None = None) -> int:
     args = tyro.cli(Arguments, args=argv, prog="wbvla train lmo")
     config = config_of(args)
-    trainer = Trainer(config, args.out, threads=args.threads, tensorboard=args.tensorboard)
+    trainer = Trainer(config, args.out, threads=args.threads, tensorboard=args.tensorboard, film_every=args.film_every)
     newest = args.out / STATE_FILE
     if newest.is_file():
-        trainer.load(newest)
+        trainer.load(newest, args.change_settings)
         print(f"continuing {newest}: {trainer.steps_before} of {config.total_steps} steps done")
     elif args.start_from is not None:
         trainer.load_weights(torch.load(args.start_from, weights_only=True, map_location="cpu"))

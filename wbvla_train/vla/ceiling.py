@@ -40,7 +40,7 @@ from wbvla_train.loop import run_record
 from wbvla_train.vla.codes import episode_bounds, held_out_episodes, read_labelled
 from wbvla_train.vla.images import to_model
 from wbvla_vla.checkpoint import LAM_ROLES, LoadedVla, load_vla
-from wbvla_vla.model import PrismaticVla, code_loss
+from wbvla_vla.model import Vla, code_loss
 from wbvla_vla.tokens import KINDS
 
 Knowledge = Literal["motion", "command", "task"]
@@ -258,7 +258,7 @@ def ask(oracle: Oracle, features: torch.Tensor, told: torch.Tensor) -> torch.Ten
 
 
 @torch.no_grad()
-def image_features(model: PrismaticVla, images: np.ndarray, spec: ImageSpec) -> torch.Tensor:
+def image_features(model: Vla, images: np.ndarray, spec: ImageSpec) -> torch.Tensor:
     """Image tokens [M, P, D] of the VLA's towers and projector, in half precision."""
     parts = np.array_split(images, max(1, len(images) // 256))
     return torch.cat([model.encode_image(to_model(part, spec)).half() for part in parts])

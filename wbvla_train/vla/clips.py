@@ -15,7 +15,7 @@ from wbvla_train.data import sentences
 from wbvla_train.data.clips import SIDECAR, Corpus
 from wbvla_train.lam.export import Lam
 from wbvla_train.lam.label import clips_of, read_labels
-from wbvla_vla.config import VlaConfig
+from wbvla_vla.config import AnyVlaConfig
 from wbvla_vla.tokens import KINDS, InstructionTokenizer, build_tokenizer
 
 
@@ -31,7 +31,7 @@ def sentences_of(folders: Iterable[Path]) -> list[str]:
     return sorted({text for found in described for entry in found for text in entry.sentences})
 
 
-def word_tokenizer(size: VlaConfig, folders: Iterable[Path] = (), others: Iterable[str] = ()) -> InstructionTokenizer:
+def word_tokenizer(size: AnyVlaConfig, folders: Iterable[Path] = (), others: Iterable[str] = ()) -> InstructionTokenizer:
     """Word-level tokenizer over the tasks' sentences, ``others``, and those of the clips below some folders."""
     spoken = [*(sentence for task in TASKS for sentence in paraphrases(task)), *others, *sentences_of(folders)]
     return InstructionTokenizer(build_tokenizer(spoken, size.codebook_size, size.tokens_per_kind), size.language.max_words, size.prompt)

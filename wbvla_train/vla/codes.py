@@ -28,7 +28,7 @@ from wbvla_train.vla.config import VlaTrainConfig
 from wbvla_train.vla.grounding import Grounding, GroundingBatch, GroundingStep, box_loss
 from wbvla_train.vla.images import jitter, require_size, to_model
 from wbvla_train.vla.pictures import load_stills
-from wbvla_vla.model import PrismaticVla, code_loss
+from wbvla_vla.model import Vla, code_loss
 from wbvla_vla.tokens import InstructionTokenizer
 
 DEMO_KEYS = ("image", "stamp_s", "episode", "clean", "sentence", "boxes", "task")
@@ -118,7 +118,7 @@ class CodeBatch:
         recorded: only so many, the first ones, count as right or wrong: the others are action-free clips; None = all.
     """
 
-    pixels: torch.Tensor  # [N, 6, S, S]
+    pixels: torch.Tensor  # [N, C, S, S]
     words: torch.Tensor  # [N, W]
     codes: torch.Tensor  # [N, 2, tokens] int64
     grounding: GroundingBatch | None = None
@@ -142,7 +142,7 @@ class CodesStep:
 
     def __init__(
         self,
-        model: PrismaticVla,
+        model: Vla,
         spec: ImageSpec,
         data: CodeSet,
         index: np.ndarray,
@@ -200,7 +200,7 @@ def code_scores(accuracy: np.ndarray, codes: np.ndarray) -> dict[str, float]:
     return {"mani_accuracy": float(accuracy[0]), "mani_majority": float(floor[0]), "loco_accuracy": float(accuracy[1]), "loco_majority": float(floor[1])}
 
 
-def load_grounded(model: PrismaticVla, tokenizer: InstructionTokenizer, weights: dict[str, torch.Tensor], stage_0: InstructionTokenizer) -> None:
+def load_grounded(model: Vla, tokenizer: InstructionTokenizer, weights: dict[str, torch.Tensor], stage_0: InstructionTokenizer) -> None:
     """Put stage 0's weights into ``model``; words that only the clips' sentences use keep the rows that they were born with.
 
     Args:
@@ -225,7 +225,7 @@ def load_grounded(model: PrismaticVla, tokenizer: InstructionTokenizer, weights:
     model.load_state_dict(weights)
 
 
-def recorded_step(config: VlaTrainConfig, model: PrismaticVla, tokenizer: InstructionTokenizer, spec: ImageSpec, log=print) -> CodeTraining:
+def recorded_step(config: VlaTrainConfig, model: Vla, tokenizer: InstructionTokenizer, spec: ImageSpec, log=print) -> CodeTraining:
     """Stage 1 from our own demonstrations, all in memory."""
     c = config.codes
     data, held_out = load_codes(config, tokenizer, log)

@@ -66,18 +66,19 @@ class VlaTrainConfig:
     """Both stages, one after the other.
 
     Attributes:
-        size: model preset of :mod:`wbvla_vla.config`.
+        size: model preset of :mod:`wbvla_vla.config`, or "image-text": whatever model of transformers' image-text-to-text family ``pretrained`` names.
         stage: "all", or one of them ("codes" needs the weights that "grounding" left in ``run_dir``).
         run_dir: resumable states and logs.
         output: exported checkpoint.
         ignore_memory_plan: begin even where the memory plan does not fit the device.
         decoding: how the codes are decoded, see :class:`wbvla_vla.config.VlaConfig`.
         pretrained: published weights to begin from, a folder or ``owner/name[/folder]@revision`` on the hub
-            (:mod:`wbvla_vla.pretrained`); None = random ones.
+            (:mod:`wbvla_vla.pretrained`, :mod:`wbvla_vla.image_text`); None = random ones.
+        image_size: of size "image-text", edge of the policy image, px; None = the published model's own.
         pretrained_towers, pretrained_tokenizer: what such a folder may lack: timm's files of DINOv2 and SigLIP, the folder of Llama-2's tokenizer.json.
     """
 
-    size: Literal["debug", "tiny", "small", "full"] = "tiny"
+    size: Literal["debug", "tiny", "small", "full", "image-text-debug", "image-text"] = "tiny"
     stage: Literal["all", "grounding", "codes"] = "all"
     decoding: Decoding = "parallel"
     robot: str = "x2"
@@ -86,6 +87,7 @@ class VlaTrainConfig:
     run_dir: Path = Path("runs/vla_tiny")
     output: Path = Path("checkpoints/vla/tiny")
     pretrained: str | None = None
+    image_size: int | None = None
     pretrained_towers: tuple[Path, Path] | None = None
     pretrained_tokenizer: Path | None = None
     resume: bool = True
@@ -95,14 +97,15 @@ class VlaTrainConfig:
         return asdict(self)
 
 
-def _debug() -> VlaTrainConfig:
+def _debug(size: Literal["debug", "image-text-debug"] = "debug") -> VlaTrainConfig:
     loop = LoopConfig(steps=4, warmup_steps=1, save_every=2, log_every=2, bf16=False)
+    name = size.replace("-", "_")
     return VlaTrainConfig(
-        size="debug",
+        size=size,
         grounding=GroundingConfig(data=Path("data/debug/stills"), scenes=2, batch=4, loop=loop),
         codes=CodesConfig(demos=Path("data/debug/demos"), batch=4, grounding_batch=2, loop=loop),
-        run_dir=Path("runs/vla_debug"),
-        output=Path("runs/vla_debug/checkpoints/vla/debug"),
+        run_dir=Path(f"runs/vla_{name}"),
+        output=Path(f"runs/vla_{name}/checkpoints/vla/{name}"),
     )
 
 
@@ -115,6 +118,18 @@ def _small() -> VlaTrainConfig:
         codes=CodesConfig(lerobot=(Path("data/lerobot"),), batch=128, grounding_weight=0.0, loop=loop),
         run_dir=Path("runs/vla_small"),
         output=Path("checkpoints/vla/small"),
+    )
+
+
+def _image_text() -> VlaTrainConfig:
+    """Ours: batch and steps of ``small``; a rate between its 3e-4 for random weights and the 2e-5 of a published 7B (UniVLA). Not trained yet."""
+    loop = LoopConfig(steps=10_000, lr=1e-4, warmup_steps=500, save_every=500, accumulate=2, checkpointing=True)
+    return VlaTrainConfig(
+        size="image-text",
+        stage="codes",
+        codes=CodesConfig(lerobot=(Path("data/lerobot"),), batch=128, grounding_weight=0.0, loop=loop),
+        run_dir=Path("runs/vla_image_text"),
+        output=Path("checkpoints/vla/image_text"),
     )
 
 
@@ -136,6 +151,8 @@ def _7b_pretrain() -> VlaTrainConfig:
 PRESETS = {
     "debug": ("seconds; checks that every part runs", _debug()),
     "tiny": ("the model that ships; about an hour on one core", VlaTrainConfig()),
+    "image-text-debug": ("seconds; SmolVLM's layout in miniature through every part", _debug("image-text-debug")),
+    "image-text": ("SmolVLM, Idefics3, InternVL or LLaVA as published (--pretrained), from LeRobot data, on one GPU", _image_text()),
     "small": ("half a billion parameters at 224 px, from LeRobot data, on one GPU", _small()),
     "7b-pretrain": ("Prismatic-7B, the paper's 20 000 steps of 1024, from LeRobot data, on 8 GPUs or more", _7b_pretrain()),
 }

@@ -14,7 +14,7 @@ from wbvla_perception.preprocess import ImageSpec
 from wbvla_train.loop import run_record
 from wbvla_train.vla.config import VlaTrainConfig
 from wbvla_vla.checkpoint import save_vla
-from wbvla_vla.model import PrismaticVla, parameter_count
+from wbvla_vla.model import Vla, parameter_count
 from wbvla_vla.tokens import InstructionTokenizer
 
 STAGE_METRICS = "stages.json"
@@ -31,7 +31,7 @@ def write_stage_metrics(config: VlaTrainConfig, metrics: dict[str, dict]) -> dic
 
 def export(
     config: VlaTrainConfig,
-    model: PrismaticVla,
+    model: Vla,
     tokenizer: InstructionTokenizer,
     spec: ImageSpec,
     robot: RobotSpec,

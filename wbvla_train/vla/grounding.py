@@ -24,7 +24,7 @@ from wbvla_sim.instructions import Task, paraphrases
 from wbvla_sim.scene import COLORS
 from wbvla_train.parallel import WHOLE, Part, to_device
 from wbvla_train.vla.images import jitter, mirror, to_model
-from wbvla_vla.model import PrismaticVla
+from wbvla_vla.model import Vla
 from wbvla_vla.tokens import InstructionTokenizer
 
 BEARING_SCALE, DISTANCE_SCALE = 4.0, 2.0  # rad and log m -> units of about one (ours)
@@ -33,7 +33,7 @@ BEARING_SCALE, DISTANCE_SCALE = 4.0, 2.0  # rad and log m -> units of about one 
 class Grounding(nn.Module):
     """The VLA with the two throw-away heads of stage 0."""
 
-    def __init__(self, vla: PrismaticVla) -> None:
+    def __init__(self, vla: Vla) -> None:
         super().__init__()
         self.vla = vla
         width = vla.config.language.hidden_size
@@ -91,7 +91,7 @@ def box_errors(answer: torch.Tensor, target: torch.Tensor) -> dict[str, float]:
 class GroundingBatch:
     """B pictures, N = B x sentences questions."""
 
-    pixels: torch.Tensor  # [B, 6, S, S]
+    pixels: torch.Tensor  # [B, C, S, S]
     words: torch.Tensor  # [N, W]
     image_index: torch.Tensor  # [N]
     towers: torch.Tensor  # [B, 4, 3] targets of the towers' answers

@@ -31,5 +31,5 @@ def require_size(images: np.ndarray, spec: ImageSpec, where: object) -> None:
 
 
 def to_model(images: np.ndarray, spec: ImageSpec) -> torch.Tensor:
-    """[B, S, S, 3] uint8 -> [B, 6, S, S] float32, by perception's transform."""
+    """[B, S, S, 3] uint8 -> [B, C, S, S] float32, by perception's transform."""
     return torch.from_numpy(pixel_values(images, spec))

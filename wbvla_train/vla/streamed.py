@@ -19,7 +19,7 @@ from wbvla_train.parallel import Part, Processes, to_device
 from wbvla_train.vla.codes import CodeBatch, CodeTraining, code_scores, code_step_loss, held_out_episodes
 from wbvla_train.vla.config import VlaTrainConfig
 from wbvla_train.vla.images import jitter, to_model
-from wbvla_vla.model import PrismaticVla
+from wbvla_vla.model import Vla
 from wbvla_vla.tokens import InstructionTokenizer
 
 EVALUATED = 32  # frames of an evaluation at once
@@ -116,7 +116,7 @@ class LabelledFrames:
 class StreamedCodes:
     """Step of stage 1; the last episodes are held out for :meth:`evaluate`."""
 
-    def __init__(self, model: PrismaticVla, spec: ImageSpec, frames: LabelledFrames, config: StreamConfig, batch: int, seed: int) -> None:
+    def __init__(self, model: Vla, spec: ImageSpec, frames: LabelledFrames, config: StreamConfig, batch: int, seed: int) -> None:
         self.model, self.spec, self.batch = model, spec, batch
         held_out = held_out_episodes(np.arange(len(frames.views)))
         mine, kept = np.flatnonzero(~held_out), np.flatnonzero(held_out)
@@ -164,9 +164,7 @@ def load_frames(
     return frames, {"lerobot": [str(root) for root in roots], "stream": asdict(config), "lams": [lam.manifest.hash for lam in models]}
 
 
-def streamed_step(
-    config: VlaTrainConfig, model: PrismaticVla, tokenizer: InstructionTokenizer, spec: ImageSpec, processes: Processes, log=print
-) -> CodeTraining:
+def streamed_step(config: VlaTrainConfig, model: Vla, tokenizer: InstructionTokenizer, spec: ImageSpec, processes: Processes, log=print) -> CodeTraining:
     """Stage 1 from ``config.codes.lerobot``."""
     c = config.codes
     frames, settings = load_frames(c.lerobot, (c.lam_mani, c.lam_loco), tokenizer, spec, c.stream, processes, log)

@@ -2,6 +2,7 @@
 
 wbvla train vla tiny
 wbvla train vla debug
+wbvla train vla image-text --pretrained FOLDER        # another backbone: see docs/vla.md
 wbvla train vla 7b-pretrain --pretrained openvla-7b --codes.lerobot data/mine      # under `accelerate launch`: see docs/vla.md
 """
 
@@ -13,6 +14,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
+from wbvla_core.errors import WbvlaError
 from wbvla_core.robot import load_robot
 from wbvla_perception.preprocess import ImageSpec
 from wbvla_train.loop import TrainLoop
@@ -23,31 +25,44 @@ from wbvla_train.vla.clips import word_tokenizer
 from wbvla_train.vla.codes import load_grounded, recorded_step
 from wbvla_train.vla.config import PRESETS, VlaTrainConfig
 from wbvla_train.vla.grounding import Grounding, GroundingStep
+from wbvla_train.vla.images import require_size
 from wbvla_train.vla.pictures import GROUNDED_FILE, load_stills
 from wbvla_train.vla.streamed import sentences_of, streamed_step
 from wbvla_vla import config as sizes
-from wbvla_vla.checkpoint import save_half
-from wbvla_vla.config import VlaConfig
-from wbvla_vla.model import PrismaticVla, parameter_count
+from wbvla_vla.checkpoint import build_vla, save_half
+from wbvla_vla.image_text import load_image_text
+from wbvla_vla.model import Vla, parameter_count
 from wbvla_vla.pretrained import load_published
 from wbvla_vla.tokens import InstructionTokenizer
 
 
-def build_model(config: VlaTrainConfig) -> tuple[PrismaticVla, InstructionTokenizer]:
-    """Model and tokenizer before any training of ours: from published weights, or from the seed."""
-    size: VlaConfig = replace(sizes.PRESETS[config.size](), decoding=config.decoding)
+def build_model(config: VlaTrainConfig) -> tuple[Vla, InstructionTokenizer]:
+    """Model and tokenizer before any training of ours: from published weights, or from the seed.
+
+    Raises:
+        WbvlaError: size "image-text" without published weights; an image size for another size, which has its own.
+    """
+    if config.size != "image-text" and config.image_size:
+        raise WbvlaError(f"--image-size {config.image_size} is for --size image-text; pictures of size {config.size} are as large as its preset says")
+    if config.size == "image-text":
+        if not config.pretrained:
+            raise WbvlaError("size image-text is whatever model is given: --pretrained FOLDER, or owner/name@revision on the hub")
+        loaded = load_image_text(config.pretrained, image_size=config.image_size, decoding=config.decoding)
+        return loaded.model, loaded.tokenizer
+    size = replace(sizes.PRESETS[config.size](), decoding=config.decoding)
     if config.pretrained:
         loaded = load_published(config.pretrained, size, towers=config.pretrained_towers, tokenizer=config.pretrained_tokenizer)
         return loaded.model, loaded.tokenizer
     tokenizer = word_tokenizer(size, config.codes.clips, sentences_of(config.codes.lerobot))
     torch.manual_seed(config.grounding.loop.seed)
-    return PrismaticVla(size, tokenizer), tokenizer
+    return build_vla(size, tokenizer), tokenizer
 
 
-def train_grounding(config: VlaTrainConfig, model: PrismaticVla, tokenizer: InstructionTokenizer, spec: ImageSpec, log=print) -> dict[str, float]:
+def train_grounding(config: VlaTrainConfig, model: Vla, tokenizer: InstructionTokenizer, spec: ImageSpec, log=print) -> dict[str, float]:
     """Stage 0; leaves the weights in ``run_dir/grounded.safetensors`` and in ``model``."""
     g = config.grounding
     train, held_out = load_stills(config, log)
+    require_size(train["images"], spec, g.data)
     grounding = Grounding(model)
     step = GroundingStep(grounding, tokenizer, spec, train["images"], train["labels"], g.batch, g.sentences)
     check = GroundingStep(grounding, tokenizer, spec, held_out["images"], held_out["labels"], 64, 4)
@@ -61,7 +76,7 @@ def train_grounding(config: VlaTrainConfig, model: PrismaticVla, tokenizer: Inst
 
 
 def train_codes(
-    config: VlaTrainConfig, model: PrismaticVla, tokenizer: InstructionTokenizer, spec: ImageSpec, processes: Processes, log=print
+    config: VlaTrainConfig, model: Vla, tokenizer: InstructionTokenizer, spec: ImageSpec, processes: Processes, log=print
 ) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
     """Stage 1, from stage 0's weights where there are some; returns what was measured, and the VLA's weights (on the main process)."""
     c = config.codes
@@ -79,6 +94,8 @@ def train_codes(
     settings = {"stage": "codes", "size": config.size, "batch": c.batch, **training.settings}
     if config.decoding != "parallel":
         settings["decoding"] = config.decoding
+    if config.image_size:
+        settings["image_size"] = config.image_size
     loop = TrainLoop(c.loop, training.module, training.step, config.run_dir / "codes", settings, log, processes=processes)
     if config.resume:
         loop.resume()
@@ -96,7 +113,7 @@ def train(config: VlaTrainConfig, log=print) -> Path:
         Part(processes.rank, processes.count).require_whole("stage 0")  # before pictures are rendered
     robot = load_robot(config.robot)
     model, tokenizer = build_model(config)
-    spec = ImageSpec.of(robot.camera, model.config.image_size)
+    spec = model.config.image_spec(robot.camera)
     metrics: dict[str, dict] = {}
     if config.stage in ("all", "grounding"):
         metrics["grounding"] = train_grounding(config, model, tokenizer, spec, log)
