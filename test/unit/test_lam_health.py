@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
 from wbvla_core.errors import CheckpointError
 from wbvla_train.data.camera import CameraView
+from wbvla_train.data.clips import Clip, Corpus
+from wbvla_train.data.motion import PRIMITIVES
+from wbvla_train.lam import probe as probe_module
 from wbvla_train.lam.config import ModelConfig, preset
 from wbvla_train.lam.export import MAX_BYTES, WEIGHTS_FILE, export, load_lam
 from wbvla_train.lam.geometry import lens_from_view
 from wbvla_train.lam.health import CollapseError, CollapseMonitor, Health
 from wbvla_train.lam.label import label_frames
 from wbvla_train.lam.model import LatentActionModel, pixels
-from wbvla_train.lam.probe import flag_scores, one_hot, r_squared
+from wbvla_train.lam.probe import flag_scores, one_hot, primitive_of, r_squared, retrieval, seconds
+from wbvla_train.lam.quantiser import TokenQuantiser
 
 VIEW = CameraView(58.0, 4 / 3, 40.0)
 
@@ -71,6 +77,49 @@ def test_the_probe_reads_flags_that_are_in_the_codes_and_not_those_that_are_not(
     height = 0.01 * codes[:, 0] + 0.02 * codes[:, 1]
     assert r_squared(x[:2000], height[:2000], x[2000:], height[2000:]) > 0.99
     assert r_squared(x[:2000], rng.normal(size=2000), x[2000:], rng.normal(size=2000)) < 0.05
+
+
+def _clips(tmp_path, lengths, commands=None) -> SimpleNamespace:
+    """A corpus of clips at 10 Hz without pictures: what the probes ask of one."""
+    starts = np.concatenate(([0], np.cumsum(lengths)))
+    clips = [Clip(f"clip_{i}", int(starts[i]), np.arange(n) * 0.1, VIEW, "human") for i, n in enumerate(lengths)]
+    room = tmp_path / "train" / "loco" / "room_00000"
+    corpus = SimpleNamespace(clips=clips, sidecars=[room / "clips.json"])
+    corpus.pairs = lambda gap_s: Corpus.pairs(corpus, gap_s)
+    if commands is not None:
+        (tmp_path / "truth" / "train" / "loco").mkdir(parents=True)
+        np.savez(tmp_path / "truth" / "train" / "loco" / "room_00000.npz", command=np.repeat(np.array(commands)[:, None], lengths[0], axis=1))
+    return corpus
+
+
+def test_a_second_of_video_is_the_pairs_that_lie_within_it(tmp_path):
+    corpus = _clips(tmp_path, (20, 8, 12))  # the second clip is shorter than a second
+    pairs = corpus.pairs(0.5)
+    every = seconds(corpus, pairs, 0.5)
+    assert every.pairs.shape == (10 + 2, 6), "a second begins at frames 0 to 9 of the first clip, at 0 and 1 of the last"
+    assert pairs.first[every.pairs[0]].tolist() == [0, 1, 2, 3, 4, 5] and pairs.later[every.pairs[0]].tolist() == [5, 6, 7, 8, 9, 10]
+    assert (every.whole.first[-1], every.whole.later[-1]) == (29, 39) and (pairs.clip[every.pairs] == every.whole.clip[:, None]).all()
+    assert seconds(corpus, corpus.pairs(0.6), 0.6).pairs.shape == (12, 5)
+    with pytest.raises(ValueError, match="longer clips"):
+        seconds(short := _clips(tmp_path, (9,)), short.pairs(0.5), 0.5)
+
+
+def test_retrieval_finds_the_primitive_where_the_codes_tell_it_and_guesses_where_not(tmp_path, monkeypatch):
+    primitives = [command for name, command in PRIMITIVES.items() if name != "stand"]
+    corpus = _clips(tmp_path, (12,) * 32, [primitives[i % 8] for i in range(32)])
+    rng = np.random.default_rng(0)
+    lam = SimpleNamespace(gap_s=0.5, model=SimpleNamespace(config=SimpleNamespace(codes=16, tokens=4), quantiser=TokenQuantiser(4, 16, 4)))
+    for tell, low, high in ((True, 0.999, 1.0), (False, 0.0, 0.4)):
+
+        def codes(lam, corpus, pairs, index, tell=tell):
+            noise = rng.integers(0, 16, (len(index), 4))
+            return np.concatenate((pairs.clip[index][:, None] % 8, noise[:, 1:]), axis=1) if tell else noise
+
+        monkeypatch.setattr(probe_module, "codes_of", codes)
+        found = retrieval(lam, corpus, corpus)
+        assert found["queries"] == 32 * 2 and low <= found["prototype"] <= high, found
+        assert set(found["by_primitive"]) == set(PRIMITIVES) - {"stand"}
+    assert (primitive_of(corpus, seconds(corpus, corpus.pairs(0.5), 0.5).whole) == np.repeat(np.arange(32) % 8, 2)).all()
 
 
 def test_a_checkpoint_survives_half_precision_and_is_small(tmp_path):

@@ -10,7 +10,7 @@ cruise of 0.3 m/s.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -69,6 +69,8 @@ ROBOT = Wearer(
     kind="robot", height_m=(1.12, 1.17), squat_m=0.20, speed=(0.15, 0.35), turn=(0.25, 0.55), rise=(0.06, 0.20), lag_s=0.15, bob_m=(0.003, 0.012),
     sway_m=(0.005, 0.020), cadence_hz=(1.2, 1.9), tremor_rad=(0.004, 0.015), drift_rad=0.006, shoulder=(-0.07, 0.143, -0.11),
 )  # fmt: skip
+# A Unitree G1, by its published sizes: camera 1.2 m above the floor, 0.1 m lower shoulders than the X2's seen from it. Gait: ours, between the other two.
+OTHER_ROBOT = replace(ROBOT, height_m=(1.17, 1.22), squat_m=0.30, shoulder=(-0.06, 0.10, -0.14))
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ rooms are seen by a human-like camera, the others by one with the robot's lens, 
 are the simulated robot's own camera in the scenes of its tasks (:mod:`wbvla_train.data.x2_video`). These four are the default: the
 checkpoints that ship were trained on them. On demand ``goal_loco`` and ``goal_mani``: rooms in muted colours, more camera heights and
 lenses, walks that lead to things and reach for them, a still camera before hands that move things (:mod:`wbvla_train.data.errands`).
+``other_loco`` is another robot's camera, for evaluation alone (``dev`` and ``test``): do the codes mean the same through a lens that no training saw?
 """
 
 from __future__ import annotations
@@ -37,12 +38,14 @@ from wbvla_train.data.camera import CameraView, robot_view
 from wbvla_train.data.mp4 import write_mp4
 
 Split = Literal["train", "dev", "test"]
-Domain = Literal["loco", "mani", "x2_loco", "x2_mani", "goal_loco", "goal_mani"]
+Domain = Literal["loco", "mani", "x2_loco", "x2_mani", "goal_loco", "goal_mani", "other_loco"]
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
-DOMAINS: tuple[Domain, ...] = ("loco", "mani", "x2_loco", "x2_mani", "goal_loco", "goal_mani")  # the order seeds the draws: append only
+DOMAINS: tuple[Domain, ...] = ("loco", "mani", "x2_loco", "x2_mani", "goal_loco", "goal_mani", "other_loco")  # the order seeds the draws: append only
 DEFAULT_DOMAINS = DOMAINS[:4]
 SIDECAR = "clips.json"
 ROBOT_VIEW = robot_view(load_robot("x2"))
+# Unitree G1: RealSense D435i colour stream (69 x 42 deg), 47.6 deg down by the robot's published URDF.
+OTHER_VIEW = CameraView(fovy_deg=42.0, aspect=1.7904, pitch_deg=47.6)
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ class VideoConfig:
     workers: int = 2
 
     def rooms(self, split: Split, domain: Domain) -> int:
-        train = {"x2": self.x2_rooms, "goal": self.goal_rooms}.get(domain.partition("_")[0], self.train_rooms)
+        train = {"x2": self.x2_rooms, "goal": self.goal_rooms, "other": 0}.get(domain.partition("_")[0], self.train_rooms)
         return {"train": train, "dev": self.dev_rooms, "test": self.test_rooms}[split]
 
 
@@ -117,8 +120,8 @@ def rotation(yaw: float, pitch: float, roll: float = 0.0) -> np.ndarray:
 
 
 def _draw_view(rng: np.random.Generator, domain: Domain, kind: str) -> CameraView:
-    if kind == "robot":
-        return ROBOT_VIEW
+    if kind != "human":
+        return OTHER_VIEW if domain == "other_loco" else ROBOT_VIEW
     pitch = rng.uniform(5.0, 25.0) if domain == "loco" else rng.uniform(25.0, 40.0)
     return CameraView(fovy_deg=round(rng.uniform(55.0, 85.0), 1), aspect=round(float(rng.choice((1.0, 4 / 3))), 4), pitch_deg=round(pitch, 1))
 
@@ -129,7 +132,7 @@ def _render_clip(room, rng: np.random.Generator, config: VideoConfig, shard: Sha
     view = _draw_view(rng, shard.domain, wearer.kind)
     pitch = np.deg2rad(view.pitch_deg + rng.normal(0.0, 1.5))  # what a sidecar states is never quite true
     start = np.zeros(3)
-    if shard.domain == "loco":
+    if shard.domain != "mani":
         for _ in range(30):
             path = motion.body_path(rng, wearer, frames, dt_s, config.change_rate)
             start = np.array((*rng.uniform(-1, 1, 2) * (room.half_size - 0.6), rng.uniform(-np.pi, np.pi)))
@@ -249,8 +252,10 @@ def _render_room(rng: np.random.Generator, config: VideoConfig, shard: Shard) ->
     """Clips of one procedural room."""
     from wbvla_train.data import rooms  # imports MuJoCo: only in processes that render
 
-    kind = "robot" if rng.random() < config.robot_fraction else "human"
+    kind = "robot" if rng.random() < config.robot_fraction or shard.domain == "other_loco" else "human"
     wearer = motion.ROBOT if kind == "robot" else motion.HUMAN
+    if shard.domain == "other_loco":
+        wearer = motion.OTHER_ROBOT
     if shard.split == "test":  # another gait too
         wearer = replace(wearer, cadence_hz=(wearer.cadence_hz[0] - 0.2, wearer.cadence_hz[1] + 0.3), bob_m=(0.0, wearer.bob_m[1] * 1.3))
     table = None

@@ -38,6 +38,8 @@ class ModelConfig:
         stem_width, width, heads, blocks: encoder (E; one block).
         decoder_width: channels of the pixel decoder at a quarter of the image size (E). decoder_blocks: of the feature decoder.
         rigid: warp by a rigid-scene motion; on for locomotion (and for both domains together), off where the camera is still (E).
+        slots: things that move on their own and are carried by the codes (:mod:`wbvla_train.lam.slots`): the two arms, for manipulation; 0: none (O).
+        slot_gain: spread of the codes' direction for a displacement, code units per half image (O).
         commitment: beta (U, van den Oord: 0.25). reset_below: usage share under which a code is reset (E).
     """
 
@@ -54,6 +56,8 @@ class ModelConfig:
     decoder_width: int = 48
     decoder_blocks: int = 12
     rigid: bool = True
+    slots: int = 0
+    slot_gain: float = 4.0
     commitment: float = 0.25
     reset_below: float = 0.008
 
@@ -61,6 +65,8 @@ class ModelConfig:
         cell = 8 if self.feature_space == "pixels" else BACKBONES[self.backbone]["patch_size"]
         if self.image_size % cell:
             raise ValueError(f"ModelConfig.image_size must be a multiple of {cell} in feature space {self.feature_space}, got {self.image_size}")
+        if 2 * self.slots > self.tokens:
+            raise ValueError(f"ModelConfig.slots needs two tokens each, got {self.slots} slots and {self.tokens} tokens")
         if not 2 <= self.codes <= 256:
             raise ValueError(f"ModelConfig.codes must lie in [2, 256] (labels are stored as uint8), got {self.codes}")
 
@@ -90,6 +96,7 @@ class LamTrainConfig:
             shift +- offset in standardised units; flips and time reversal are always on (E; a reversed walk is a walk).
         loss_scales: sizes at which the error is taken, each half the last (E; P, U: one).
         loss_power: a pair weighs (mse of copying + 0.01) ** -loss_power: large turns must not drown steps and squats (E).
+        mask_weight: of the cross-entropy that draws the slots' masks to where frames differ (O).
         seed: every random draw follows from (seed, step), so that a resumed run repeats an unbroken one to the bit.
         health_every: steps between health checks on ``dev``; stop_patience: bad checks in a row, after ``stop_after`` steps,
             that end the run (E: early collapse is normal until about step 900).
@@ -124,6 +131,7 @@ class LamTrainConfig:
     offset: float = 0.3
     loss_scales: int = 3
     loss_power: float = 0.5
+    mask_weight: float = 0.2
     seed: int = 0
     health_every: int = 500
     stop_after: int = 1000

@@ -14,7 +14,7 @@ of our prototype). See docs/lam.md for what each part is worth.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +23,7 @@ from torch import nn
 from wbvla_train.lam.config import ModelConfig
 from wbvla_train.lam.geometry import identity_grid, level_rays, rigid_flow
 from wbvla_train.lam.quantiser import TokenQuantiser
+from wbvla_train.lam.slots import Found, Slots
 
 # Pixel feature space: (x / 255 - mean) / std (prior work: our prototype).
 PIXEL_MEAN, PIXEL_STD = 0.4, 0.25
@@ -105,11 +106,19 @@ class Encoder(nn.Module):
 
 @dataclass(frozen=True)
 class Prediction:
-    """frame [B, C, S, S] in the feature space; flow [B, 2, S, S] that moved the first frame, or None; motion [B, 6] camera motion or None."""
+    """What the decoder makes of the codes.
+
+    Attributes:
+        frame: [B, C, S, S] in the feature space.
+        flow: [B, 2, S, S] that moved the first frame, or None.
+        motion: [B, 6] of the camera, or None.
+        masks: [B, K, h, w] of the slots, or None.
+    """
 
     frame: torch.Tensor
     flow: torch.Tensor | None
     motion: torch.Tensor | None
+    masks: torch.Tensor | None = None
 
 
 class Decoder(nn.Module):
@@ -136,8 +145,8 @@ class Decoder(nn.Module):
             self.scene = nn.Conv2d(narrow, 2, 3, padding=1)  # inverse depth and what is not fixed to the camera, from the first frame only
             nn.init.zeros_(self.scene.bias)
 
-    def forward(self, first: torch.Tensor, values: torch.Tensor, lens: torch.Tensor) -> Prediction:
-        """first [B, 3, S, S], values [B, T, D], lens [B, 5]."""
+    def forward(self, first: torch.Tensor, values: torch.Tensor, lens: torch.Tensor, carried: torch.Tensor | None = None) -> Prediction:
+        """first [B, 3, S, S], values [B, T, D], lens [B, 5]; ``carried``: flow of the slots [B, 2, S/4, S/4]."""
         size = first.shape[-1]
         values = values.flatten(1)
         near = F.gelu(self.stem(torch.cat((first, level_rays(lens, size)), dim=1)))  # [B, C, S/4, S/4]
@@ -146,6 +155,8 @@ class Decoder(nn.Module):
         x = F.interpolate(self.up(deep), scale_factor=2.0, mode="bilinear", align_corners=False) + near
         x = F.gelu(self.merge(_film(F.gelu(x), self.film_narrow(values))))
         flow, motion = self.flow(x), None
+        if carried is not None:
+            flow = 0.25 * flow + carried
         if self.rigid:
             motion = self.motion(values)
             inverse_depth, static = self.scene(near).split(1, dim=1)
@@ -181,6 +192,7 @@ class LatentActionModel(nn.Module):
         self.encoder = encoder or Encoder(config)
         self.quantiser = TokenQuantiser(config.tokens, config.codes, config.code_dim, config.commitment, config.reset_below)
         self.decoder = decoder or Decoder(config)
+        self.slots = Slots(config, STRIDE) if config.slots else None
 
     def features(self, frames: torch.Tensor) -> torch.Tensor:
         """Frames [B, 3, S, S] as :func:`pixels` gives them -> the feature space of all other methods, [B, C, h, w]."""
@@ -188,14 +200,29 @@ class LatentActionModel(nn.Module):
 
     def forward(self, first: torch.Tensor, later: torch.Tensor, lens: torch.Tensor, continuous: bool = False) -> LamOutput:
         """first, later [B, C, h, w] in the feature space; lens [B, 5]; ``continuous``: bypass the quantiser."""
-        z = self.encoder(first, later, lens).float()  # codes are told apart in full precision
+        z, found = self._latent(first, later, lens)
         quantised = self.quantiser(z, continuous)
-        return LamOutput(quantised.codes, z, self.decoder(first, quantised.values, lens), quantised.loss)
+        return LamOutput(quantised.codes, z, self._decode(first, quantised.values, lens, found), quantised.loss)
+
+    def _latent(self, first: torch.Tensor, later: torch.Tensor, lens: torch.Tensor) -> tuple[torch.Tensor, Found | None]:
+        """z [B, T, D], and what moves in the first frame."""
+        z = self.encoder(first, later, lens).float()  # codes are told apart in full precision
+        if self.slots is None:
+            return z, None
+        found = self.slots.find(first, lens)
+        moved = self.slots.moved(found, self.slots.find(later, lens))
+        return z + F.pad(moved, (0, 0, 0, z.shape[1] - moved.shape[1])), found
+
+    def _decode(self, first: torch.Tensor, values: torch.Tensor, lens: torch.Tensor, found: Found | None = None) -> Prediction:
+        if self.slots is None:
+            return self.decoder(first, values, lens)
+        found = found or self.slots.find(first, lens)
+        return replace(self.decoder(first, values, lens, self.slots.flow(found, values)), masks=found.masks)
 
     @torch.no_grad()
     def encode(self, first: torch.Tensor, later: torch.Tensor, lens: torch.Tensor) -> torch.Tensor:
         """Codes [B, T] int64 only."""
-        return self.quantiser.distances(self.encoder(first, later, lens).float()).argmin(-1)
+        return self.quantiser.distances(self._latent(first, later, lens)[0]).argmin(-1)
 
     @torch.no_grad()
     def encode_frames(self, first: torch.Tensor, later: torch.Tensor, lens: torch.Tensor) -> torch.Tensor:
@@ -205,4 +232,4 @@ class LatentActionModel(nn.Module):
     @torch.no_grad()
     def predict(self, first: torch.Tensor, codes: torch.Tensor, lens: torch.Tensor) -> Prediction:
         """The frame that ``codes`` [B, T] make of ``first``."""
-        return self.decoder(first, self.quantiser.lookup(codes), lens)
+        return self._decode(first, self.quantiser.lookup(codes), lens)

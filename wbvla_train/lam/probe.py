@@ -18,12 +18,14 @@ import torch
 import tyro
 
 from wbvla_train.data.clips import Corpus, Pairs
+from wbvla_train.data.motion import PRIMITIVES
 from wbvla_train.lam.config import domains_of
 from wbvla_train.lam.export import Lam, load_lam
 from wbvla_train.lam.health import batch_of, measure, sample_pairs
 
 # Smaller displacements over the gap count as none: half of the slowest commanded motion over 0.5 s (ours).
 STILL = {"forward": 0.04, "lateral": 0.04, "turn": 0.06}
+WINDOW_S = 1.0  # of the probes that look at more than one pair
 
 
 @dataclass(frozen=True)
@@ -35,12 +37,16 @@ class Motion:
     hands: np.ndarray
 
 
+def truth_files(corpus: Corpus) -> list[Path]:
+    """Truth of each folder of a rendered corpus (``<root>/truth/<split>/<domain>/<room>.npz``)."""
+    return [folder.parents[2] / "truth" / folder.parents[1].name / folder.parent.name / f"{folder.name}.npz" for folder in (s.parent for s in corpus.sidecars)]
+
+
 def true_motion(corpus: Corpus, pairs: Pairs) -> Motion:
-    """Read the truth files that belong to a rendered corpus (``<root>/truth/<split>/<domain>/<room>.npz``)."""
+    """What the truth files of a rendered corpus say of these pairs."""
     poses, hands = [], []
-    for sidecar in corpus.sidecars:
-        room, domain, split = sidecar.parent.name, sidecar.parent.parent.name, sidecar.parent.parent.parent.name
-        with np.load(sidecar.parents[3] / "truth" / split / domain / f"{room}.npz") as truth:
+    for path in truth_files(corpus):
+        with np.load(path) as truth:
             poses.append(truth["pose"].reshape(-1, 4))
             hands.append(truth["hands"].reshape(-1, 6))
     pose, hand = np.concatenate(poses).astype(np.float64), np.concatenate(hands)
@@ -118,6 +124,125 @@ def probe(lam: Lam, fit: Corpus, score: Corpus, fit_count: int = 6000, score_cou
     return out
 
 
+# -- one second of codes ------------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Seconds:
+    """Stretches of video one second long, each the pairs that lie within it (six at 10 Hz and a gap of 0.5 s).
+
+    Attributes:
+        pairs: [N, P] indices into the pairs of a corpus, in order of time; the first pair's first frame and the last pair's later frame are ``WINDOW_S`` apart.
+        whole: first and last frame of each stretch, as pairs.
+    """
+
+    pairs: np.ndarray
+    whole: Pairs
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: np.ndarray) -> Seconds:
+        w = self.whole
+        return Seconds(self.pairs[index], Pairs(w.first[index], w.later[index], w.clip[index], w.views))
+
+
+def seconds(corpus: Corpus, pairs: Pairs, gap_s: float, window_s: float = WINDOW_S) -> Seconds:
+    """All stretches of ``window_s`` of a corpus whose clips have one even rate.
+
+    Raises:
+        ValueError: no clip is that long.
+    """
+    stamps = np.concatenate([c.stamps_s for c in corpus.clips])
+    whole = corpus.pairs(window_s)
+    at_first = np.full(len(stamps), -1)
+    at_first[pairs.first] = np.arange(len(pairs))
+    inside = max(1, 1 + round((window_s - gap_s) / float(np.median(np.diff(corpus.clips[0].stamps_s)))))
+    members = at_first[np.minimum(whole.first[:, None] + np.arange(inside), len(stamps) - 1)]
+    good = (members >= 0).all(1)
+    good[good] &= (pairs.clip[members[good]] == whole.clip[good, None]).all(1) & (pairs.later[members[good, -1]] == whole.later[good])
+    if not good.any():
+        raise ValueError(f"no clip of this corpus holds {window_s} s of pairs {gap_s} s apart; use longer clips")
+    return Seconds(members, whole)[np.flatnonzero(good)]
+
+
+def probe_seconds(lam: Lam, fit: Corpus, score: Corpus, fit_count: int = 6000, score_count: int = 3000) -> dict[str, Any]:
+    """As :func:`probe`, from the codes of one second (one-hot, averaged over its pairs) to the true displacement over that second."""
+    sets = []
+    for corpus, count, seed in ((fit, fit_count, 3), (score, score_count, 4)):
+        pairs = corpus.pairs(lam.gap_s)
+        every = seconds(corpus, pairs, lam.gap_s)
+        chosen = every[sample_pairs(every.whole, count, seed)]
+        sets.append((averaged(lam, corpus, pairs, chosen), true_motion(corpus, chosen.whole).displacement))
+    (x_fit, d_fit), (x, d) = sets
+    out: dict[str, Any] = {"seconds": len(x)}
+    for column, (name, still) in enumerate(STILL.items()):
+        flags = [np.where(np.abs(v[:, column]) < still * WINDOW_S / lam.gap_s, 0, np.sign(v[:, column])).astype(int) for v in (d_fit, d)]
+        out[name] = flag_scores(x_fit, flags[0], x, flags[1])
+    return {**out, "stance_r2": r_squared(x_fit, d_fit[:, 3], x, d[:, 3])}
+
+
+def averaged(lam: Lam, corpus: Corpus, pairs: Pairs, chosen: Seconds) -> np.ndarray:
+    """[N, T * K + 1] one-hot codes averaged over the pairs of each second, with a constant."""
+    needed, place = np.unique(chosen.pairs, return_inverse=True)
+    hot = one_hot(codes_of(lam, corpus, pairs, needed), lam.model.config.codes)
+    return hot[place.reshape(chosen.pairs.shape)].mean(1)
+
+
+# -- the same codes across embodiments -------------------------------------------------------------------------------------------------
+def primitive_of(corpus: Corpus, whole: Pairs) -> np.ndarray:
+    """[N] which of the eight primitives is commanded all through each stretch; -1: none, several, or a change."""
+    commands = np.concatenate([np.load(path)["command"].reshape(-1, 4) for path in truth_files(corpus)])
+    names = np.array([direction for name, direction in PRIMITIVES.items() if name != "stand"])
+    out = np.full(len(whole), -1)
+    for i, (a, b) in enumerate(zip(whole.first, whole.later, strict=True)):
+        stretch = commands[a : b + 1]
+        if (stretch == stretch[0]).all():
+            match = np.flatnonzero((names == stretch[0]).all(1))
+            out[i] = match[0] if len(match) else -1
+    return out
+
+
+def retrieval(lam: Lam, gallery: Corpus, query: Corpus, source: str = "human", per_primitive: int = 300) -> dict[str, Any]:
+    """Top-1 of finding the same primitive, by codes alone, from another body's camera.
+
+    Query: one second of ``query``; gallery: seconds of ``gallery`` filmed by ``source``. Both as mean code values, standardised by the gallery. Chance is 1/8.
+
+    Returns:
+        ``nearest``: share of queries whose nearest neighbour shows the same primitive; ``prototype``: whose nearest class mean does
+        (scaled by the spread within classes); ``by_primitive``: the latter for each; ``queries``.
+    """
+    sets = []
+    for corpus, seed, only in ((gallery, 5, source), (query, 6, None)):
+        pairs = corpus.pairs(lam.gap_s)
+        every = seconds(corpus, pairs, lam.gap_s)
+        keep = np.array([only is None or c.source == only for c in corpus.clips])[every.whole.clip]
+        every = every[np.flatnonzero(keep)]
+        kind = primitive_of(corpus, every.whole)
+        rng = np.random.default_rng(seed)
+        index = np.concatenate([rng.permutation(np.flatnonzero(kind == k))[:per_primitive] for k in range(8)])
+        sets.append((averaged(lam, corpus, pairs, every[index])[:, :-1], kind[index]))
+    (g, g_kind), (q, q_kind) = sets
+    values = lam.model.quantiser.lookup(torch.arange(lam.model.config.codes)[:, None].expand(-1, lam.model.config.tokens)).detach().numpy()  # [K, T, D]
+    k, t, d = values.shape
+    table = np.zeros((t * k, t * d))
+    for token in range(t):
+        table[token * k : (token + 1) * k, token * d : (token + 1) * d] = values[:, token]
+    g, q = g @ table, q @ table
+    mean, std = g.mean(0), g.std(0) + 1e-6
+    g, q = (g - mean) / std, (q - mean) / std
+    nearest = g_kind[((q[:, None] - g[None]) ** 2).sum(-1).argmin(1)]
+    centres = np.stack([g[g_kind == c].mean(0) for c in range(8)])
+    within = np.linalg.inv(np.cov((g - centres[g_kind]).T) + 1e-3 * np.eye(g.shape[1]))
+    away = q[:, None] - centres[None]
+    by_class = np.einsum("qcd,de,qce->qc", away, within, away).argmin(1)
+    names = [name for name in PRIMITIVES if name != "stand"]
+    return {
+        "queries": len(q),
+        "nearest": float((nearest == q_kind).mean()),
+        "prototype": float((by_class == q_kind).mean()),
+        "by_primitive": {name: float((by_class == q_kind)[q_kind == c].mean()) for c, name in enumerate(names) if (q_kind == c).any()},
+    }
+
+
 @dataclass(frozen=True)
 class ProbeConfig:
     """Options of ``python -m wbvla_train.lam.probe``: health and probes of a checkpoint on rooms it was not trained on.
@@ -138,16 +263,24 @@ class ProbeConfig:
 
 
 def evaluate(config: ProbeConfig) -> dict[str, Any]:
-    """{domain: {"health": ..., "probe": ...}}; the probe is fitted on training rooms of the same domain."""
+    """{domain: {"health": ..., "probe": ..., "second": ...}, "other_loco": retrieval}; probes are fitted on training rooms of the same domain.
+
+    ``second`` for locomotion; ``other_loco`` where that part has been rendered (``wbvla data video --domains other_loco --splits dev test``).
+    """
     torch.set_num_threads(config.threads)
     lam = load_lam(config.lam, config.features)
     size = lam.model.config.image_size
     own = (domain for name in domains_of(lam.manifest.name) for domain in (name, f"x2_{name}"))
-    out = {}
+    out: dict[str, Any] = {}
     for domain in config.domains or own:
         fit, score = Corpus([config.data / "train" / domain], size), Corpus([config.data / config.split / domain], size)
         health = measure(lam.model, score, score.pairs(lam.gap_s), count=2048, seed=1)
         out[domain] = {"health": health.to_json(), "probe": _rounded(probe(lam, fit, score))}
+        if domain.endswith("loco"):
+            out[domain]["second"] = _rounded(probe_seconds(lam, fit, score))
+    other = config.data / config.split / "other_loco"
+    if "loco" in domains_of(lam.manifest.name) and other.is_dir():
+        out["other_loco"] = _rounded(retrieval(lam, Corpus([config.data / "train" / "loco"], size), Corpus([other], size)))
     return out
 
 

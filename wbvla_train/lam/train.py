@@ -30,6 +30,7 @@ from wbvla_train.lam.features import RANDOM, FeatureCorpus, FrozenFeatures, load
 from wbvla_train.lam.geometry import crop_lens, identity_grid, lens_from_view
 from wbvla_train.lam.health import CollapseMonitor, measure
 from wbvla_train.lam.model import LamOutput, pixels
+from wbvla_train.lam.slots import mask_loss
 
 STATE_FILE = "state.pt"
 LOG_FILE = "log.jsonl"
@@ -164,6 +165,8 @@ class LamTrainer:
             out: LamOutput = self.model(batch.first, batch.later, batch.lens, continuous=self.step < c.continuous_steps)
         reconstruction = reconstruction_loss(out.prediction.frame, batch, c.loss_power, c.loss_scales)
         loss = reconstruction + out.quantiser_loss
+        if out.prediction.masks is not None:
+            loss = loss + c.mask_weight * mask_loss(out.prediction.masks, batch.first, batch.later)
         if not torch.isfinite(loss):
             raise FloatingPointError(f"loss is {loss.item()} at step {self.step}; lower lr ({c.lr}) or look for broken frames")
         self.optimiser.zero_grad(set_to_none=True)
