@@ -34,7 +34,6 @@ class GaitConfig:
         max_reach: greatest height of the pelvis while stepping as part of the range's upper end (bent knees to step with).
         ankle_margin_rad: distance that the squat table keeps from the ankle pitch limits.
         max_lean_rad: greatest forward lean in deep squats.
-        stretch: part of its length to which a leg is stretched for a displaced landing; further out the pelvis comes down. 0: never.
         load_compensation: part of the static sag that the targets anticipate.
         arm_mass: the capture point counts the arms where they are, not hanging, and the pelvis makes room for their weight.
         arm_room: part of the arms' shift of the centre of mass that the pelvis takes back: 1 keeps the centre of mass, 0 the pelvis.
@@ -55,7 +54,6 @@ class GaitConfig:
     max_reach: float = 0.985
     ankle_margin_rad: float = 0.08
     max_lean_rad: float = 0.6
-    stretch: float = 0.0
     load_compensation: float = 1.0
     arm_mass: bool = False
     arm_room: float = 1.0
@@ -391,8 +389,6 @@ class ReferenceGait:
         y = width + velocity[:, 1:2] * travel - sway + ankle_x[:, None] * turn
         if landing is not None:
             x, y = x + landing[..., 0], y + landing[..., 1]
-            if c.stretch:
-                height = np.minimum(height, self._within_reach(x, y - width, lift))
         soles = np.stack((x, y), axis=-1)
         if self.arms is not None:
             x, y = x + self.shift[:, 0:1], y + self.shift[:, 1:2]
@@ -402,16 +398,6 @@ class ReferenceGait:
         legs = self.inverse.solve(sole, turn, lean) + c.load_compensation * self.stance.sag_at(height, unloaded)
         q = legs.reshape(len(height), -1)[:, self.order]
         return GaitReference(q, np.where(airborne, swing, 0.0), lift, lean, soles)
-
-    def _within_reach(self, ahead: np.ndarray, aside: np.ndarray, lift: np.ndarray) -> np.ndarray:
-        """Height of the pelvis [N] from which both feet reach where they are to be: a leg that is too short for its step does not catch a fall.
-
-        Args:
-            ahead, aside: of each foot from under its hip [N, 2], m; lift: of its sole [N, 2], m.
-        """
-        inverse = self.inverse
-        down = np.sqrt(np.maximum((self.config.stretch * inverse.length_m) ** 2 - ahead**2 - aside**2, 0.0))
-        return (down + lift - inverse.hip[:, 2] - inverse.sole_z).min(axis=1)
 
 
 _AHEAD = np.array((1.0, 0.0, 0.0))

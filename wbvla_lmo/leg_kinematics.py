@@ -46,7 +46,6 @@ class LegInverse:
         along = self._a[:, 0] * self._b[:, 0] + self._a[:, 2] * self._b[:, 2]
         across = self._a[:, 0] * self._b[:, 2] - self._a[:, 2] * self._b[:, 0]
         self._modulus, self._phase = 2 * np.hypot(along, across), np.arctan2(across, along)
-        self.length_m = float(np.sqrt(self._const + self._modulus).min())
 
     @property
     def half_width_m(self) -> float:
