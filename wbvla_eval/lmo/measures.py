@@ -7,6 +7,7 @@ import numpy as np
 from wbvla_core.robot import RobotSpec
 from wbvla_eval.lmo.programs import DT_S, SETTLE_S, GoTo, ticks
 from wbvla_eval.lmo.runner import Log
+from wbvla_lmo.path import wrap
 
 Numbers = dict[str, np.ndarray]  # name -> [N]
 
@@ -19,11 +20,6 @@ REST_S = 1.0
 POSITION_TOLERANCE_M, HEADING_TOLERANCE_RAD = 0.15, np.radians(5.0)  # arrival (issue: 15 cm and 5 deg)
 ARRIVED_S = 1.5  # of standing still at the goal; ours
 STILL_M, STILL_RAD = 0.03, np.radians(2.0)  # greatest change of pose over it; ours
-
-
-def wrap(angle: np.ndarray) -> np.ndarray:
-    """Angle in [-pi, pi)."""
-    return np.mod(angle + np.pi, 2 * np.pi) - np.pi
 
 
 def in_frame(xy: np.ndarray, yaw: np.ndarray, point: np.ndarray) -> np.ndarray:
