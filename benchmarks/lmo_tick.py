@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +54,7 @@ def main() -> int:
         nonlocal now
         now += 0.02
         q = robot.default_q + 0.01 * rng.standard_normal(robot.joint_count)
-        controller.tick(RobotState(now, q, np.zeros(robot.joint_count), np.zeros(3), np.array((0.0, 0.0, -1.0))), forward, now)
+        controller.tick(replace(still, stamp_s=now, q=q), forward, now)
 
     def after() -> None:
         controller.anticipate(forward)

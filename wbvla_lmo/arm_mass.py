@@ -9,10 +9,9 @@ from __future__ import annotations
 import numpy as np
 
 from wbvla_core.robot import RobotSpec, RobotSpecError
-from wbvla_lmo.leg_kinematics import rotation, rpy_matrix
+from wbvla_lmo.leg_kinematics import DERIVATIVE_STEP_S, rotation, rpy_matrix
 
 ARMS = ("left_arm", "right_arm")
-_TINY = 1e-4  # s: step of the numerical derivative along the joint speeds
 
 
 class ArmMass:
@@ -59,8 +58,8 @@ class ArmMass:
 
     def __call__(self, q: np.ndarray, qd: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Shift of the whole robot's centre of mass against the default arms [N, 3], m, and its rate [N, 3], m/s, in the trunk's frame (q, qd [N, J])."""
-        now, then = np.split(self._moment(np.concatenate((q, q + _TINY * qd))), 2)
-        return (now - self._default) / self._total, (then - now) / (_TINY * self._total)
+        now, then = np.split(self._moment(np.concatenate((q, q + DERIVATIVE_STEP_S * qd))), 2)
+        return (now - self._default) / self._total, (then - now) / (DERIVATIVE_STEP_S * self._total)
 
 
 def _rigid(robot: RobotSpec, joint: str, following: tuple[str, ...]) -> tuple[float, np.ndarray]:

@@ -1,4 +1,4 @@
-"""What the arms do while the legs balance: motion segments and their replay, for training and evaluation alike.
+"""What the arms do while the legs balance: motion segments and their replay. The benchmark has motions of its own (``wbvla_eval.lmo.arms``).
 
 The paper replays arm motions of AgiBot World as a structured disturbance (A4). Those recordings may not be redistributed with a
 permissive licence, so the default corpus is synthetic: sequences of reaching, lifting, carrying and pushing in joint space, minimum jerk from
@@ -17,6 +17,7 @@ from wbvla_lmo.leg_kinematics import clip
 from wbvla_lmo.observation import MirrorMap
 
 BANK_RATE_HZ = 50.0  # recordings are resampled to this
+MINIMUM_JERK_PEAK = 1.875  # peak speed of the profile x duration / distance
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def synthetic_recordings(robot: RobotSpec, count: int = 64, *, seconds: float = 
                 else:
                     goal = goal + rng.normal(0.0, 0.05, len(goal))
                 goal = clip(goal, lower, upper)
-                move_s = max(0.4, 1.875 * float(np.abs(goal - now).max()) / speed)  # minimum jerk peaks at 1.875 x the mean speed
+                move_s = max(0.4, MINIMUM_JERK_PEAK * float(np.abs(goal - now).max()) / speed)
                 hold_s = rng.uniform(*_HOLD_S)
                 t = np.arange(1, max(2, int((move_s + hold_s) * BANK_RATE_HZ)) + 1) / BANK_RATE_HZ
                 frames.append(now + minimum_jerk(t / move_s)[:, None] * (goal - now))
@@ -219,7 +220,7 @@ class ArmReplay:
         if jump:
             self.smooth[ids] = self.target[ids] = begin
         self._offset[ids] = self.smooth[ids] - begin
-        self._fade_s[ids] = np.maximum(0.5, 1.875 * np.abs(self._offset[ids]).max(axis=1) / c.speed_limit_rad_s)
+        self._fade_s[ids] = np.maximum(0.5, MINIMUM_JERK_PEAK * np.abs(self._offset[ids]).max(axis=1) / c.speed_limit_rad_s)
 
     def _posture(self, ids: np.ndarray | slice, scale: np.ndarray) -> np.ndarray:
         """Recorded posture at omega, scaled about the default one, inside the limits [n, K]."""

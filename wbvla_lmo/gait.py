@@ -13,7 +13,7 @@ import numpy as np
 
 from wbvla_core.robot import RobotSpec
 from wbvla_lmo.arm_mass import ArmMass
-from wbvla_lmo.leg_kinematics import GRAVITY_M_S2, LEGS, LegInverse, centre_of_mass, clip, static_torque
+from wbvla_lmo.leg_kinematics import DERIVATIVE_STEP_S, GRAVITY_M_S2, LEGS, LegInverse, centre_of_mass, clip, static_torque
 from wbvla_lmo.observation import ObservationConfig, posture_joints
 
 
@@ -60,9 +60,6 @@ class GaitConfig:
     arm_follow: float = 0.4
     max_arm_shift_m: float = 0.1
     enabled: bool = True
-
-
-_TINY = 1e-4  # s: step of the numerical derivative along the joint speeds
 
 
 class StanceTable:
@@ -244,8 +241,8 @@ class ReferenceGait:
         rates = np.empty_like(angles)
         angles[:, self.order], rates[:, self.order] = q, qd
         angles, rates = (v.reshape(len(q), len(LEGS), -1) for v in (angles, rates))
-        foot, then = np.split(self.inverse.soles(np.concatenate((angles, angles + _TINY * rates))), 2)  # [N, 2, 3]
-        moving = (then - foot) / _TINY + _cross(gyro[:, None], foot)
+        foot, then = np.split(self.inverse.soles(np.concatenate((angles, angles + DERIVATIVE_STEP_S * rates))), 2)  # [N, 2, 3]
+        moving = (then - foot) / DERIVATIVE_STEP_S + _cross(gyro[:, None], foot)
         up = -gravity / np.sqrt(np.sum(gravity * gravity, axis=1, keepdims=True))
         ahead = _AHEAD - up[:, :1] * up
         ahead /= np.sqrt(np.sum(ahead * ahead, axis=1, keepdims=True))

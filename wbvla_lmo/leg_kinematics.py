@@ -13,6 +13,7 @@ from wbvla_core.robot import RobotSpec, RobotSpecError
 LEG_AXES = np.array(((0, 1, 0), (1, 0, 0), (0, 0, 1), (0, 1, 0), (0, 1, 0), (1, 0, 0)), dtype=float)
 LEGS = ("left_leg", "right_leg")
 GRAVITY_M_S2 = 9.81
+DERIVATIVE_STEP_S = 1e-4  # of numerical derivatives along the joint speeds
 
 
 class LegInverse:

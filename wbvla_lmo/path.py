@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from wbvla_core.angles import wrap
 from wbvla_lmo.leg_kinematics import clip
 
 
@@ -51,11 +52,6 @@ class PathConfig:
     stop: tuple[float, float] = (0.045, 0.03)
     start_late: tuple[float, float] = (0.08, 0.09)
     late_s: float = 3.0
-
-
-def wrap(angle: np.ndarray) -> np.ndarray:
-    """Into [-pi, pi)."""
-    return np.mod(angle + np.pi, 2.0 * np.pi) - np.pi
 
 
 def advance_error(error: np.ndarray, moved: np.ndarray, turned: np.ndarray, velocity: np.ndarray, dt_s: float) -> np.ndarray:

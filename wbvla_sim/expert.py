@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 import mujoco
 import numpy as np
 
+from wbvla_core.angles import wrap
 from wbvla_core.robot import RobotSpec
 from wbvla_core.types import ArmChunk, Decision, LocoCommand, PolicyInput, RobotState
 from wbvla_sim.instructions import INSTRUCTIONS, Task, parse_instruction
@@ -188,7 +189,7 @@ class ScriptedTeleoperator:
             return 0, 0, 1
         xy, yaw = truth["pelvis_xyz"][:2], truth["yaw_rad"]
         towards = np.array(box.xyz[:2]) - xy
-        bearing = (np.arctan2(towards[1], towards[0]) - yaw + np.pi) % (2 * np.pi) - np.pi
+        bearing = wrap(np.arctan2(towards[1], towards[0]) - yaw)
         bearing -= c.stop_turn_s * self._speed[1]
         left_m = box.face_distance(xy) - STAND_OFF_M - c.stop_s * self._speed[0]
         self._yaw = _hysteresis(self._yaw, bearing, c.yaw_on_rad, c.yaw_off_rad)

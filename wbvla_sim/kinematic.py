@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import mujoco
 import numpy as np
 
+from wbvla_core.angles import wrap
 from wbvla_core.robot import RobotSpec
 from wbvla_core.types import ArmChunk, Decision, JointCommand, LocoCommand, RobotState
 from wbvla_sim.driver import DriverState
@@ -72,17 +73,13 @@ class LegPlane:
         bend = float(np.arccos(cos))  # of the shank against the thigh's line
         knee = bend + _angle(self.thigh) - _angle(self.shank)
         hip = _angle(p) - _angle(self.thigh) - float(np.arctan2(s * np.sin(bend), t + s * cos))
-        knee, hip = _wrap(knee), _wrap(hip)
+        knee, hip = float(wrap(knee)), float(wrap(hip))
         return hip, knee, -(hip + knee)
 
 
 def _angle(v: np.ndarray) -> float:
     """Angle that a rotation about +y adds to."""
     return float(np.arctan2(v[0], v[1]))
-
-
-def _wrap(angle: float) -> float:
-    return float((angle + np.pi) % (2 * np.pi) - np.pi)
 
 
 class KinematicController:

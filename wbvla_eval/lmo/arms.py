@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from wbvla_core.robot import RobotSpec, RobotSpecError
+from wbvla_lmo.arm_motion import MINIMUM_JERK_PEAK
 
 
 class ArmMotion(Protocol):
@@ -51,7 +52,6 @@ _SEGMENTS: dict[str, tuple[tuple[str, ...], bool]] = {
 MOVE_S = (0.6, 1.6)  # of one keyframe to the next, longer where a joint would be faster than SPEED_RAD_S
 SPEED_RAD_S = 4.0 / 3.0  # peak: at 2.0x speed and 1.5x amplitude it is the 4 rad/s that the whole-body controller allows an arm
 PAUSE_S = (0.0, 0.8)
-MINIMUM_JERK_PEAK = 1.875  # peak speed of the profile x duration / distance
 WANDER_RAD = 0.15  # keyframes are never hit twice alike
 WRIST_RAD = 0.4
 

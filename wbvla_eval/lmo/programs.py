@@ -8,6 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
+from wbvla_core.angles import wrap
 from wbvla_core.robot import RobotSpec
 from wbvla_eval.lmo.conditions import PROGRAM
 
@@ -151,7 +152,7 @@ class FlagPlanner:
         """What is left to do [N, 3]: forward m, left m, turn rad, in the robots' own frames."""
         way = self.goals[:, :2] - xy
         cos, sin = np.cos(yaw), np.sin(yaw)
-        turn = np.mod(self.goals[:, 2] - yaw + np.pi, 2 * np.pi) - np.pi
+        turn = wrap(self.goals[:, 2] - yaw)
         return np.stack((cos * way[:, 0] + sin * way[:, 1], cos * way[:, 1] - sin * way[:, 0], turn), axis=1)
 
     def step(self, truth: Truth) -> np.ndarray:
@@ -161,7 +162,7 @@ class FlagPlanner:
             self._xy, self._yaw = truth.xy.copy(), truth.yaw.copy()
         gain = DT_S / c.filter_s
         self._xy += gain * (truth.xy - self._xy)
-        self._yaw += gain * (np.mod(truth.yaw - self._yaw + np.pi, 2 * np.pi) - np.pi)
+        self._yaw += gain * wrap(truth.yaw - self._yaw)
         left = self.errors(self._xy, self._yaw)
         coming = self.flags * self.cruise * (c.filter_s + c.foresee_s)  # the filtered pose is filter_s behind
         walking = self.flags.any(axis=1)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from wbvla_core.angles import wrap
 from wbvla_core.robot import RobotSpec
 from wbvla_eval.lmo.arms import ArmReplay
 from wbvla_eval.lmo.conditions import LOSS, NOISE, Conditions, Disturber, embody
@@ -130,7 +131,7 @@ def run(
             ids = np.flatnonzero(alive)
         xy, yaw = world.qpos[:, :2].copy(), world.yaw_rad
         gain = DT_S / RATE_FILTER_S
-        turned = np.mod(yaw - truth.yaw + np.pi, 2 * np.pi) - np.pi
+        turned = wrap(yaw - truth.yaw)
         truth.velocity += gain * ((xy - truth.xy) / DT_S - truth.velocity)
         truth.yaw_rate += gain * (turned / DT_S - truth.yaw_rate)
         truth.xy, truth.yaw = xy, yaw

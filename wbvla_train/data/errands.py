@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from wbvla_core.angles import wrap
 from wbvla_train.data.motion import PRIMITIVES, BodyPath, Wearer, follow, gait_wobble
 
 ARM_M = 0.55  # how far a hand gets from its shoulder
@@ -35,10 +36,6 @@ class Errand:
     hands: np.ndarray
     carrying: np.ndarray
     goal: np.ndarray
-
-
-def _wrap(angle: float) -> float:
-    return float((angle + np.pi) % (2.0 * np.pi) - np.pi)
 
 
 @dataclass
@@ -67,7 +64,7 @@ class _Walker:
         x, y, yaw, height = pose
         goal_x, goal_y, radius, goal_top = self.obstacles[self.goal]
         away = np.array((goal_x - x, goal_y - y))
-        bearing = _wrap(np.arctan2(away[1], away[0]) - yaw)
+        bearing = float(wrap(np.arctan2(away[1], away[0]) - yaw))
         gap = float(np.linalg.norm(away)) - radius - self.stand_off_m
         aside = float(np.linalg.norm(away)) * np.sin(bearing)
         wanted = float(np.clip(goal_top + ABOVE_GOAL_M[self.wearer.kind], self.top_m - self.wearer.squat_m, self.top_m))

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 import tyro
 
+from wbvla_core.angles import wrap
 from wbvla_train.data.clips import Corpus, Pairs
 from wbvla_train.data.motion import PRIMITIVES
 from wbvla_train.lam.config import domains_of
@@ -53,7 +54,7 @@ def true_motion(corpus: Corpus, pairs: Pairs) -> Motion:
     a, b = pose[pairs.first], pose[pairs.later]
     delta = b - a
     cos, sin = np.cos(a[:, 2]), np.sin(a[:, 2])
-    turn = (delta[:, 2] + np.pi) % (2 * np.pi) - np.pi
+    turn = wrap(delta[:, 2])
     displacement = np.stack((cos * delta[:, 0] + sin * delta[:, 1], -sin * delta[:, 0] + cos * delta[:, 1], turn, delta[:, 3]), axis=1)
     return Motion(displacement, hand[pairs.later] - hand[pairs.first])
 

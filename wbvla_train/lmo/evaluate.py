@@ -18,9 +18,9 @@ import numpy as np
 import torch
 import tyro
 
+from wbvla_core.angles import wrap
 from wbvla_core.robot import RobotSpec, load_robot
 from wbvla_lmo.arm_motion import ReplayConfig
-from wbvla_lmo.path import wrap
 from wbvla_lmo.pipeline import LegPipeline, PipelineConfig
 from wbvla_train.lmo.config import DisturbanceConfig, PhysicsConfig
 from wbvla_train.lmo.network import mlp, weights_of

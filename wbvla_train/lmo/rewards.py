@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from wbvla_core.angles import wrap
 from wbvla_core.robot import RobotSpec
-from wbvla_lmo.path import advance_error, sway_over, wrap
+from wbvla_lmo.path import advance_error, sway_over
 from wbvla_lmo.pipeline import LegPipeline
 from wbvla_train.lmo.config import RewardConfig
 from wbvla_train.lmo.physics import BatchPhysics

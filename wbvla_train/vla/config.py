@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -122,15 +122,10 @@ def _small() -> VlaTrainConfig:
 
 
 def _image_text() -> VlaTrainConfig:
-    """Ours: batch and steps of ``small``; a rate between its 3e-4 for random weights and the 2e-5 of a published 7B (UniVLA). Not trained yet."""
-    loop = LoopConfig(steps=10_000, lr=1e-4, warmup_steps=500, save_every=500, accumulate=2, checkpointing=True)
-    return VlaTrainConfig(
-        size="image-text",
-        stage="codes",
-        codes=CodesConfig(lerobot=(Path("data/lerobot"),), batch=128, grounding_weight=0.0, loop=loop),
-        run_dir=Path("runs/vla_image_text"),
-        output=Path("checkpoints/vla/image_text"),
-    )
+    """Ours: as ``small``, at a rate between its 3e-4 for random weights and the 2e-5 of a published 7B (UniVLA). Not trained yet."""
+    small = _small()
+    codes = replace(small.codes, loop=replace(small.codes.loop, lr=1e-4))
+    return replace(small, size="image-text", codes=codes, run_dir=Path("runs/vla_image_text"), output=Path("checkpoints/vla/image_text"))
 
 
 def _7b_pretrain() -> VlaTrainConfig:
