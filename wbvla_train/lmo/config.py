@@ -208,7 +208,13 @@ STAGE_III = dataclasses.replace(
     STAGE_II,
     name="III",
     share=0.5,
-    disturbance=dataclasses.replace(STAGE_II.disturbance, severity=((0.5, 1.0, 0.5), (0.3, 1.0, 0.5), (0.0, 1.0, 0.6)), push_m_s=0.65, push_every_s=(2.0, 6.0)),
+    disturbance=dataclasses.replace(
+        STAGE_II.disturbance,
+        severity=((0.5, 1.0, 0.5), (0.3, 1.0, 0.5), (0.0, 1.0, 0.6)),
+        push_m_s=0.65,
+        push_every_s=(2.0, 6.0),
+        friction=(0.25, 1.25),  # [FALCON]: of the paper's 0.1..3.0 one episode in twenty is slippery, and that is where robots fell
+    ),
     curriculum=CurriculumConfig(start=0.9),
 )
 
