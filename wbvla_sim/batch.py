@@ -274,6 +274,12 @@ class BatchWorld:
         return np.arccos(np.clip(-gravity_from_quaternion(self.qpos[:, 3:7])[:, 2], -1.0, 1.0))
 
     @property
+    def pitch_rad(self) -> np.ndarray:
+        """How far each pelvis leans forward [N], rad."""
+        gravity = gravity_from_quaternion(self.qpos[:, 3:7])
+        return np.arctan2(gravity[:, 0], -gravity[:, 2])
+
+    @property
     def feet(self) -> np.ndarray:
         """Sole points [N, 2 feet, 3], m."""
         return self._site[:, self._feet]

@@ -215,7 +215,7 @@ def _log(n: int, seconds: float, **rows) -> Log:
     zeros = np.zeros((t, n))
     base = {
         "seeds": np.arange(n), "alive": np.ones((t, n), bool), "flags": np.zeros((t, n, 3), np.int8), "height_command": zeros + 0.64,
-        "xy": np.zeros((t, n, 2)), "height": zeros + 0.64, "yaw": zeros, "tilt": zeros, "com": np.zeros((t, n, 2)), "reference": None,
+        "xy": np.zeros((t, n, 2)), "height": zeros + 0.64, "yaw": zeros, "pitch": zeros, "com": np.zeros((t, n, 2)), "reference": None,
         "feet": np.zeros((t, n, 2, 3)), "loaded": np.ones((t, n, 2), bool), "over": zeros, "speed": zeros, "torque": zeros, "work_j": zeros,
         "self_contact": np.zeros((t, n), bool), "shake": zeros, "force_n": np.zeros((t, n, 2)), "thing": None, "qpos": None, "program": None,
     }  # fmt: skip
@@ -308,6 +308,15 @@ def test_shaking_counts_only_when_no_flag_has_been_up_for_two_seconds():
     flags[ticks(SETTLE_S) : ticks(5.0), 0, 0] = 1
     shake[: ticks(7.0) - 1] = 9.0
     assert measures.quality(_log(1, seconds, flags=flags, shake=shake), ROBOT)["rest_rad_s"][0] == pytest.approx(0.2, rel=1e-3)
+
+
+def test_lean_is_the_mean_forward_pitch_after_the_settling_while_the_robot_is_on_its_feet():
+    seconds = SETTLE_S + 4.0
+    pitch, alive = np.full((ticks(seconds), 2), -0.1), np.ones((ticks(seconds), 2), bool)
+    pitch[: ticks(SETTLE_S)] = 0.7  # settling does not count
+    pitch[ticks(SETTLE_S + 2.0) :, 0] = 0.2
+    pitch[ticks(SETTLE_S + 2.0) :, 1], alive[ticks(SETTLE_S + 2.0) :, 1] = -1.5, False  # lies on its back
+    np.testing.assert_allclose(measures.quality(_log(2, seconds, pitch=pitch, alive=alive), ROBOT)["lean_rad"], (0.05, -0.1))
 
 
 # ------------------------------------------------------------------------------------------------------------------ runner

@@ -53,6 +53,16 @@ def test_feet_carry_the_weight_and_a_standing_robot_does_not_touch_itself(standi
     assert not standing.use.self_contact.any() and not standing.fallen.any()
 
 
+def test_pitch_is_forward_whatever_the_heading():
+    world = BatchWorld(ROBOT, 2)
+    for row, (yaw, pitch) in enumerate(((2.0, 0.3), (-1.0, -0.2))):
+        cy, sy, cp, sp = np.cos(yaw / 2), np.sin(yaw / 2), np.cos(pitch / 2), np.sin(pitch / 2)
+        world.qpos[row, 3:7] = cy * cp, -sy * sp, cy * sp, sy * cp  # yaw, then pitch about the robot's own left
+    np.testing.assert_allclose(world.pitch_rad, (0.3, -0.2), atol=1e-12)
+    np.testing.assert_allclose(world.yaw_rad, (2.0, -1.0), atol=1e-12)
+    np.testing.assert_allclose(world.tilt_rad, (0.3, 0.2), atol=1e-9)
+
+
 def test_an_arm_pressed_into_the_trunk_is_a_self_contact():
     world = BatchWorld(ROBOT, 1)
     target = ROBOT.default_q.copy()

@@ -151,6 +151,7 @@ def quality(log: Log, robot: RobotSpec) -> Numbers:
     self_contact_part: part of the time in touch with itself. clearance_m: 90th percentile height of unloaded soles while a flag is up.
     steps_hz: touch-downs per second while a flag is up (both feet; a foot must have been off for 0.1 s). uneven_part: difference of left and right touch-downs
     over their sum, from MANY_STEPS on. rest_rad_s: root mean square leg joint speed when no flag has been up for 2 s.
+    lean_rad: mean forward pitch of the pelvis.
     """
     a = ticks(SETTLE_S)
     alive = log.alive[a:]
@@ -196,5 +197,6 @@ def quality(log: Log, robot: RobotSpec) -> Numbers:
         "impact_weights": peak(log.force_n[a:].max(axis=-1)) / weight,
         "self_contact_part": np.sum(log.self_contact[a:] & alive, axis=0) / time,
         "clearance_m": clearance,
+        "lean_rad": np.sum(log.pitch[a:] * alive, axis=0) / time,
         "way_m": way,
     }

@@ -24,7 +24,7 @@ class Log:
 
     Attributes:
         seeds [N]; alive [T, N]; flags [T, N, 3], height_command [T, N]: as commanded.
-        xy [T, N, 2], height [T, N], yaw [T, N] (unwrapped), tilt [T, N], com [T, N, 2]: of the pelvis and of the whole body.
+        xy [T, N, 2], height [T, N], yaw [T, N] (unwrapped), pitch [T, N] (forward), com [T, N, 2]: of the pelvis and of the whole body.
         reference [T, N, 3]: the controller's own velocity reference; None if it shows none.
         feet [T, N, 2, 3]: sole points; loaded [T, N, 2]: vertical force over LOADED_N.
         over, speed, torque, work_j, self_contact, shake [T, N], force_n [T, N, 2]: wbvla_sim.batch.SlotUse.
@@ -41,7 +41,7 @@ class Log:
     xy: np.ndarray
     height: np.ndarray
     yaw: np.ndarray
-    tilt: np.ndarray
+    pitch: np.ndarray
     com: np.ndarray
     reference: np.ndarray | None
     feet: np.ndarray
@@ -136,7 +136,7 @@ def run(
         truth.yaw_rate += gain * (turned / DT_S - truth.yaw_rate)
         truth.xy, truth.yaw = xy, yaw
         log.alive[t], log.flags[t], log.height_command[t] = alive, flags, height
-        log.xy[t], log.height[t], log.yaw[t], log.tilt[t], log.com[t] = xy, world.qpos[:, 2], yaw, world.tilt_rad, world.com[:, :2]
+        log.xy[t], log.height[t], log.yaw[t], log.pitch[t], log.com[t] = xy, world.qpos[:, 2], yaw, world.pitch_rad, world.com[:, :2]
         if log.reference is not None:
             log.reference[t] = controller.velocity
         log.feet[t], log.loaded[t] = world.feet, world.foot_force_n > LOADED_N
@@ -150,7 +150,7 @@ def run(
         if on_tick is not None:
             on_tick(t, total)
         if not alive.any():  # nothing more can happen
-            for name in ("xy", "height", "yaw", "tilt", "com", "feet", "flags", "height_command", "thing", "qpos", "reference"):
+            for name in ("xy", "height", "yaw", "pitch", "com", "feet", "flags", "height_command", "thing", "qpos", "reference"):
                 if (rows := getattr(log, name)) is not None:
                     rows[t + 1 :] = rows[t]
             break
@@ -169,7 +169,7 @@ def _empty(world: BatchWorld, controller: Checked, program: Program, seeds: Sequ
         xy=np.zeros((t, n, 2), dtype=real),
         height=np.zeros((t, n), dtype=real),
         yaw=np.zeros((t, n), dtype=real),
-        tilt=np.zeros((t, n), dtype=np.float32),
+        pitch=np.zeros((t, n), dtype=np.float32),
         com=np.zeros((t, n, 2), dtype=real),
         reference=None if controller.velocity is None else np.zeros((t, n, 3)),
         feet=np.zeros((t, n, 2, 3), dtype=np.float32),

@@ -193,6 +193,7 @@ QUALITY = (
     Column("steps_hz", "steps Hz", 1),
     Column("uneven_part", "uneven %", 0, 100.0),
     Column("rest_rad_s", "at rest rad/s", 2),
+    Column("lean_rad", "lean deg", 1, 180.0 / np.pi),
 )
 
 
