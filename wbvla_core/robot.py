@@ -104,6 +104,12 @@ class Sole:
     width: float
     contacts: tuple[tuple[float, float], ...]
 
+    @property
+    def middle_m(self) -> float:
+        """x half way between the foremost and the hindmost contact point: what stands, the outline reaches further."""
+        reach = [x for x, _ in self.contacts]
+        return 0.5 * (min(reach) + max(reach))
+
 
 @dataclass(frozen=True)
 class RobotSpec:

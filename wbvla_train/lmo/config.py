@@ -106,7 +106,7 @@ class RewardConfig:
     heading_end: float = 0.0  # J_dir = |wrap(psi_end - psi_reference)|, once per start-stop episode, rad; paper stage II, weight ours
     # posture and joints
     height: float = 1.0  # paper 2.0 with a wider kernel
-    upright: float = 1.0  # kernel form of paper's -1.5 |g_xy|^2, about the reference lean
+    upright: float = 2.0  # kernel form of paper's -1.5 |g_xy|^2, about the reference lean
     residual: float = -0.01  # stay near the reference: in place of hip, knee and ankle deviation (OpenHomie -0.2, -0.75, -0.5)
     roll_action: float = -0.05  # (action of hip and ankle roll)^2 while nothing lateral is commanded; paper I -0.05, II -0.1 "roll action zero", form ours
     joint_limit: float = -2.0  # rad beyond 95 % of the range; OpenHomie pos_lim -2
@@ -215,7 +215,6 @@ STAGE_III = dataclasses.replace(
         push_every_s=(2.0, 6.0),
         friction=(0.25, 1.25),  # [FALCON]: of the paper's 0.1..3.0 one episode in twenty is slippery, and that is where robots fell
     ),
-    reward=dataclasses.replace(STAGE_II.reward, upright=6.0),  # at 1 the trunk leant back more and more, by 6 deg standing and 10 deg walking
     curriculum=CurriculumConfig(start=0.9),
 )
 
@@ -244,7 +243,7 @@ def _pipeline() -> PipelineConfig:
     """The interface that new policies are trained with: 0.3 m/s, 0.3 m/s, 0.3 rad/s [paper, Table 3], path error on [ours]."""
     return PipelineConfig(
         gating=GatingConfig(cruise=(0.3, 0.3, 0.3)),
-        gait=GaitConfig(arm_mass=True),
+        gait=GaitConfig(arm_mass=True, over_contacts=True, capture_m=(0.0625, 0.0625, 0.11)),
         observation=ObservationConfig(history=6, odometry=True, path=True, balance=True),  # 6 frames [OpenHomie]
         path=PathConfig(enabled=True),
         balance=BalanceConfig(enabled=True),

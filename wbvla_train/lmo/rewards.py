@@ -38,7 +38,6 @@ class Rewards:
         self.soft_lower = robot.lower[self.legs] + 0.025 * span
         self.soft_upper = robot.upper[self.legs] - 0.025 * span
         self.effort, self.top_speed = robot.effort_nm[self.legs], robot.velocity_rad_s[self.legs]
-        self.sole_middle_m = 0.5 * (robot.sole.x_min + robot.sole.x_max)
         self.rolls = np.array(["_roll_" in robot.joint_names[j] for j in self.legs])
         self.path, self.path_short = np.zeros((n, 3)), np.zeros((n, 3))  # true error to the commanded path; of the place over the feet, stride-filtered
         self.last_com = np.zeros((n, 2))
@@ -90,7 +89,7 @@ class Rewards:
         lean = np.stack((np.sin(ref.lean_rad), np.zeros_like(ref.lean_rad)), axis=1)
         away, off = np.hypot(self.path_short[:, 0], self.path_short[:, 1]), np.abs(self.path_short[:, 2])
         over_feet = self._heading_frame(s.com[:, :2] - s.feet[..., :2].mean(axis=1))
-        off_centre = np.hypot(over_feet[:, 0] - self.sole_middle_m, over_feet[:, 1])
+        off_centre = np.hypot(over_feet[:, 0] - self.pipeline.gait.stance.middle_m, over_feet[:, 1])
         demand = np.abs(s.demand[:, self.leg_actuators]) / self.effort
         feet_yaw = np.arctan2(s.feet_ahead[..., 1], s.feet_ahead[..., 0])
         relative = np.abs(self.long) / np.asarray(c.drift_scale)  # [N, 3]
