@@ -57,13 +57,16 @@ def test_standing_at_default_height_is_the_robots_default_pose_within_3_hundredt
     np.testing.assert_allclose(legs[0].reshape(-1), ROBOT.default_q[ROBOT.indices("legs")], atol=0.03)
 
 
+# Outline of the X2's soles: 65 mm behind the ankle to 139 mm ahead; contact points: 50 mm behind to 110 mm ahead.
+@pytest.mark.parametrize(("over_contacts", "middle"), [(False, 0.037), (True, 0.030)])
 @pytest.mark.parametrize("height", [0.46, 0.52, 0.58, 0.64])
-def test_squat_keeps_the_centre_of_mass_over_the_middle_of_the_soles_and_the_ankle_inside_its_limit(gait, height):
+def test_squat_keeps_the_centre_of_mass_over_the_middle_of_the_soles_and_the_ankle_inside_its_limit(over_contacts, middle, height):
+    gait = ReferenceGait(ROBOT, GaitConfig(over_contacts=over_contacts), 1)
     ankle_x, lean = (float(v[0]) for v in gait.stance(np.array([height])))
     q, legs = gait.stance._posture(height, lean, ankle_x)
     com = centre_of_mass(ROBOT, q)
     level_x = np.cos(lean) * com[0] + np.sin(lean) * com[2]
-    assert level_x == pytest.approx(ankle_x + 0.5 * (ROBOT.sole.x_min + ROBOT.sole.x_max), abs=0.01)
+    assert level_x == pytest.approx(ankle_x + middle, abs=0.003)
     assert legs[0, 4] > gait.inverse.lower[0, 4] + 0.05
 
 
