@@ -39,8 +39,7 @@ class GaitConfig:
         arm_room: part of the arms' shift of the centre of mass that the pelvis takes back: 1 keeps the centre of mass, 0 the pelvis.
         arm_follow: gain per tick of that.
         max_arm_shift_m: greatest way of the pelvis for the arms' sake.
-        over_contacts: stand over the middle of what touches the floor, not of the soles' outline (7 mm further ahead on the X2: policies leant
-            back by 10 deg to be rid of them).
+        over_contacts: stand over the middle of what touches the floor, not of the soles' outline, which is 7 mm further ahead on the X2.
         enabled: False = no clock and no reference: targets are residuals on the default pose (the ablation).
     """
 
