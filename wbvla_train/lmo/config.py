@@ -243,6 +243,7 @@ def _pipeline() -> PipelineConfig:
     """The interface that new policies are trained with: 0.3 m/s, 0.3 m/s, 0.3 rad/s [paper, Table 3], path error on [ours]."""
     return PipelineConfig(
         gating=GatingConfig(cruise=(0.3, 0.3, 0.3)),
+        # Capture point: about the places of the sole that (0.055, 0.07, 0.11) means where the robot stands over the soles' outline [ours].
         gait=GaitConfig(arm_mass=True, over_contacts=True, capture_m=(0.0625, 0.0625, 0.11)),
         observation=ObservationConfig(history=6, odometry=True, path=True, balance=True),  # 6 frames [OpenHomie]
         path=PathConfig(enabled=True),
