@@ -37,6 +37,7 @@ SOLVER_LS_ITERATIONS = 10
 FOOT, BODY, HAND, OBJECT = 1, 2, 4, 8
 FOOT_RADIUS_M = 0.005  # vendor's contact spheres
 FLOOR_FRICTION = 0.8  # ours: rubber on a hard floor
+ROUNDING = 1e-14  # m, kg m^2, quaternions: far below any real number of a robot
 
 # Self-collision pairs that matter for X2's motions: link against link, geoms of both (ours; all pairs would cost more than the physics).
 SELF_PAIRS = {
@@ -57,7 +58,9 @@ SELF_PAIRS = {
 
 
 def _text(values: Collection[float] | np.ndarray) -> str:
-    return " ".join(f"{float(v):.9g}" for v in np.asarray(values, dtype=float) + 0.0)  # + 0.0 turns -0 into 0
+    values = np.asarray(values, dtype=float)
+    values = np.where(np.abs(values) < ROUNDING, 0.0, values)  # -0 too; what rounding leaves of a zero has another sign on another processor
+    return " ".join(f"{float(v):.9g}" for v in values)
 
 
 def matrix_from_rpy(rpy: Collection[float]) -> np.ndarray:

@@ -83,7 +83,7 @@ def _leg(spec: RobotSpec, side: str, sign: float) -> list[Shape]:
     hip_yaw = spec.joint(f"{side}_hip_yaw_joint").xyz
     sole = spec.sole
     length = sole.x_max - sole.x_min
-    middle = (sole.x_max + sole.x_min) / 2
+    middle = sole.outline_middle_m
     foot = f"{side}_ankle_roll_link"
     return [
         _between(f"{side}_hip_pitch_link", "cylinder", (0, 0.012 * sign, 0), (0, 0.085 * sign, 0), 0.052, GRAPHITE),
