@@ -110,6 +110,10 @@ class Sole:
         reach = [x for x, _ in self.contacts]
         return 0.5 * (min(reach) + max(reach))
 
+    @property
+    def outline_middle_m(self) -> float:
+        return 0.5 * (self.x_min + self.x_max)
+
 
 @dataclass(frozen=True)
 class RobotSpec:

@@ -64,6 +64,11 @@ def gravity_from_quaternion(quat_wxyz: np.ndarray) -> np.ndarray:
     return np.stack((2.0 * (w * y - x * z), -2.0 * (w * x + y * z), 2.0 * (x * x + y * y) - 1.0), axis=-1)
 
 
+def pitch_roll_from_gravity(gravity: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How far a body leans forward and to its left [...], rad, from unit gravity in its frame [..., 3]."""
+    return np.arctan2(gravity[..., 0], -gravity[..., 2]), np.arctan2(gravity[..., 1], -gravity[..., 2])
+
+
 @dataclass(frozen=True)
 class LocoCommand:
     """The discrete locomotion command u = [s_x, s_y, s_psi, h*] (paper, A4).

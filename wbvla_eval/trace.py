@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from wbvla_core.angles import wrap
 from wbvla_sim.scene import Box
 
 
@@ -85,11 +86,6 @@ class Trace:
         return np.array((cos * delta[0] + sin * delta[1], -sin * delta[0] + cos * delta[1], self.yaw[-1] - self.yaw[0]))
 
 
-def wrap(angle: float | np.ndarray) -> float | np.ndarray:
-    """Angle in (-pi, pi]."""
-    return -((-np.asarray(angle) + np.pi) % (2.0 * np.pi) - np.pi)
-
-
 def stand_off_point(box: Box, pelvis_xy: np.ndarray, stand_off_m: float) -> np.ndarray:
     """[2] the point ``stand_off_m`` before the face, on the line pelvis -> box centre: any face may be approached."""
     pelvis_xy = np.asarray(pelvis_xy, dtype=np.float64)[:2]
@@ -101,7 +97,7 @@ def stand_off_point(box: Box, pelvis_xy: np.ndarray, stand_off_m: float) -> np.n
 
 
 def bearing_to(box: Box, pelvis_xy: np.ndarray, pelvis_yaw: float) -> float:
-    """Angle from the pelvis heading to the box's centre, rad in (-pi, pi], left positive."""
+    """Angle from the pelvis heading to the box's centre, rad in [-pi, pi), left positive."""
     delta = np.array(box.xyz[:2]) - np.asarray(pelvis_xy)[:2]
     return float(wrap(np.arctan2(delta[1], delta[0]) - pelvis_yaw))
 

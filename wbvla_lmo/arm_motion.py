@@ -12,12 +12,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from wbvla_core.profiles import MINIMUM_JERK_PEAK, minimum_jerk
 from wbvla_core.robot import RobotSpec
 from wbvla_lmo.leg_kinematics import clip
 from wbvla_lmo.observation import MirrorMap
 
 BANK_RATE_HZ = 50.0  # recordings are resampled to this
-MINIMUM_JERK_PEAK = 1.875  # peak speed of the profile x duration / distance
 
 
 @dataclass(frozen=True)
@@ -111,12 +111,6 @@ def synthetic_recordings(robot: RobotSpec, count: int = 64, *, seconds: float = 
         positions = np.concatenate(frames)
         recordings.append(ArmRecording(names, np.arange(len(positions)) / BANK_RATE_HZ, positions))
     return recordings
-
-
-def minimum_jerk(s: np.ndarray) -> np.ndarray:
-    """0 -> 1 with zero speed and acceleration at both ends; clamped outside [0, 1]."""
-    s = clip(s, 0.0, 1.0)
-    return s * s * s * (10.0 + s * (6.0 * s - 15.0))
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from wbvla_core.robot import RobotSpec
+from wbvla_core.types import pitch_roll_from_gravity
 from wbvla_lmo.arm_mass import ArmMass
 from wbvla_lmo.leg_kinematics import DERIVATIVE_STEP_S, GRAVITY_M_S2, LEGS, LegInverse, centre_of_mass, clip, static_torque
 from wbvla_lmo.observation import ObservationConfig, posture_joints
@@ -76,7 +77,7 @@ class StanceTable:
         self.heights = np.linspace(*robot.stance_height_range_m, points)
         self._robot, self._inverse = robot, inverse
         self._legs = [robot.indices(g) for g in LEGS]
-        self.middle_m = robot.sole.middle_m if config.over_contacts else 0.5 * (robot.sole.x_min + robot.sole.x_max)  # ahead of the ankles
+        self.middle_m = robot.sole.middle_m if config.over_contacts else robot.sole.outline_middle_m  # ahead of the ankles
         self.com_above_m = float(centre_of_mass(robot, robot.default_q)[2])  # over the root link's origin, standing
         ankle_low = inverse.lower[0, 4] + config.ankle_margin_rad
         self.ankle_x, self.lean = np.zeros((2, points))
@@ -275,12 +276,12 @@ class ReferenceGait:
         self.ankle_x = ankle_x
         lean_rate = np.where(np.isnan(self.last_lean), 0.0, (lean - self.last_lean) / dt_s)
         self.last_lean = lean
-        pitch, roll = np.arctan2(gravity[:, 0], -gravity[:, 2]), np.arctan2(gravity[:, 1], -gravity[:, 2])
+        pitch, left = pitch_roll_from_gravity(gravity)
         by_lean, by_feet = self.stance.com_moves(height_m)
         omega = np.sqrt(GRAVITY_M_S2 / (height_m + self.stance.com_above_m))[:, None]
         feet_moved = feet.mean(axis=1)
         feet_moved[:, 0] -= ankle_x
-        leaned, lean_rates = np.stack((pitch - lean, roll), axis=-1), np.stack((gyro[:, 1] - lean_rate, -gyro[:, 0]), axis=-1)
+        leaned, lean_rates = np.stack((pitch - lean, left), axis=-1), np.stack((gyro[:, 1] - lean_rate, -gyro[:, 0]), axis=-1)
         self.trunk = t = Trunk(leaned, lean_rates, by_lean[:, None], by_feet - 1.0, omega)
         position = t.by_feet * feet_moved + t.by_lean * leaned
         speed = t.by_feet * feet_velocity.mean(axis=1) + t.by_lean * lean_rates

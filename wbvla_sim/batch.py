@@ -15,7 +15,7 @@ import numpy as np
 from mujoco.batch import Batch
 
 from wbvla_core.robot import RobotSpec
-from wbvla_core.types import gravity_from_quaternion
+from wbvla_core.types import gravity_from_quaternion, pitch_roll_from_gravity
 from wbvla_sim.model.build import SLOT_STEPS, TIMESTEP_S, joint_map, robot_mjcf
 from wbvla_sim.world import FALLEN_TILT_RAD, SensorNoise
 
@@ -276,8 +276,7 @@ class BatchWorld:
     @property
     def pitch_rad(self) -> np.ndarray:
         """How far each pelvis leans forward [N], rad."""
-        gravity = gravity_from_quaternion(self.qpos[:, 3:7])
-        return np.arctan2(gravity[:, 0], -gravity[:, 2])
+        return pitch_roll_from_gravity(gravity_from_quaternion(self.qpos[:, 3:7]))[0]
 
     @property
     def feet(self) -> np.ndarray:

@@ -14,7 +14,7 @@ from wbvla_core.errors import CommandError, WbvlaError
 from wbvla_core.robot import load_robot
 from wbvla_core.types import LocoCommand, RobotState
 from wbvla_eval.lmo import command, measures, programs, results
-from wbvla_eval.lmo.arms import ArmReplay
+from wbvla_eval.lmo.arms import BenchmarkArms
 from wbvla_eval.lmo.conditions import Bodies, Conditions, Disturber, Pulses, Pushes
 from wbvla_eval.lmo.controllers import Checked, CheckpointController, Standing, callable_factory
 from wbvla_eval.lmo.programs import DT_S, SETTLE_S, FlagPlanner, Truth, hold, squat_cycles, switching, ticks
@@ -114,7 +114,7 @@ def test_cruise_speeds_must_be_three_and_positive():
 
 def test_arms_move_twice_as_fast_and_half_as_far_again_along_the_same_motion():
     seeds = (7, 8)
-    slow, wide = ArmReplay(ROBOT, seeds), ArmReplay(ROBOT, seeds, speed=2.0, amplitude=1.5)
+    slow, wide = BenchmarkArms(ROBOT, seeds), BenchmarkArms(ROBOT, seeds, speed=2.0, amplitude=1.5)
     arms = ROBOT.indices("arms")
     a = np.array([slow.step(DT_S) for _ in range(1000)])
     b = np.array([wide.step(DT_S / 2.0) for _ in range(1000)])  # at half the tick, the same phases
@@ -127,7 +127,7 @@ def test_arms_move_twice_as_fast_and_half_as_far_again_along_the_same_motion():
 
 
 def test_an_arm_motion_depends_on_its_own_seed_alone():
-    pair, alone = ArmReplay(ROBOT, (7, 8)), ArmReplay(ROBOT, (8,))
+    pair, alone = BenchmarkArms(ROBOT, (7, 8)), BenchmarkArms(ROBOT, (8,))
     for _ in range(300):
         np.testing.assert_array_equal(pair.step(DT_S)[1], alone.step(DT_S)[0])
 

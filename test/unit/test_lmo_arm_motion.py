@@ -5,7 +5,7 @@ import pytest
 
 from wbvla_core.robot import load_robot
 from wbvla_lmo.arm_mass import ArmMass
-from wbvla_lmo.arm_motion import ArmRecording, ArmReplay, ReplayConfig, minimum_jerk, synthetic_recordings
+from wbvla_lmo.arm_motion import ArmRecording, ArmReplay, ReplayConfig, synthetic_recordings
 from wbvla_lmo.arm_recordings import RecordingError, load_recordings
 from wbvla_lmo.leg_kinematics import centre_of_mass
 from wbvla_lmo.observation import ObservationConfig, posture_joints
@@ -98,11 +98,6 @@ def test_synthetic_motions_are_teleoperation_like_and_the_same_seed_gives_the_sa
     assert np.quantile(column["right_elbow_joint"], 0.05) < -1.6, "and bend"
     pitch = np.corrcoef(column["left_shoulder_pitch_joint"], column["right_shoulder_pitch_joint"])[0, 1]
     assert 0.1 < pitch < 0.9, "both arms work together, but not always"
-
-
-def test_minimum_jerk_starts_and_ends_at_rest():
-    s = minimum_jerk(np.array([-1.0, 0.0, 0.001, 0.5, 0.999, 1.0, 2.0]))
-    np.testing.assert_allclose(s, [0, 0, 1e-8, 0.5, 1 - 1e-8, 1, 1], atol=1e-8)
 
 
 def test_shift_of_the_centre_of_mass_by_the_arms_is_the_whole_bodys_own():

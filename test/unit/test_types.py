@@ -5,8 +5,10 @@ import math
 import numpy as np
 import pytest
 
+from wbvla_core.angles import wrap
 from wbvla_core.errors import CommandError, ErrorCode, StateError
-from wbvla_core.types import ArmChunk, JointCommand, LocoCommand, RobotState, gravity_from_quaternion
+from wbvla_core.profiles import MINIMUM_JERK_PEAK, minimum_jerk
+from wbvla_core.types import ArmChunk, JointCommand, LocoCommand, RobotState, gravity_from_quaternion, pitch_roll_from_gravity
 
 RANGE_M = (0.46, 0.66)
 
@@ -50,6 +52,22 @@ def test_gravity_of_known_orientations():
     assert gravity_from_quaternion(np.array([half, half, 0, 0])) == pytest.approx([0, -1, 0])  # rolled 90 deg to the right: left side up
     assert gravity_from_quaternion(np.array([half, 0, half, 0])) == pytest.approx([1, 0, 0])  # pitched 90 deg, nose down
     assert gravity_from_quaternion(np.array([half, 0, 0, half])) == pytest.approx([0, 0, -1])  # yaw does not show
+
+
+def test_a_body_that_leans_forward_and_one_that_leans_left():
+    assert pitch_roll_from_gravity(np.array([math.sin(0.2), 0.0, -math.cos(0.2)])) == pytest.approx((0.2, 0.0))
+    assert pitch_roll_from_gravity(np.array([0.0, math.sin(0.1), -math.cos(0.1)])) == pytest.approx((0.0, 0.1))
+
+
+def test_angles_come_into_the_half_open_turn_about_zero():
+    assert wrap(np.array([0.1, math.pi + 0.1, -math.pi - 0.1, 4 * math.pi + 0.5])) == pytest.approx([0.1, 0.1 - math.pi, math.pi - 0.1, 0.5])
+    assert wrap(math.pi) == pytest.approx(-math.pi)
+
+
+def test_minimum_jerk_starts_and_ends_at_rest_and_is_fastest_half_way():
+    s = minimum_jerk(np.array([-1.0, 0.0, 0.001, 0.5, 0.999, 1.0, 2.0]))
+    np.testing.assert_allclose(s, [0, 0, 1e-8, 0.5, 1 - 1e-8, 1, 1], atol=1e-8)
+    assert (minimum_jerk(0.5 + 1e-4) - minimum_jerk(0.5 - 1e-4)) / 2e-4 == pytest.approx(MINIMUM_JERK_PEAK, rel=1e-6)
 
 
 def test_tilt_is_the_angle_from_upright():

@@ -11,8 +11,8 @@ from typing import Protocol
 
 import numpy as np
 
+from wbvla_core.profiles import MINIMUM_JERK_PEAK, minimum_jerk
 from wbvla_core.robot import RobotSpec, RobotSpecError
-from wbvla_lmo.arm_motion import MINIMUM_JERK_PEAK
 
 
 class ArmMotion(Protocol):
@@ -56,7 +56,7 @@ WANDER_RAD = 0.15  # keyframes are never hit twice alike
 WRIST_RAD = 0.4
 
 
-class ArmReplay:
+class BenchmarkArms:
     """Seeded arm motion of N robots; each robot's motion depends on its own seed alone."""
 
     def __init__(self, robot: RobotSpec, seeds: Sequence[int], *, speed: float = 1.0, amplitude: float = 1.0) -> None:
@@ -79,8 +79,7 @@ class ArmReplay:
         self._time += dt_s * self.speed
         for i in np.flatnonzero(self._time >= self._duration):
             self._next(int(i))
-        s = np.clip(self._time / self._duration, 0.0, 1.0)[:, None]
-        path = self._begin + (self._goal - self._begin) * (10 * s**3 - 15 * s**4 + 6 * s**5)
+        path = self._begin + (self._goal - self._begin) * minimum_jerk(self._time / self._duration)[:, None]
         return np.clip(self.default + self.amplitude * (path - self.default), self.lower, self.upper)
 
     def _next(self, i: int) -> None:

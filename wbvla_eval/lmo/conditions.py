@@ -13,7 +13,7 @@ from wbvla_sim.world import SensorNoise
 
 Range = tuple[float, float]
 
-# Second word of each generator's seed: draws for one purpose do not move when another purpose draws more. 1 is taken by ArmReplay.
+# Second word of each generator's seed: draws for one purpose do not move when another purpose draws more. 1 is taken by BenchmarkArms.
 PROGRAM, BODIES, PULSES, PUSHES, NOISE, LOSS = 0, 2, 3, 4, 5, 6
 
 

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import tyro
 
+from wbvla_core.profiles import minimum_jerk
 from wbvla_core.robot import RobotSpec, load_robot
 from wbvla_core.types import ArmChunk, Decision, LocoCommand
 from wbvla_eval.stats import poisson_upper_bound, wilson_interval
@@ -103,8 +104,8 @@ class RandomArms:
             u = self.rng.uniform(-1, 1, len(self.names)) * self.amplitude
             self.begin, self.goal = self.goal, self.default + np.where(u > 0, u * (self.upper - self.default), u * (self.default - self.lower))
             self.start_s, self.duration_s = now_s, self.rng.uniform(1.0, 3.0)
-        s = np.clip((now_s + ROW_S * np.arange(1, rows + 1) - self.start_s) / self.duration_s, 0.0, 1.0)[:, None]
-        path = self.begin + (self.goal - self.begin) * (10 * s**3 - 15 * s**4 + 6 * s**5)
+        s = minimum_jerk((now_s + ROW_S * np.arange(1, rows + 1) - self.start_s) / self.duration_s)
+        path = self.begin + (self.goal - self.begin) * s[:, None]
         return Decision(now_s, LocoCommand(), ArmChunk(self.names, path, ROW_S))
 
 

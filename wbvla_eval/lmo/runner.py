@@ -9,7 +9,7 @@ import numpy as np
 
 from wbvla_core.angles import wrap
 from wbvla_core.robot import RobotSpec
-from wbvla_eval.lmo.arms import ArmReplay
+from wbvla_eval.lmo.arms import BenchmarkArms
 from wbvla_eval.lmo.conditions import LOSS, NOISE, Conditions, Disturber, embody
 from wbvla_eval.lmo.controllers import Checked
 from wbvla_eval.lmo.programs import DT_S, SETTLE_S, Program, Truth
@@ -104,7 +104,9 @@ def run(
     total = round(program.seconds / DT_S)
     disturber = disturber or Disturber(conditions, seeds, program.seconds, DT_S, SETTLE_S)
     motion = (
-        None if conditions.arms is None or arm_pose is not None else ArmReplay(robot, seeds, speed=conditions.arms.speed, amplitude=conditions.arms.amplitude)
+        None
+        if conditions.arms is None or arm_pose is not None
+        else BenchmarkArms(robot, seeds, speed=conditions.arms.speed, amplitude=conditions.arms.amplitude)
     )
     noise, losses = np.random.default_rng((seeds[0], NOISE)), np.random.default_rng((seeds[0], LOSS))
     legs, target = robot.indices("lmo_action"), np.tile(start, (n, 1))

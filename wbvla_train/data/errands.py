@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from wbvla_core.angles import wrap
+from wbvla_core.profiles import minimum_jerk
 from wbvla_train.data.motion import PRIMITIVES, BodyPath, Wearer, follow, gait_wobble
 
 ARM_M = 0.55  # how far a hand gets from its shoulder
@@ -246,7 +247,7 @@ def pick_and_place(
     for t in range(frames):
         k = int(np.searchsorted(times, t * dt_s, side="right")) - 1
         u = (t * dt_s - times[k]) / (times[k + 1] - times[k])
-        hand[t] = points[k] + (points[k + 1] - points[k]) * (u**3 * (10.0 - 15.0 * u + 6.0 * u * u))
+        hand[t] = points[k] + (points[k + 1] - points[k]) * minimum_jerk(u)
         held[t] = holding[k] and holding[k + 1]
         thing[t] = hand[t] + grip if held[t] else things[k]
     return Handling(hand, thing, held)

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from wbvla_core.profiles import minimum_jerk
+
 # name -> direction of (forward, left, turn left, rise)
 PRIMITIVES: dict[str, tuple[int, int, int, int]] = {
     "stand": (0, 0, 0, 0),
@@ -195,5 +197,5 @@ def hand_path(rng: np.random.Generator, wearer: Wearer, side: int, frames: int, 
     for i in range(frames):
         k = int(np.searchsorted(times, i * dt_s, side="right")) - 1
         u = (i * dt_s - times[k]) / (times[k + 1] - times[k])
-        out[i] = points[k] + (points[k + 1] - points[k]) * (u**3 * (10.0 - 15.0 * u + 6.0 * u * u))
+        out[i] = points[k] + (points[k + 1] - points[k]) * minimum_jerk(u)
     return out

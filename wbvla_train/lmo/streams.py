@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from wbvla_core.profiles import MINIMUM_JERK_PEAK, minimum_jerk
 from wbvla_core.robot import RobotSpec
 from wbvla_lmo.arm_motion import ArmReplay, ReplayConfig, synthetic_recordings
 from wbvla_train.lmo.config import CommandConfig, DisturbanceConfig
@@ -82,10 +83,9 @@ class RandomReaching:
             self.goal[due] = self._posture(due, difficulty)
             distance = np.abs(self.goal[due] - self.begin[due]).max(axis=1)
             wish = self.rng.uniform(*self.config.arm_move_s, n)
-            self.duration_s[due] = np.maximum(wish, 1.875 * distance / self.SPEED_LIMIT_RAD_S)
+            self.duration_s[due] = np.maximum(wish, MINIMUM_JERK_PEAK * distance / self.SPEED_LIMIT_RAD_S)
             self.time_s[due] = -np.where(self.rng.random(n) < 0.5, self.rng.exponential(self.config.arm_rest_s, n), 0.0)
-        s = np.clip(self.time_s / self.duration_s, 0.0, 1.0)[:, None]
-        self.target = self.begin + (self.goal - self.begin) * (10 * s**3 - 15 * s**4 + 6 * s**5)
+        self.target = self.begin + (self.goal - self.begin) * minimum_jerk(self.time_s / self.duration_s)[:, None]
         return self.target
 
 
