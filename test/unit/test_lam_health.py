@@ -74,6 +74,10 @@ def test_the_probe_reads_flags_that_are_in_the_codes_and_not_those_that_are_not(
     assert read["balanced"] > 0.999 and read["majority"] < 0.45
     unrelated = flag_scores(x[:2000], rng.integers(-1, 2, 2000), x[2000:], rng.integers(-1, 2, 2000))
     assert unrelated["balanced"] < 0.42  # chance is 1/3
+    # A class between two others along one direction: regression onto indicators never says it ("masking", Hastie et al. 2009, 4.2).
+    along = rng.uniform(-1, 1, 4000)
+    between, x_along = np.where(np.abs(along) < 0.25, 0, np.sign(along)).astype(int), np.stack((along, np.ones(4000)), axis=1)
+    assert flag_scores(x_along[:2000], between[:2000], x_along[2000:], between[2000:])["balanced"] > 0.9
     height = 0.01 * codes[:, 0] + 0.02 * codes[:, 1]
     assert r_squared(x[:2000], height[:2000], x[2000:], height[2000:]) > 0.99
     assert r_squared(x[:2000], rng.normal(size=2000), x[2000:], rng.normal(size=2000)) < 0.05

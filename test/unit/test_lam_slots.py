@@ -33,14 +33,13 @@ def test_a_place_belongs_to_at_most_one_thing_and_untrained_slots_lie_side_by_si
     assert (found.centres[:, 0, 0] < -0.2).all() and (found.centres[:, 1, 0] > 0.2).all(), "left arm, right arm"
 
 
-def test_how_far_a_slot_went_is_put_into_its_own_two_tokens_across_and_along(slots):
+def test_how_far_a_slot_went_is_what_its_own_token_says(slots):
     masks = torch.zeros(1, 2, 8, 8)
     before = Found(masks, torch.tensor([[[-0.5, 0.0], [0.5, 0.25]]]))
     after = Found(masks, torch.tensor([[[-0.5, 0.0], [0.75, 0.125]]]))  # the second one: 0.25 to the right, 0.125 up
     moved = slots.moved(before, after)
-    assert moved.shape == (1, 4, TWO.code_dim) and not moved[0, :2].any(), "the first one rests"
-    torch.testing.assert_close(moved[0, 2], 0.25 * slots.direction[2])
-    torch.testing.assert_close(moved[0, 3], -0.125 * slots.direction[3])
+    assert moved.shape == (1, 2, TWO.code_dim) and not moved[0, 0].any(), "the first one rests"
+    torch.testing.assert_close(moved[0, 1], 0.25 * slots.direction[1, 0] - 0.125 * slots.direction[1, 1])
     torch.testing.assert_close(slots.moved(after, before), -moved)
 
 
@@ -48,10 +47,10 @@ def test_a_thing_is_carried_as_a_whole_to_where_its_shift_says(slots):
     masks = torch.zeros(1, 2, 8, 8)
     masks[0, 1, 2:4, 1:3] = 1.0  # rows 2 and 3, columns 1 and 2
     with torch.no_grad():
-        slots.shift.weight.zero_()
-        slots.shift.weight[2, 0], slots.shift.weight[3, 1] = 1.0, 1.0  # the second slot's shift are the first two code values
-    values = torch.zeros(1, TWO.tokens, TWO.code_dim)
-    values[0, 0, :2] = torch.tensor((0.5, 0.25))  # of half an image: 2 columns to the right, 1 row down
+        slots.shift.zero_()
+        slots.shift[1, 0, 0], slots.shift[1, 1, 1] = 1.0, 1.0  # the second slot's shift are the first two values of its code
+    values = torch.ones(1, TWO.tokens, TWO.code_dim)  # other tokens say nothing to it
+    values[0, 1, :2] = torch.tensor((0.5, 0.25))  # of half an image: 2 columns to the right, 1 row down
     flow = slots.flow(Found(masks, torch.zeros(1, 2, 2)), values)
     there = torch.zeros(8, 8)
     there[3:5, 3:5] = 1.0
@@ -114,6 +113,19 @@ def test_codes_learn_which_of_two_things_went_where():
     assert min(scores) > 0.5, scores
 
 
-def test_slots_need_two_tokens_each():
-    with pytest.raises(ValueError, match="3 slots and 4 tokens"):
-        ModelConfig(slots=3)
+def test_nothing_but_its_thing_moves_the_token_of_a_slot():
+    torch.manual_seed(0)
+    model = LatentActionModel(TWO).eval()
+    first, later = torch.randn(4, 3, 32, 32), torch.randn(4, 3, 32, 32)
+    before, _ = model._latent(first, later, _lens(4))
+    with torch.no_grad():
+        for parameter in model.encoder.parameters():
+            parameter.add_(torch.randn_like(parameter))
+    after, _ = model._latent(first, later, _lens(4))
+    assert torch.equal(before[:, :2], after[:, :2]) and not torch.isclose(before[:, 2:], after[:, 2:]).any()
+
+
+def test_slots_need_a_token_each_and_leave_one():
+    ModelConfig(slots=3)
+    with pytest.raises(ValueError, match="4 slots and 4 tokens"):
+        ModelConfig(slots=4)

@@ -65,8 +65,8 @@ class ModelConfig:
         cell = 8 if self.feature_space == "pixels" else BACKBONES[self.backbone]["patch_size"]
         if self.image_size % cell:
             raise ValueError(f"ModelConfig.image_size must be a multiple of {cell} in feature space {self.feature_space}, got {self.image_size}")
-        if 2 * self.slots > self.tokens:
-            raise ValueError(f"ModelConfig.slots needs two tokens each, got {self.slots} slots and {self.tokens} tokens")
+        if self.slots >= self.tokens:
+            raise ValueError(f"ModelConfig.slots needs a token each and leaves one for everything else, got {self.slots} slots and {self.tokens} tokens")
         if not 2 <= self.codes <= 256:
             raise ValueError(f"ModelConfig.codes must lie in [2, 256] (labels are stored as uint8), got {self.codes}")
 

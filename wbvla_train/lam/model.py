@@ -211,7 +211,7 @@ class LatentActionModel(nn.Module):
             return z, None
         found = self.slots.find(first, lens)
         moved = self.slots.moved(found, self.slots.find(later, lens))
-        return z + F.pad(moved, (0, 0, 0, z.shape[1] - moved.shape[1])), found
+        return torch.cat((moved.float(), z[:, self.slots.count :]), dim=1), found
 
     def _decode(self, first: torch.Tensor, values: torch.Tensor, lens: torch.Tensor, found: Found | None = None) -> Prediction:
         if self.slots is None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 import tyro
 
 from wbvla_core.angles import wrap
@@ -71,19 +72,32 @@ def one_hot(codes: np.ndarray, k: int) -> np.ndarray:
     return np.concatenate((hot, np.ones((len(hot), 1))), axis=1)
 
 
-def ridge(x: np.ndarray, y: np.ndarray, weight: np.ndarray | None = None, strength: float = 1.0) -> np.ndarray:
-    """Weighted ridge regression [features, outputs]."""
-    w = np.ones(len(x)) if weight is None else weight
-    xtx = x.T @ (x * w[:, None]) + strength * np.eye(x.shape[1])
-    return np.linalg.solve(xtx, x.T @ (y * w[:, None]))
+def ridge(x: np.ndarray, y: np.ndarray, strength: float = 1.0) -> np.ndarray:
+    """Ridge regression [features, outputs]."""
+    return np.linalg.solve(x.T @ x + strength * np.eye(x.shape[1]), x.T @ y)
+
+
+def logistic(x: np.ndarray, label: np.ndarray, classes: int, strength: float = 1.0) -> np.ndarray:
+    """Multinomial logistic regression [features, classes]; every class weighs alike, ``strength`` on half the squared weights beside the sum of the losses."""
+    features, target = torch.from_numpy(x), torch.from_numpy(label)
+    weight = len(label) / (classes * torch.bincount(target, minlength=classes).clamp(min=1).double())
+    w = torch.zeros(x.shape[1], classes, dtype=torch.float64, requires_grad=True)
+    optimiser = torch.optim.LBFGS([w], max_iter=200, tolerance_grad=1e-6 * len(label), line_search_fn="strong_wolfe")
+
+    def loss() -> torch.Tensor:
+        optimiser.zero_grad()
+        value = F.cross_entropy(features @ w, target, weight, reduction="none").sum() + 0.5 * strength * w.square().sum()
+        value.backward()
+        return value
+
+    optimiser.step(loss)
+    return w.detach().numpy()
 
 
 def flag_scores(x_fit: np.ndarray, y_fit: np.ndarray, x: np.ndarray, y: np.ndarray) -> dict[str, float]:
-    """Three-way linear classification of flags in {-1, 0, 1}, classes weighted alike in the fit."""
+    """Three-way linear classification of flags in {-1, 0, 1} (logistic regression), classes weighted alike in the fit."""
     classes = np.array((-1, 0, 1))
-    target = (y_fit[:, None] == classes).astype(float)
-    weight = target @ (len(y_fit) / np.maximum(3 * target.sum(0), 1.0))
-    guess = classes[(x @ ridge(x_fit, target, weight)).argmax(1)]
+    guess = classes[(x @ logistic(x_fit, np.searchsorted(classes, y_fit), len(classes))).argmax(1)]
     recalls = [float((guess[y == c] == c).mean()) for c in classes if (y == c).any()]
     majority = max(float((y == c).mean()) for c in classes)
     return {"accuracy": float((guess == y).mean()), "balanced": float(np.mean(recalls)), "majority": majority}

@@ -1,9 +1,9 @@
 """Things that move on their own, an arm with what it holds: found in each frame by one detector, carried by the codes.
 
 A slot is a mask in the first frame and a shift. The mask is drawn from one frame alone, so that the decoder has it too; the shift
-is a linear map of the codes. In the encoder the same detector looks at both frames, and how far a slot's centre went is put into the
-codes: across the image into the slot's first token, along it into the second. So the codes tell *where* something went and not only
-that something changed.
+is a linear map of the slot's own code. In the encoder the same detector looks at both frames, and how far the slot's centre went is
+all that its token says. So a code tells *where* something went and not only that something changed, and nothing else in the model
+can use that token for something that is easier to predict.
 
 Source: ours. Nearest prior work: Transporter (Kulkarni et al. 2019), key points found by carrying features from frame to frame.
 """
@@ -32,7 +32,7 @@ class Found:
 
 
 class Slots(nn.Module):
-    """Detector of ``config.slots`` things; tokens 2k and 2k + 1 are slot k's.
+    """Detector of ``config.slots`` things; token k is slot k's alone.
 
     Args:
         stride: of the grid that masks and flow are on.
@@ -49,9 +49,10 @@ class Slots(nn.Module):
         self.merge = nn.Conv2d(narrow, narrow, 3, padding=1)
         self.where = nn.Conv2d(narrow, config.slots + 1, 1)  # the last one: none of them
         nn.init.zeros_(self.where.bias)
-        self.direction = nn.Parameter(torch.randn(2 * config.slots, config.code_dim) * config.slot_gain)  # of each displacement in its token's code space
-        self.shift = nn.Linear(config.tokens * config.code_dim, 2 * config.slots, bias=False)  # linear: what probes read
-        nn.init.normal_(self.shift.weight, std=0.02)
+        self.direction = nn.Parameter(
+            torch.randn(config.slots, 2, config.code_dim) * config.slot_gain
+        )  # of a displacement across, along, in the token's code space
+        self.shift = nn.Parameter(torch.randn(config.slots, config.code_dim, 2) * 0.02)  # linear: what probes read
 
     def find(self, frame: torch.Tensor, lens: torch.Tensor) -> Found:
         """frame [B, 3, S, S], lens [B, 5]."""
@@ -68,13 +69,13 @@ class Slots(nn.Module):
         return Found(masks, centres)
 
     def moved(self, before: Found, after: Found) -> torch.Tensor:
-        """What the slots add to the first ``2 * count`` tokens before quantisation [B, 2 * count, D]."""
-        return (after.centres - before.centres).flatten(1)[:, :, None] * self.direction
+        """The first ``count`` tokens before quantisation [B, count, D]: how far each thing went."""
+        return torch.einsum("bkc,kcd->bkd", after.centres - before.centres, self.direction)
 
     def flow(self, found: Found, values: torch.Tensor) -> torch.Tensor:
         """Backward flow [B, 2, h, w]: things that keep their looks and move as a whole. values [B, T, D]."""
         b, k, h, w = found.masks.shape
-        shift = self.shift(values.flatten(1)).view(b * k, 2)
+        shift = torch.einsum("bkd,kdc->bkc", values[:, :k], self.shift).reshape(b * k, 2)
         grid = (identity_grid(h, shift.device)[None] - shift[:, :, None, None]).permute(0, 2, 3, 1)
         later = F.grid_sample(found.masks.reshape(b * k, 1, h, w), grid, mode="bilinear", padding_mode="zeros", align_corners=False)
         return -(later * shift[:, :, None, None]).view(b, k, 2, h, w).sum(1)
