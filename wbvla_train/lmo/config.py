@@ -258,7 +258,7 @@ class TrainConfig:
     robot: str = "x2"
     ablation: str = "none"  # word of :mod:`wbvla_train.lmo.ablations`
     seed: int = 1
-    total_steps: int = 60_000_000
+    total_steps: int = 32_000_000
     checkpoint_every: int = 1_000_000
     physics: PhysicsConfig = field(default_factory=PhysicsConfig)
     replay: ReplayConfig = field(default_factory=ReplayConfig)
