@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from wbvla_train.lam.config import ModelConfig, preset
 from wbvla_train.lam.geometry import crop_lens, identity_grid, lens_from_view, level_rays, project, rigid_flow, rotation_matrix
+from wbvla_train.lam.matching import matched_flow, seen_motion
 from wbvla_train.lam.model import LatentActionModel, cost_volume
 from wbvla_train.lam.quantiser import TokenQuantiser
 
@@ -155,6 +157,42 @@ def test_all_that_a_prediction_knows_of_the_later_frame_is_its_codes():
     out = model(first, later, lens)
     assert torch.allclose(model.predict(first, out.codes, lens).frame, out.prediction.frame, atol=1e-5)
     assert torch.equal(model.encode(first, later, lens), out.codes)
+
+
+def _texture(count: int, size: int) -> torch.Tensor:
+    draw = torch.Generator().manual_seed(0)
+    return F.interpolate(torch.randn(count, 3, size // 3, size // 3, generator=draw), size=(size, size), mode="bicubic")
+
+
+def test_matching_finds_how_a_rigid_scene_moved():
+    first, lens = _texture(8, 48), _lens(30.0).expand(8, -1)
+    motion = torch.tensor(
+        [[0.2, 0.0, 0.0, 0.0, 0.0, 0.0], [0.0, 0.15, 0.0, 0.0, 0.0, 0.0], [0.0, 0.0, -0.1, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0, 0.0, 0.15]]
+    ).repeat(2, 1)
+    true = rigid_flow(motion, torch.full((8, 1, 48, 48), 0.6), lens)
+    grid = identity_grid(48) + true
+    later = F.grid_sample(first, grid.permute(0, 2, 3, 1), mode="bilinear", padding_mode="border", align_corners=False)
+    seen = (grid.abs() < 0.9).all(1)
+    missed, moved = (((flow * 24.0).norm(dim=1)[seen]).median() for flow in (matched_flow(first, later)[0] - true, true))
+    assert moved > 2.0 and missed < 0.35, f"{missed:.2f} of {moved:.2f} px"
+
+
+def test_two_cameras_see_the_same_turn_alike():
+    """A heading that turned left by 0.1 rad turns every ray to the right about the vertical, whatever the lens and the pitch."""
+    for lens in (_lens(10.0), _lens(45.0, 0.5, 0.4)):
+        first, angle = _texture(1, 48), 0.1
+        flow = rigid_flow(torch.tensor([[0, 0, 0, 0, 0, angle]]), torch.zeros(1, 1, 48, 48), lens)
+        later = F.grid_sample(first, (identity_grid(48) + flow).permute(0, 2, 3, 1), mode="bilinear", padding_mode="border", align_corners=False)
+        told = seen_motion(first, later, lens, 4)[0, :, 3:9, 3:9]  # away from the edges
+        unit, turned = told[:3].flatten(1), told[3:6].flatten(1) / 10.0
+        expected = torch.linalg.cross(torch.tensor([0.0, 0.0, angle])[:, None].expand_as(unit), unit, dim=0)  # backward: where it came from, to the left
+        assert (turned - expected).norm(dim=0).median() < 0.25 * expected.norm(dim=0).median()
+
+
+def test_nothing_turns_where_nothing_moved():
+    first = _texture(2, 48)
+    told = seen_motion(first, first, _lens(40.0).expand(2, -1), 4)
+    assert told[:, 3:6].abs().max() < 0.02 and told[:, :3].norm(dim=1) == pytest.approx(1.0, abs=1e-5)
 
 
 def test_the_cost_volume_finds_a_shift():

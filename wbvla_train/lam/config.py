@@ -38,6 +38,7 @@ class ModelConfig:
         stem_width, width, heads, blocks: encoder (E; one block).
         decoder_width: channels of the pixel decoder at a quarter of the image size (E). decoder_blocks: of the feature decoder.
         rigid: warp by a rigid-scene motion; on for locomotion (and for both domains together), off where the camera is still (E).
+        matching: the encoder sees how each viewing ray turned (:mod:`wbvla_train.lam.matching`) (O).
         slots: things that move on their own and are carried by the codes (:mod:`wbvla_train.lam.slots`): the two arms, for manipulation; 0: none (O).
         slot_gain: spread of the codes' direction for a displacement, code units per half image (O).
         commitment: beta (U, van den Oord: 0.25). reset_below: usage share under which a code is reset (E).
@@ -56,6 +57,7 @@ class ModelConfig:
     decoder_width: int = 48
     decoder_blocks: int = 12
     rigid: bool = True
+    matching: bool = False
     slots: int = 0
     slot_gain: float = 4.0
     commitment: float = 0.25

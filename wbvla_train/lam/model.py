@@ -22,6 +22,7 @@ from torch import nn
 
 from wbvla_train.lam.config import ModelConfig
 from wbvla_train.lam.geometry import identity_grid, level_rays, rigid_flow
+from wbvla_train.lam.matching import CHANNELS, seen_motion
 from wbvla_train.lam.quantiser import TokenQuantiser
 from wbvla_train.lam.slots import Found, Slots
 
@@ -82,13 +83,15 @@ class Block(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Space-time encoder: both frames, their difference, their cost volume and the viewing rays -> z [B, T, D]."""
+    """Space-time encoder: both frames, their difference, their cost volume, the viewing rays and how they turned -> z [B, T, D]."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         cells = config.image_size // STRIDE // 2
         self.stem = nn.Conv2d(12, config.stem_width, 8, stride=STRIDE, padding=2)
         self.cost = nn.Conv2d(cost_channels(), config.stem_width, 1)
+        wide = config.stem_width
+        self.seen = nn.Sequential(nn.Conv2d(CHANNELS, wide, 1), nn.GELU(), nn.Conv2d(wide, wide, 1)) if config.matching else None
         self.down = nn.Conv2d(config.stem_width, config.width, 3, stride=2, padding=1)
         self.positions = nn.Parameter(torch.randn(1, cells * cells, config.width) * 0.02)
         self.queries = nn.Parameter(torch.randn(1, config.tokens, config.width) * 0.02)
@@ -98,6 +101,8 @@ class Encoder(nn.Module):
     def forward(self, first: torch.Tensor, later: torch.Tensor, lens: torch.Tensor) -> torch.Tensor:
         rays = level_rays(lens, first.shape[-1])
         x = self.stem(torch.cat((first, later, later - first, rays), dim=1)) + self.cost(cost_volume(first, later))
+        if self.seen is not None:
+            x = x + self.seen(seen_motion(first, later, lens, STRIDE))
         x = F.gelu(self.down(F.gelu(x)))  # [B, C, S/8, S/8]
         x = x.flatten(2).transpose(1, 2) + self.positions
         x = self.blocks(torch.cat((self.queries.expand(len(x), -1, -1), x), dim=1))
