@@ -49,7 +49,7 @@ VERBS = (
     Verb(("inspect",), "wbvla_cli.inspect", "print a checkpoint's manifest and lineage", "robot"),
     Verb(("eval", "walk-to"), "wbvla_eval.walk_to", "walk-to-box trials on unseen seeds: success, falls, Wilson intervals", "sim,vla"),
     Verb(("eval", "instructions"), "wbvla_eval.instructions", "success of every instruction on unseen seeds", "sim,vla"),
-    Verb(("eval", "lmo"), "wbvla_eval.lmo", "benchmark of a leg controller: accuracy, stability, arrival, switching, stress, squats, cart", "sim"),
+    Verb(("eval", "lmo"), "wbvla_eval.lmo.command", "benchmark of a leg controller: accuracy, stability, arrival, switching, stress, squats, cart", "sim"),
     Verb(("video", "ingest"), "wbvla_train.data.film.ingest", "films from any camera: gated, sorted, cut into clips for the latent action models", "train"),
     Verb(("video", "review"), "wbvla_train.data.film.review", "contact sheet of ingested films for the browser; take over its decisions", "train"),
     Verb(("video", "info"), "wbvla_train.data.film.info", "what a film is and what the gates would say of it", "train"),

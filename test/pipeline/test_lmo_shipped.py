@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from wbvla_core.checkpoint import load_manifest
-from wbvla_eval.lmo import CASES, Options, run_trial
+from wbvla_eval.lmo.lockstep import CASES, Options, run_trial
 
 CHECKPOINT = Path(__file__).resolve().parents[2] / "checkpoints" / "lmo" / "x2"
 OPTIONS = Options(lmo=CHECKPOINT, hold_s=4.0, rest_s=2.0, seed_base=3_000_000)

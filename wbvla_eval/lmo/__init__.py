@@ -10,20 +10,5 @@ suites       the table of suites: cells of program, conditions and measures
 results      episodes -> rows with intervals, terminal table, report.md, comparison of runs
 plots, video pictures of it
 command      the command line
-lockstep     the older small protocol: one robot in the lock-step world through the whole LmoController
+lockstep     a small protocol of its own: one robot in the lock-step world through the whole LmoController
 """
-
-from __future__ import annotations
-
-from collections.abc import Sequence
-
-from wbvla_eval.lmo.lockstep import CASES, Options, run_trial
-
-__all__ = ["CASES", "Options", "main", "run_trial"]
-
-
-def main(argv: Sequence[str]) -> int:
-    """``wbvla eval lmo``."""
-    from wbvla_eval.lmo.command import main as run
-
-    return run(argv)

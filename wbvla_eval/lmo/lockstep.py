@@ -244,7 +244,7 @@ def evaluate(options: Options) -> dict[str, Any]:
 
 
 def main(argv: Sequence[str]) -> int:
-    options = tyro.cli(Options, prog="wbvla eval lmo", args=list(argv))
+    options = tyro.cli(Options, prog="python -m wbvla_eval.lmo.lockstep", args=list(argv))
     began = time.monotonic()
     report = evaluate(options)
     for row in report["rows"]:
