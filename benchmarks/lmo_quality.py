@@ -13,22 +13,23 @@ from typing import Any
 import torch
 import tyro
 
+from wbvla_eval.lmo import results
 from wbvla_eval.lmo.command import Options as BenchmarkOptions
 from wbvla_eval.lmo.command import benchmark
 from wbvla_train.lmo.export import export_checkpoint
 
-# Heading of the column -> (suite, row, number).
-COLUMNS = {
-    "forward/back m": ("accuracy", "forward/back", "position_m"),
-    "rad": ("accuracy", "forward/back", "heading_rad"),
-    "left/right m": ("accuracy", "left/right", "position_m"),
-    "rad ": ("accuracy", "left/right", "heading_rad"),
-    "turn m": ("accuracy", "turn left/right", "position_m"),
-    "rad  ": ("accuracy", "turn left/right", "heading_rad"),
-    "CoMS stand m": ("stability", "stand", "coms_m"),
-    "CoMS squat m": ("stability", "squat", "coms_m"),
-    "lean, walking rad": ("accuracy", "forward/back", "lean_rad"),
-}
+# Heading of the column, suite, row, number.
+COLUMNS = (
+    ("forward/back m", "accuracy", "forward/back", "position_m"),
+    ("rad", "accuracy", "forward/back", "heading_rad"),
+    ("left/right m", "accuracy", "left/right", "position_m"),
+    ("rad", "accuracy", "left/right", "heading_rad"),
+    ("turn m", "accuracy", "turn left/right", "position_m"),
+    ("rad", "accuracy", "turn left/right", "heading_rad"),
+    ("CoMS stand m", "stability", "stand", "coms_m"),
+    ("CoMS squat m", "stability", "squat", "coms_m"),
+    ("lean, walking rad", "accuracy", "forward/back", "lean_rad"),
+)
 
 
 @dataclass(frozen=True)
@@ -73,18 +74,16 @@ def main() -> int:
             out=where,
         )
         lines.append([f"{state['steps'] / 1e6:.1f} M", f"{state['wall_s'] / 3600:.2f}", *cells(benchmark(settings))])
-    head = ["steps", "hours", *COLUMNS, "falls, fixed commands", *(["falls, switching"] if options.hours > 0 else [])]
-    print()
-    for line in (head, ["---"] * len(head), *lines):
-        print("| " + " | ".join(cell.strip() for cell in line) + " |")
+    head = ["steps", "hours", *(column[0] for column in COLUMNS), "falls, fixed commands", *(["falls, switching"] if options.hours > 0 else [])]
+    print(f"\n{results.markdown([head, *lines])}")
     return 0
 
 
 def cells(report: dict[str, Any]) -> list[str]:
     """What a report says in each column, then falls under fixed commands and in switching."""
-    rows = {(name, row["row"]): row for name, suite in report["suites"].items() for row in suite["rows"]}
+    rows = results.rows_by_name(report)
     out = []
-    for suite, row, number in COLUMNS.values():
+    for _, suite, row, number in COLUMNS:
         found = rows[suite, row]["numbers"].get(number)
         out.append(f"{found['mean']:.3f}" if found else "–")
     fixed = [row for (suite, name), row in rows.items() if suite in ("accuracy", "stability") and not row.get("part")]

@@ -117,10 +117,15 @@ def markdown(lines: Sequence[Sequence[str]]) -> str:
     return "\n".join((rows[0], "|" + "---|" * len(head), *rows[1:]))
 
 
+def rows_by_name(report: dict[str, Any]) -> dict[tuple[str, str], Row]:
+    """(suite, row) -> the row of a report."""
+    return {(name, row["row"]): row for name, suite in report["suites"].items() for row in suite["rows"]}
+
+
 def against_targets(report: dict[str, Any]) -> list[list[str]]:
     """Measured against the paper's Table 3 and the targets of this project."""
     lines = [["", "paper's LMO", "target", "measured", ""]]
-    found = {(name, row["row"]): row for name, suite in report["suites"].items() for row in suite["rows"]}
+    found = rows_by_name(report)
     for (suite, name, key), (paper, target) in TARGETS.items():
         row = found.get((suite, name))
         if row is None:
@@ -247,7 +252,7 @@ def like_the_paper(reports: Sequence[dict[str, Any]]) -> list[list[str]]:
     lines = [["", *(c[0] for c in LIKE_THE_PAPER), "fell in these", "arrived", "falls/h switching"], list(PAPER_LMO)]
     for label in dict.fromkeys(r["label"] for r in reports):
         group = [r for r in reports if r["label"] == label]
-        found = [{(name, row["row"]): row for name, suite in r["suites"].items() for row in suite["rows"]} for r in group]
+        found = [rows_by_name(r) for r in group]
         line, fell, of = [label], 0, 0
         for _, suite, name, keys in LIKE_THE_PAPER:
             rows = [f[suite, name] for f in found if (suite, name) in f]

@@ -14,6 +14,7 @@ flow. Ours: rays in a level frame from the clip's own lens and pitch, and the ex
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 
 
 def lens_from_view(view: torch.Tensor) -> torch.Tensor:
@@ -33,6 +34,12 @@ def identity_grid(size: int, device: torch.device | None = None) -> torch.Tensor
     centres = (torch.arange(size, device=device, dtype=torch.float32) + 0.5) * (2.0 / size) - 1.0
     v, u = torch.meshgrid(centres, centres, indexing="ij")
     return torch.stack((u, v))
+
+
+def warp(frames: torch.Tensor, flow: torch.Tensor) -> torch.Tensor:
+    """Frames [B, C, S, S] moved by a backward flow [B, 2, S, S]; what comes from beyond the border is the border."""
+    grid = (identity_grid(frames.shape[-1], frames.device) + flow).permute(0, 2, 3, 1)
+    return F.grid_sample(frames, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
 def level_rays(lens: torch.Tensor, size: int) -> torch.Tensor:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from wbvla_train.lam.geometry import identity_grid, level_rays
+from wbvla_train.lam.geometry import level_rays, warp
 
 CHANNELS = 8  # of :func:`seen_motion`
 COARSEST = 12  # cells along an edge where the search begins; all that one step reaches there: a quarter of the image to either side
@@ -38,7 +38,7 @@ def matched_flow(first: torch.Tensor, later: torch.Tensor) -> tuple[torch.Tensor
         a, b = (x if divisor == 1 else F.avg_pool2d(x, divisor) for x in (later, first))
         n = a.shape[-1]
         flow = flow if flow.shape[-1] == n else F.interpolate(flow, size=(n, n), mode="bilinear", align_corners=False)
-        b = F.grid_sample(b, (identity_grid(n, b.device) + flow).permute(0, 2, 3, 1), mode="bilinear", padding_mode="border", align_corners=False)
+        b = warp(b, flow)
         reach = REACH[min(step, len(REACH) - 1)]
         shifts = [(dx, dy) for dy in range(-reach, reach + 1) for dx in range(-reach, reach + 1)]
         padded = F.pad(b, (reach,) * 4, mode="replicate")
@@ -67,8 +67,7 @@ def seen_motion(first: torch.Tensor, later: torch.Tensor, lens: torch.Tensor, ce
     """
     flow, sure = matched_flow(first, later)
     size = first.shape[-1]
-    moved = F.grid_sample(first, (identity_grid(size, first.device) + flow).permute(0, 2, 3, 1), mode="bilinear", padding_mode="border", align_corners=False)
-    left = 0.3 * ((moved - later).square().mean(1, keepdim=True) + 1e-3).log()
+    left = 0.3 * ((warp(first, flow) - later).square().mean(1, keepdim=True) + 1e-3).log()
     flow, sure, left, rays = (F.avg_pool2d(x, cell) for x in (flow, sure, left, level_rays(lens, size)))
     length = rays.norm(dim=1, keepdim=True)
     unit = rays / length

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from wbvla_train.lam.config import ModelConfig
-from wbvla_train.lam.geometry import identity_grid, level_rays, rigid_flow
+from wbvla_train.lam.geometry import level_rays, rigid_flow, warp
 from wbvla_train.lam.matching import CHANNELS, seen_motion
 from wbvla_train.lam.quantiser import TokenQuantiser
 from wbvla_train.lam.slots import Found, Slots
@@ -167,9 +167,7 @@ class Decoder(nn.Module):
             inverse_depth, static = self.scene(near).split(1, dim=1)
             flow = 0.5 * flow + torch.sigmoid(static + 2.0) * rigid_flow(motion, F.softplus(inverse_depth), lens)
         flow = F.interpolate(flow, scale_factor=float(STRIDE), mode="bilinear", align_corners=False)
-        grid = (identity_grid(size, first.device) + flow).permute(0, 2, 3, 1)
-        moved = F.grid_sample(first, grid, mode="bilinear", padding_mode="border", align_corners=False)
-        frame = moved + F.interpolate(self.residual(x), scale_factor=float(STRIDE), mode="bilinear", align_corners=False)
+        frame = warp(first, flow) + F.interpolate(self.residual(x), scale_factor=float(STRIDE), mode="bilinear", align_corners=False)
         return Prediction(frame, flow, motion)
 
 

@@ -49,9 +49,8 @@ class Slots(nn.Module):
         self.merge = nn.Conv2d(narrow, narrow, 3, padding=1)
         self.where = nn.Conv2d(narrow, config.slots + 1, 1)  # the last one: none of them
         nn.init.zeros_(self.where.bias)
-        self.direction = nn.Parameter(
-            torch.randn(config.slots, 2, config.code_dim) * config.slot_gain
-        )  # of a displacement across, along, in the token's code space
+        # Of a displacement across and along the image, in the token's code space.
+        self.direction = nn.Parameter(torch.randn(config.slots, 2, config.code_dim) * config.slot_gain)
         self.shift = nn.Parameter(torch.randn(config.slots, config.code_dim, 2) * 0.02)  # linear: what probes read
 
     def find(self, frame: torch.Tensor, lens: torch.Tensor) -> Found:
