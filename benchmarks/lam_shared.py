@@ -25,7 +25,7 @@ from wbvla_train.lam.train import train
 
 VARIANTS = ("mani", "loco", "shared", "shared2x")
 LABELS = {"mani": "separate", "loco": "separate", "shared": "shared", "shared2x": "shared, twice"}
-TWICE = {"stem_width": 112, "width": 140, "decoder_width": 70}  # 803 067 parameters; mani and loco have 801 172 together
+TWICE = {"stem_width": 112, "width": 144, "decoder_width": 68}  # 813 307 parameters; mani and loco have 812 980 together
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class CompareConfig:
 def settings(config: CompareConfig, variant: str, seed: int) -> LamTrainConfig:
     """Of one training."""
     base = preset("tiny", variant.removesuffix("2x"))
-    model = replace(base.model, **TWICE) if variant == "shared2x" else base.model
+    model = replace(base.model, matching=True, slots=0, **(TWICE if variant == "shared2x" else {}))  # alike in all but what is shared
     name = f"{variant}_{seed}"
     return replace(
         base,

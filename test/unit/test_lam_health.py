@@ -19,7 +19,7 @@ from wbvla_train.lam.geometry import lens_from_view
 from wbvla_train.lam.health import CollapseError, CollapseMonitor, Health
 from wbvla_train.lam.label import label_frames
 from wbvla_train.lam.model import LatentActionModel, pixels
-from wbvla_train.lam.probe import flag_scores, one_hot, primitive_of, r_squared, retrieval, seconds
+from wbvla_train.lam.probe import flag_scores, one_hot, primitive_of, r_squared, retrieval, seconds, true_motion
 from wbvla_train.lam.quantiser import TokenQuantiser
 
 VIEW = CameraView(58.0, 4 / 3, 40.0)
@@ -83,16 +83,13 @@ def test_the_probe_reads_flags_that_are_in_the_codes_and_not_those_that_are_not(
     assert r_squared(x[:2000], rng.normal(size=2000), x[2000:], rng.normal(size=2000)) < 0.05
 
 
-def _clips(tmp_path, lengths, commands=None) -> SimpleNamespace:
+def _clips(tmp_path, lengths) -> SimpleNamespace:
     """A corpus of clips at 10 Hz without pictures: what the probes ask of one."""
     starts = np.concatenate(([0], np.cumsum(lengths)))
     clips = [Clip(f"clip_{i}", int(starts[i]), np.arange(n) * 0.1, VIEW, "human") for i, n in enumerate(lengths)]
     room = tmp_path / "train" / "loco" / "room_00000"
     corpus = SimpleNamespace(clips=clips, sidecars=[room / "clips.json"])
     corpus.pairs = lambda gap_s: Corpus.pairs(corpus, gap_s)
-    if commands is not None:
-        (tmp_path / "truth" / "train" / "loco").mkdir(parents=True)
-        np.savez(tmp_path / "truth" / "train" / "loco" / "room_00000.npz", command=np.repeat(np.array(commands)[:, None], lengths[0], axis=1))
     return corpus
 
 
@@ -108,9 +105,40 @@ def test_a_second_of_video_is_the_pairs_that_lie_within_it(tmp_path):
         seconds(short := _clips(tmp_path, (9,)), short.pairs(0.5), 0.5)
 
 
+def _truth(tmp_path, corpus, **arrays) -> None:
+    path = tmp_path / "truth" / "train" / "loco"
+    path.mkdir(parents=True)
+    shape = (len(corpus.clips), len(corpus.clips[0].stamps_s), -1)
+    np.savez(path / "room_00000.npz", **{name: value.reshape(shape) for name, value in arrays.items()})
+
+
+def test_who_walks_an_arc_goes_forward_and_not_aside(tmp_path):
+    corpus = _clips(tmp_path, (11,))
+    turned = 0.1 * np.arange(11)  # 1 rad in a second, on a circle of 0.5 m radius to the left of the start
+    pose = np.stack((0.5 * np.sin(turned), 0.5 * (1 - np.cos(turned)), turned, 0.01 * np.arange(11)), axis=1)
+    _truth(tmp_path, corpus, pose=pose, hands=np.zeros((11, 6)))
+    motion = true_motion(corpus, corpus.pairs(1.0)).displacement
+    assert motion[0] == pytest.approx((2 * 0.5 * np.sin(0.5), 0.0, 1.0, 0.1), abs=1e-6), "the chord of the arc, along the heading half-way"
+
+
+def test_a_command_that_changes_on_the_way_is_nobodys(tmp_path):
+    corpus = _clips(tmp_path, (12, 12))
+    command = np.zeros((24, 4))
+    command[:12, 0] = 1.0  # the first clip walks, the second turns from its frame 5 on
+    command[17:, 2] = -1.0
+    _truth(tmp_path, corpus, command=command)
+    whole = seconds(corpus, corpus.pairs(0.5), 0.5).whole
+    assert whole.first.tolist() == [0, 1, 12, 13]
+    steady = probe_module.steady_command(corpus, whole)
+    assert steady[:2].tolist() == [[1, 0, 0, 0]] * 2 and np.isnan(steady[2:]).all()
+    advance, turn_right = 0, 5
+    assert primitive_of(corpus, corpus.pairs(0.5)).tolist() == [advance] * 7 + [-1] * 5 + [turn_right] * 2
+
+
 def test_retrieval_finds_the_primitive_where_the_codes_tell_it_and_guesses_where_not(tmp_path, monkeypatch):
     primitives = [command for name, command in PRIMITIVES.items() if name != "stand"]
-    corpus = _clips(tmp_path, (12,) * 32, [primitives[i % 8] for i in range(32)])
+    corpus = _clips(tmp_path, (12,) * 32)
+    _truth(tmp_path, corpus, command=np.repeat([primitives[i % 8] for i in range(32)], 12, axis=0))
     rng = np.random.default_rng(0)
     lam = SimpleNamespace(gap_s=0.5, model=SimpleNamespace(config=SimpleNamespace(codes=16, tokens=4), quantiser=TokenQuantiser(4, 16, 4)))
     for tell, low, high in ((True, 0.999, 1.0), (False, 0.0, 0.4)):

@@ -69,7 +69,7 @@ class VideoConfig:
     output: Path = Path("data/video")
     domains: tuple[Domain, ...] = DEFAULT_DOMAINS
     splits: tuple[Split, ...] = SPLITS
-    train_rooms: int = 400
+    train_rooms: int = 1200
     dev_rooms: int = 30
     test_rooms: int = 30
     x2_rooms: int = 100

@@ -169,13 +169,15 @@ class LamTrainConfig:
 
 
 def preset(size: Size, name: Name) -> LamTrainConfig:
-    """``debug``, ``debug-dinov2``: seconds, for tests. ``tiny``: what ships, half an hour of one thread. ``full``: DINOv2 features, one GPU."""
+    """``debug``, ``debug-dinov2``: seconds, for tests. ``tiny``: what ships, two hours of one thread. ``full``: DINOv2 features, one GPU."""
     rigid = name != "mani"
     if size == "debug":
         model = ModelConfig(image_size=32, stem_width=16, width=16, heads=2, decoder_width=8, rigid=rigid)
         return LamTrainConfig(name, model, steps=20, batch=8, continuous_steps=4, warmup_steps=5, health_every=10, save_every=10)
     if size == "tiny":
-        return LamTrainConfig(name, ModelConfig(rigid=rigid))
+        model = ModelConfig(rigid=rigid, matching=rigid, slots=0 if rigid else 2)
+        # 0.6 s: a stride of the legs, so that codes tell what was commanded and not which foot is in the air.
+        return LamTrainConfig(name, model, gap_s=0.6, steps=40_000)
     if size == "debug-dinov2":
         model = ModelConfig("dinov2", "debug", image_size=56, code_dim=8, width=32, heads=2, blocks=2, decoder_blocks=2, rigid=False)
         return replace(preset("debug", name), model=model, features="random", loss_scales=1, loss_power=0.0)

@@ -25,15 +25,18 @@ from wbvla_train.lam.config import domains_of
 from wbvla_train.lam.export import Lam, load_lam
 from wbvla_train.lam.health import batch_of, measure, sample_pairs
 
-# Smaller displacements over the gap count as none: half of the slowest commanded motion over 0.5 s (ours).
+# Smaller displacements over the gap count as none: about half of the slowest commanded motion (ours).
 STILL = {"forward": 0.04, "lateral": 0.04, "turn": 0.06}
 WINDOW_S = 1.0  # of the probes that look at more than one pair
 
 
 @dataclass(frozen=True)
 class Motion:
-    """True motion over the gap, per pair: displacement [N, 4] forward m, left m, turn left rad, up m, level frame of the first
-    frame; hands [N, 6] displacement of the left and right hand in the level camera frame, m (NaN: out of sight)."""
+    """True motion over the gap, per pair: displacement [N, 4] forward m, left m, turn left rad, up m; hands [N, 6] displacement of
+    the left and right hand in the level camera frame, m (NaN: out of sight).
+
+    Forward and left are along the heading half-way through the turn, in which the chord of an arc walked straight ahead has no sideways part: in
+    the heading of the first frame who walks and turns would seem to step aside."""
 
     displacement: np.ndarray
     hands: np.ndarray
@@ -54,10 +57,18 @@ def true_motion(corpus: Corpus, pairs: Pairs) -> Motion:
     pose, hand = np.concatenate(poses).astype(np.float64), np.concatenate(hands)
     a, b = pose[pairs.first], pose[pairs.later]
     delta = b - a
-    cos, sin = np.cos(a[:, 2]), np.sin(a[:, 2])
     turn = wrap(delta[:, 2])
+    heading = a[:, 2] + 0.5 * turn
+    cos, sin = np.cos(heading), np.sin(heading)
     displacement = np.stack((cos * delta[:, 0] + sin * delta[:, 1], -sin * delta[:, 0] + cos * delta[:, 1], turn, delta[:, 3]), axis=1)
     return Motion(displacement, hand[pairs.later] - hand[pairs.first])
+
+
+def steady_command(corpus: Corpus, whole: Pairs) -> np.ndarray:
+    """[N, 4] the command in force all through each stretch (forward, left, turn left, rise in {-1, 0, 1}); NaN where it changed."""
+    commands = np.concatenate([np.load(path)["command"].reshape(-1, 4) for path in truth_files(corpus)]).astype(np.float64)
+    changes = np.concatenate(([0], (np.diff(commands, axis=0) != 0).any(1).cumsum()))  # a stretch lies within one clip: changes between clips do no harm
+    return np.where((changes[whole.first] == changes[whole.later])[:, None], commands[whole.first], np.nan)
 
 
 @torch.no_grad()
@@ -109,6 +120,15 @@ def r_squared(x_fit: np.ndarray, y_fit: np.ndarray, x: np.ndarray, y: np.ndarray
     return float(1.0 - ((guess[:, 0] - y) ** 2).sum() / max(((y - y.mean()) ** 2).sum(), 1e-12))
 
 
+def _read(x_fit: np.ndarray, d_fit: np.ndarray, x: np.ndarray, d: np.ndarray, times: float = 1.0) -> dict[str, Any]:
+    """Scores of the three flags and of the change of stance, from displacements [N, 4]; ``times``: how many gaps long they are."""
+    out: dict[str, Any] = {}
+    for column, (name, still) in enumerate(STILL.items()):
+        flags = [np.where(np.abs(v[:, column]) < still * times, 0, np.sign(v[:, column])).astype(int) for v in (d_fit, d)]
+        out[name] = flag_scores(x_fit, flags[0], x, flags[1])
+    return {**out, "stance_r2": r_squared(x_fit, d_fit[:, 3], x, d[:, 3])}
+
+
 def probe(lam: Lam, fit: Corpus, score: Corpus, fit_count: int = 6000, score_count: int = 3000) -> dict[str, Any]:
     """Linear probes of the true motion from one-hot codes of one pair."""
     k = lam.model.config.codes
@@ -121,10 +141,7 @@ def probe(lam: Lam, fit: Corpus, score: Corpus, fit_count: int = 6000, score_cou
     (x_fit, d_fit, h_fit), (x, d, h) = sets
     out: dict[str, Any] = {"pairs": len(x)}
     if np.abs(d).max() > min(STILL.values()):  # someone walks
-        for column, (name, still) in enumerate(STILL.items()):
-            flags = [np.where(np.abs(v[:, column]) < still, 0, np.sign(v[:, column])).astype(int) for v in (d_fit, d)]
-            out[name] = flag_scores(x_fit, flags[0], x, flags[1])
-        out["stance_r2"] = r_squared(x_fit, d_fit[:, 3], x, d[:, 3])
+        out |= _read(x_fit, d_fit, x, d)
     names = [f"{side}_{axis}" for side in ("left", "right") for axis in ("forward", "left", "up")]
     hand = {}
     for column, name in enumerate(names):
@@ -180,19 +197,24 @@ def seconds(corpus: Corpus, pairs: Pairs, gap_s: float, window_s: float = WINDOW
 
 
 def probe_seconds(lam: Lam, fit: Corpus, score: Corpus, fit_count: int = 6000, score_count: int = 3000) -> dict[str, Any]:
-    """As :func:`probe`, from the codes of one second (one-hot, averaged over its pairs) to the true displacement over that second."""
+    """As :func:`probe`, from the codes of one second (one-hot, averaged over its pairs) to the true displacement over that second.
+
+    Returns:
+        ``all``: of any seconds; ``one_command``: fitted and scored on those through which one command was in force (all of the prototype's were so). Each
+        with the number of ``seconds`` scored, the scores of the three flags and ``stance_r2``.
+    """
     sets = []
     for corpus, count, seed in ((fit, fit_count, 3), (score, score_count, 4)):
         pairs = corpus.pairs(lam.gap_s)
         every = seconds(corpus, pairs, lam.gap_s)
         chosen = every[sample_pairs(every.whole, count, seed)]
-        sets.append((averaged(lam, corpus, pairs, chosen), true_motion(corpus, chosen.whole).displacement))
-    (x_fit, d_fit), (x, d) = sets
-    out: dict[str, Any] = {"seconds": len(x)}
-    for column, (name, still) in enumerate(STILL.items()):
-        flags = [np.where(np.abs(v[:, column]) < still * WINDOW_S / lam.gap_s, 0, np.sign(v[:, column])).astype(int) for v in (d_fit, d)]
-        out[name] = flag_scores(x_fit, flags[0], x, flags[1])
-    return {**out, "stance_r2": r_squared(x_fit, d_fit[:, 3], x, d[:, 3])}
+        steady = np.isfinite(steady_command(corpus, chosen.whole)[:, 0])
+        sets.append((averaged(lam, corpus, pairs, chosen), true_motion(corpus, chosen.whole).displacement, steady))
+    (x_fit, d_fit, steady_fit), (x, d, steady) = sets
+    out: dict[str, Any] = {}
+    for label, fitted, scored in (("all", slice(None), slice(None)), ("one_command", steady_fit, steady)):
+        out[label] = {"seconds": len(x[scored]), **_read(x_fit[fitted], d_fit[fitted], x[scored], d[scored], WINDOW_S / lam.gap_s)}
+    return out
 
 
 def averaged(lam: Lam, corpus: Corpus, pairs: Pairs, chosen: Seconds) -> np.ndarray:
@@ -205,15 +227,9 @@ def averaged(lam: Lam, corpus: Corpus, pairs: Pairs, chosen: Seconds) -> np.ndar
 # -- the same codes across embodiments -------------------------------------------------------------------------------------------------
 def primitive_of(corpus: Corpus, whole: Pairs) -> np.ndarray:
     """[N] which of the eight primitives is commanded all through each stretch; -1: none, several, or a change."""
-    commands = np.concatenate([np.load(path)["command"].reshape(-1, 4) for path in truth_files(corpus)])
     names = np.array([direction for name, direction in PRIMITIVES.items() if name != "stand"])
-    out = np.full(len(whole), -1)
-    for i, (a, b) in enumerate(zip(whole.first, whole.later, strict=True)):
-        stretch = commands[a : b + 1]
-        if (stretch == stretch[0]).all():
-            match = np.flatnonzero((names == stretch[0]).all(1))
-            out[i] = match[0] if len(match) else -1
-    return out
+    match = (steady_command(corpus, whole)[:, None] == names[None]).all(2)
+    return np.where(match.any(1), match.argmax(1), -1)
 
 
 def retrieval(lam: Lam, gallery: Corpus, query: Corpus, source: str = "human", per_primitive: int = 300) -> dict[str, Any]:
