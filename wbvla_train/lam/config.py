@@ -177,7 +177,7 @@ def preset(size: Size, name: Name) -> LamTrainConfig:
     if size == "tiny":
         model = ModelConfig(rigid=rigid, matching=rigid, slots=0 if rigid else 2)
         # 0.6 s: a stride of the legs, so that codes tell what was commanded and not which foot is in the air.
-        return LamTrainConfig(name, model, gap_s=0.6, steps=40_000)
+        return LamTrainConfig(name, model, gap_s=0.6, steps=40_000 if rigid else 20_000)
     if size == "debug-dinov2":
         model = ModelConfig("dinov2", "debug", image_size=56, code_dim=8, width=32, heads=2, blocks=2, decoder_blocks=2, rigid=False)
         return replace(preset("debug", name), model=model, features="random", loss_scales=1, loss_power=0.0)
