@@ -143,19 +143,23 @@ class SimNode(ManagedNode):
             # only a command that holds the joints lets the robot down from the gantry: LMO may still be damping from before it was hoisted
             return None if command is None or (waiting and not np.any(command.kp)) else command
         oldest_s = self._stamp_s(self.world.state()) - ANSWER_SLACK_S - 1e-6
-        give_up_s = time.monotonic() + WATCHDOG_S
+        waited_s = 0.0
 
         def answered() -> bool:
             return self._stopping or self._request is not None or (self._command is not None and self._command.stamp_s >= oldest_s)
 
         while True:
             with self._arrived:
-                if self._arrived.wait_for(answered, timeout=max(0.0, min(REPEAT_S, give_up_s - time.monotonic()))):
+                since_s = time.monotonic()
+                if self._arrived.wait_for(answered, timeout=min(REPEAT_S, WATCHDOG_S - waited_s)):
                     if self._request is not None:
                         return None  # somebody waits for it; one silent slot is no harm
                     command, self._command = self._command, None
                     return command
-            if time.monotonic() >= give_up_s:
+            # time in which this process could not run is not LMO's silence: a machine that stands still for a moment (suspended, or its virtual
+            # processors lent elsewhere) halts both, and the simulated time with them
+            waited_s += min(time.monotonic() - since_s, REPEAT_S)
+            if waited_s >= WATCHDOG_S - 1e-6:
                 self._bidden = self._command is not None and not np.any(self._command.kp)
                 self.world.driver.damp(f"no JointCommand for {WATCHDOG_S:g} s")
                 self._say_driver_state()

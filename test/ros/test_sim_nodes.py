@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import time
+from collections import Counter
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -18,6 +22,7 @@ from wbvla_core.types import JointCommand  # noqa: E402
 from wbvla_msgs.msg import SafetyState  # noqa: E402
 from wbvla_perception.node import PerceptionNode  # noqa: E402
 from wbvla_perception.preprocess import ImageSpec, policy_image  # noqa: E402
+from wbvla_sim import node as sim_node  # noqa: E402
 from wbvla_sim.node import SimNode  # noqa: E402
 from wbvla_sim.render_node import RenderNode  # noqa: E402
 
@@ -85,6 +90,23 @@ def test_the_robot_hangs_until_the_first_command_then_runs_then_damps_when_comma
     assert sim.trigger_deactivate() is TransitionCallbackReturn.SUCCESS
     assert heard["robot_description"][0].data.startswith("<") and "pelvis" in heard["robot_description"][0].data
     assert heard["clock"] and not sim._thread.is_alive()
+
+
+def test_a_machine_that_stood_still_for_ten_seconds_is_not_taken_for_a_silent_lmo(graph, probe, monkeypatch):
+    up(graph, SimNode, scene="empty")
+    heard = probe.heard
+    until(lambda: heard["joint_states"])
+    jump_s = 0.0
+    monkeypatch.setattr(sim_node, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + jump_s, time_ns=time.time_ns, sleep=time.sleep))
+    answer(probe, codec.stamp_s(heard["joint_states"][-1].header.stamp))
+
+    def asked() -> int:  # how often the driver has sent the state that nobody answered
+        return max(Counter(codec.stamp_ns(m.header.stamp) for m in heard["joint_states"]).values())
+
+    until(lambda: asked() >= 2)
+    jump_s = 10.0  # seen from here the simulator slept through ten seconds in its first wait or its second
+    until(lambda: heard["driver_state"][-1].state == SafetyState.DAMPING, 2.0)
+    assert asked() >= 4, "0.1 s are five waits of 0.02 s: the state is sent once and four times again, less one that may have been lost"
 
 
 def test_a_command_for_other_joints_is_dropped_and_does_not_start_the_robot(graph, probe):

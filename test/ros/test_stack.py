@@ -100,7 +100,7 @@ def test_the_robot_stands_on_its_own_legs_and_the_physics_keep_real_time(stack, 
     start = watch.pelvis
     watch.assert_standing(3.0)
     assert np.linalg.norm(watch.pelvis[:2] - start[:2]) < 0.25
-    assert watch.last("sim_state").real_time_factor > 0.9
+    until(lambda: watch.last("sim_state").real_time_factor > 0.9, 10.0, "a second in real time")  # a machine may stand still for a moment
 
 
 def test_refusals_come_back_with_code_and_sentence(stack, watch):
