@@ -80,6 +80,7 @@ class Options:
         preset: sizes and steps of ``wbvla train vla`` and ``wbvla train decoder``.
         corpus: episodes that give "with" pictures, sentences and codes, never an action; the demonstrations may be among them.
         clips: action-free clips besides.
+        corpus_frames: so many frames of the corpus go on beside each step of stage 2 of "with", for their codes; 0 = none.
         demos: where the k are taken from. kinds: of tasks.
         stills, grounded: stage 0's pictures and weights.
         demonstrations: k. further: more k for the arms without the corpus, so that what they need for the success of "with" is reached.
@@ -92,6 +93,7 @@ class Options:
     preset: Literal["tiny", "debug"] = "tiny"
     corpus: Path = Path("data/demos")
     clips: tuple[Path, ...] = ()
+    corpus_frames: int = 32
     demos: Path = Path("data/demos")
     kinds: tuple[str, ...] = ("walk_to", "turn", "step", "squat", "stand")
     stills: Path = Path("data/stills")
@@ -169,6 +171,8 @@ def decoder_settings(options: Options, cell: Cell) -> decoder_config.DecoderTrai
         lam_mani=options.lam_mani,
         lam_loco=options.lam_loco,
         code_weight=preset.code_weight if cell.coded else 0.0,
+        corpus=options.corpus if cell.arm == "with" and options.corpus_frames else None,
+        corpus_frames=options.corpus_frames,
         loop=replace(preset.loop, steps=steps, seed=cell.seed),
         run_dir=options.output / "state" / "policy" / cell.name,
         output=options.output / "checkpoints" / "policy" / cell.name,

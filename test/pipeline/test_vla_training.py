@@ -27,10 +27,11 @@ from wbvla_train.lam.export import export as export_lam
 from wbvla_train.lam.export import load_lam
 from wbvla_train.lam.label import LabelConfig, label
 from wbvla_train.lam.model import LatentActionModel
+from wbvla_train.parallel import Part
 from wbvla_train.vla import ceiling
 from wbvla_train.vla import train as vla_train
 from wbvla_train.vla.clips import ClipSet, word_tokenizer
-from wbvla_train.vla.codes import load_grounded
+from wbvla_train.vla.codes import code_step_loss, load_grounded
 from wbvla_train.vla.config import PRESETS as VLA_PRESETS
 from wbvla_train.vla.config import CodesConfig, GroundingConfig, VlaTrainConfig
 from wbvla_vla import config as sizes
@@ -249,6 +250,24 @@ def test_a_killed_decoder_training_goes_on_with_the_same_losses(chain: Chain) ->
 
     unbroken = losses("unbroken", None)
     assert losses("broken", 3) + losses("broken", None) == unbroken
+
+
+def test_a_corpus_beside_the_demonstrations_adds_the_loss_of_its_codes_and_nothing_else(chain: Chain) -> None:
+    plain = dataclasses.replace(chain.decoder, run_dir=chain.root / "run_plain")
+    beside = dataclasses.replace(plain, corpus=chain.root / "demos", corpus_frames=3, corpus_weight=0.5, run_dir=chain.root / "run_beside")
+    losses, drawn = [], []
+    for config in (plain, beside):
+        run = decoder_train.build(config, quiet)
+        run.student.eval()
+        drawn.append(run.step.draw(np.random.default_rng(7), 0, Part()))
+        losses.append(run.step.loss(run.student, drawn[-1])[0])
+    assert drawn[0][1] is None and len(drawn[1][1].pixels) == 3
+    torch.testing.assert_close(drawn[0][0].pixels, drawn[1][0].pixels)  # the same demonstrations
+    codes, _ = code_step_loss(run.student.vla, drawn[1][1])
+    assert float(codes.detach()) > 1.0  # 16 codes, a network that has hardly learnt: near log 16 = 2.8
+    torch.testing.assert_close(losses[1], losses[0] + 0.5 * codes)
+    with pytest.raises(WbvlaError, match="--corpus .* not beside --lerobot"):
+        decoder_train.build(dataclasses.replace(beside, lerobot=(chain.root / "lerobot",)), quiet)
 
 
 def test_counterfactual_labels_name_every_box_and_the_recorded_task(chain: Chain) -> None:

@@ -36,6 +36,9 @@ class DecoderTrainConfig:
         flag_weight, height_weight, arm_weight: cross-entropy of the flags; L1 of height and arms (paper: L1).
         box_weight: bearing, distance and visibility of the named box from the latent-action positions (ours; dropped at export).
         code_weight: the codes of stage 1 are still predicted for the recorded sentence, so that they stay readable (ours).
+        corpus: recordings whose codes stage 1 was trained on: ``corpus_frames`` of them stand beside every step, their loss times ``corpus_weight``
+            (prior work: co-training), so that a few demonstrations do not wipe out what was learnt of many; no action of theirs is seen. None =
+            without, which is right where ``demos`` are the corpus themselves.
         ignore_memory_plan: begin even where the memory plan does not fit the device.
         loop: prior work (UniVLA): 10 000 steps of 64, 3.5e-4, for a 7B; ours: 1e-3 for a model of 3 M.
     """
@@ -61,6 +64,9 @@ class DecoderTrainConfig:
     arm_weight: float = 4.0
     box_weight: float = 0.5
     code_weight: float = 0.1
+    corpus: Path | None = None
+    corpus_frames: int = 32
+    corpus_weight: float = 1.0
     lam_mani: Path = Path("checkpoints/lam/mani")
     lam_loco: Path = Path("checkpoints/lam/loco")
     loop: LoopConfig = field(default_factory=lambda: LoopConfig(steps=2200, lr=1e-3))

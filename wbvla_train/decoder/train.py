@@ -26,6 +26,7 @@ from wbvla_train.decoder.streamed import RobotFrames, StreamedFineTune
 from wbvla_train.loop import LoopConfig, TrainLoop, run_record
 from wbvla_train.memory import MemoryPlan, plan_memory, require_memory
 from wbvla_train.parallel import Part, Processes, to_device
+from wbvla_train.vla.codes import CodeBatch, CodesStep, code_step_loss, load_codes
 from wbvla_train.vla.grounding import BoxHead, box_errors, box_loss
 from wbvla_train.vla.images import require_size
 from wbvla_train.vla.streamed import load_frames
@@ -50,19 +51,24 @@ class Student(nn.Module):
 
 
 class FineTuneStep:
-    """Draws a batch of demonstrations and adds up the losses."""
+    """Draws a batch of demonstrations and adds up the losses.
 
-    def __init__(self, config: DecoderTrainConfig, student: Student, demos: Demonstrations, spec: ImageSpec) -> None:
-        self.config, self.student, self.demos, self.spec = config, student, demos, spec
+    Args:
+        corpus: stage 1's own step over the frames that go on beside the demonstrations; None = without.
+    """
 
-    def draw(self, rng: np.random.Generator, step: int, part: Part) -> Batch:
+    def __init__(self, config: DecoderTrainConfig, student: Student, demos: Demonstrations, spec: ImageSpec, corpus: CodesStep | None = None) -> None:
+        self.config, self.student, self.demos, self.spec, self.corpus = config, student, demos, spec, corpus
+
+    def draw(self, rng: np.random.Generator, step: int, part: Part) -> tuple[Batch, CodeBatch | None]:
         part.require_whole("stage 2 from demonstrations with counterfactual sentences")
         c = self.config
         shares = {"walk_share": c.walk_share, "mirror_share": c.mirror_share, "wave_share": c.wave_share, "arm_states": c.arm_states}
-        return self.demos.draw(rng, self.demos.train_index, c.batch, c.sentences, self.spec, augment=True, **shares)
+        batch = self.demos.draw(rng, self.demos.train_index, c.batch, c.sentences, self.spec, augment=True, **shares)
+        return batch, self.corpus.draw(rng, step, part) if self.corpus else None
 
-    def loss(self, model: nn.Module, batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:
-        c = self.config
+    def loss(self, model: nn.Module, drawn: tuple[Batch, CodeBatch | None]) -> tuple[torch.Tensor, dict[str, float]]:
+        c, (batch, beside) = self.config, drawn
         out, action, box = model(batch)
         flags = F.cross_entropy(action.flag_logits.float().flatten(0, 1), batch.flags.flatten())
         height = (action.height.float() - batch.height).abs().mean()
@@ -75,7 +81,11 @@ class FineTuneStep:
         codes = code_loss(out.logits.float(), batch.codes, batch.code_weight)
         loss = c.flag_weight * flags + c.height_weight * height + c.arm_weight * arms + c.box_weight * where + c.code_weight * codes
         right = (action.flag_logits.argmax(-1) == batch.flags).all(dim=1).float().mean()
-        return loss, {"flags": float(flags.detach()), "all_flags_right": float(right), "arms": float(arms.detach()), "box": float(where.detach())}
+        numbers = {"flags": float(flags.detach()), "all_flags_right": float(right), "arms": float(arms.detach()), "box": float(where.detach())}
+        if beside is not None:
+            kept, found = code_step_loss(self.student.vla, beside)
+            loss, numbers = loss + c.corpus_weight * kept, numbers | {"corpus_code_accuracy": found["code_accuracy"]}
+        return loss, numbers
 
     @torch.no_grad()
     def evaluate(self, batches: int = 12) -> dict[str, float]:
@@ -131,8 +141,11 @@ def build(config: DecoderTrainConfig, log=print) -> FineTuning:
         )
     lams = (config.lam_mani, config.lam_loco)
     bookkeeping = ("output", "run_dir", "resume", "loop", "filter", "lerobot", "stream", "ignore_memory_plan")
+    bookkeeping += ("corpus", "corpus_frames", "corpus_weight") if config.corpus is None else ()
     settings = {key: value for key, value in asdict(config).items() if key not in bookkeeping} | {"stage": "decoder", "vla": vla.manifest.hash}
     if config.lerobot:
+        if config.corpus:
+            raise WbvlaError(f"--corpus {config.corpus} stands beside recordings of `wbvla data demos` (--demos), not beside --lerobot: leave one of them out")
         frames, of_data = load_frames(config.lerobot, lams, vla.tokenizer, vla.image_spec, config.stream, processes, log)
         settings |= of_data
         rows = config.decoder.chunk_rows
@@ -148,7 +161,7 @@ def build(config: DecoderTrainConfig, log=print) -> FineTuning:
         step = StreamedFineTune(config, student, RobotFrames(frames, robot, config.decoder), vla.image_spec)
         count = step.stream.frames
     else:
-        step = FineTuneStep(config, student, demos, vla.image_spec)
+        step = FineTuneStep(config, student, demos, vla.image_spec, _corpus_step(config, student, vla, log))
         count = len(demos.train_index)
     sentences = 1 if config.lerobot else config.sentences
 
@@ -158,6 +171,15 @@ def build(config: DecoderTrainConfig, log=print) -> FineTuning:
     require_memory(plan, config.loop, config.ignore_memory_plan, log)
     arms = {"decoder.arm_state": config.arm_lr_factor, "decoder.arms": config.arm_lr_factor}
     return FineTuning(TrainLoop(config.loop, student, step, config.run_dir, settings, log, arms, processes), step, student, vla, count)
+
+
+def _corpus_step(config: DecoderTrainConfig, student: Student, vla: LoadedVla, log) -> CodesStep | None:
+    """Stage 1's step on the corpus that goes on beside the demonstrations."""
+    if config.corpus is None:
+        return None
+    data, held_out = load_codes(config.corpus, (config.lam_mani, config.lam_loco), vla.tokenizer, log)
+    require_size(data.images, vla.image_spec, config.corpus)
+    return CodesStep(student.vla, vla.image_spec, data, data.index[~held_out[data.index]], config.corpus_frames, None, 0.0)
 
 
 def train(config: DecoderTrainConfig, log=print) -> Path:

@@ -93,10 +93,9 @@ def read_labelled(root: Path, lams: list[Lam], log=print, keys: tuple[str, ...] 
     return demos, np.stack([labels[0][0], labels[1][0]], axis=1).astype(np.int64), usable
 
 
-def load_codes(config: VlaTrainConfig, tokenizer: InstructionTokenizer, log=print) -> tuple[CodeSet, np.ndarray]:
-    """The labelled frames, and which of them are held out (the last episodes)."""
-    c = config.codes
-    demos, codes, usable = read_labelled(c.demos, [load_lam(c.lam_mani), load_lam(c.lam_loco)], log)
+def load_codes(root: Path, lams: tuple[Path, Path], tokenizer: InstructionTokenizer, log=print) -> tuple[CodeSet, np.ndarray]:
+    """The labelled frames of the recordings in ``root``, and which of all frames are held out (the last episodes)."""
+    demos, codes, usable = read_labelled(root, [load_lam(path) for path in lams], log)
     sentences, inverse = np.unique(demos["sentence"], return_inverse=True)
     data = CodeSet(demos["image"], tokenizer.encode_batch(sentences.tolist())[inverse], codes, np.flatnonzero(usable))
     return data, held_out_episodes(demos["episode"])
@@ -228,7 +227,7 @@ def load_grounded(model: Vla, tokenizer: InstructionTokenizer, weights: dict[str
 def recorded_step(config: VlaTrainConfig, model: Vla, tokenizer: InstructionTokenizer, spec: ImageSpec, log=print) -> CodeTraining:
     """Stage 1 from our own demonstrations, all in memory."""
     c = config.codes
-    data, held_out = load_codes(config, tokenizer, log)
+    data, held_out = load_codes(c.demos, (c.lam_mani, c.lam_loco), tokenizer, log)
     require_size(data.images, spec, c.demos)
     train_index, check_index = data.index[~held_out[data.index]], data.index[held_out[data.index]]
     if not len(train_index):
