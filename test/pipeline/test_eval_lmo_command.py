@@ -43,6 +43,8 @@ def test_a_python_controller_runs_through_a_suite_and_leaves_table_page_pictures
     assert "accuracy / forward: 2 episodes" in printed and "not met" in printed
     assert command.main(argv) == 0  # nothing is run again
     assert "accuracy: already finished" in capsys.readouterr().out
+    assert command.main([*argv[:2], "--suites", "cart", *argv[5:]]) == 0  # a suite at a time makes the same report
+    assert set(json.loads((tmp_path / "results.json").read_text())["suites"]) == {"accuracy", "cart"}
     assert command.main(["--compare", str(tmp_path), str(tmp_path / "results.json")]) == 0
     assert "standing (2 seeds)" in capsys.readouterr().out
 

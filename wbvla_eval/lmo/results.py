@@ -24,7 +24,6 @@ TARGETS = {  # issue and paper: (row, key) -> (paper's LMO, target); both upper 
     ("stability", "squat", "coms_m"): (0.03, 0.03),
 }
 ARRIVAL_TARGET, FALLS_TARGET = 0.95, 1.0
-HOURS = 2.0  # from this exposure on falls are told per hour
 
 
 def episodes_of(seeds: np.ndarray, fell: np.ndarray, seconds: np.ndarray, numbers: Numbers) -> list[Row]:
@@ -84,9 +83,9 @@ def cell_text(row: Row, column: Column) -> str:
     return f"{mean:.{column.digits}f} ± {sd:.{column.digits}f}"
 
 
-def falls_text(row: Row) -> str:
-    """Falls: of episodes with Wilson's interval; per hour with the Poisson bound where there are hours of exposure (the switching suite)."""
-    if row["hours"] >= HOURS:
+def falls_text(suite: Suite, row: Row) -> str:
+    """Falls: of episodes with Wilson's interval; per hour with the Poisson bound in a suite that runs by the hour (switching)."""
+    if any(cell.by_hours for cell in suite.cells):
         return f"{row['falls']} in {row['hours']:.1f} h, <= {row['falls_per_hour_upper_95']:.2f}/h"
     return rate_text(row["falls"], row["episodes"])
 
@@ -100,7 +99,7 @@ def table(suite: Suite, rows: Sequence[Row], *, quality: bool = False) -> list[l
         if quality and row.get("part"):
             continue
         name = ("  " if row.get("part") else "") + row["row"]
-        body.append([name, *(() if quality else (falls_text(row),)), *(cell_text(row, c) for c in columns)])
+        body.append([name, *(() if quality else (falls_text(suite, row),)), *(cell_text(row, c) for c in columns)])
     return [head, *body]
 
 
@@ -202,7 +201,7 @@ def compare(reports: Sequence[dict[str, Any]]) -> dict[str, list[list[str]]]:
         lines = []
         for row_name in dict.fromkeys(names):
             for column in (None, *suite.columns):
-                cells = [_over_seeds(groups[label], name, row_name, column) for label in labels]
+                cells = [_over_seeds(groups[label], suite, row_name, column) for label in labels]
                 if any(c != "–" for c in cells):
                     lines.append([f"{row_name}: {column.title if column else 'falls'}", *cells])
         if lines:
@@ -212,20 +211,14 @@ def compare(reports: Sequence[dict[str, Any]]) -> dict[str, list[list[str]]]:
     return out
 
 
-def _over_seeds(group: Sequence[dict[str, Any]], suite: str, row_name: str, column: Column | None) -> str:
-    rows = [row for r in group if suite in r["suites"] for row in r["suites"][suite]["rows"] if row["row"] == row_name]
+def _over_seeds(group: Sequence[dict[str, Any]], suite: Suite, row_name: str, column: Column | None) -> str:
+    rows = [row for r in group if suite.name in r["suites"] for row in r["suites"][suite.name]["rows"] if row["row"] == row_name]
     if not rows:
         return "–"
     if column is None:
         falls, hours = sum(r["falls"] for r in rows), sum(r["hours"] for r in rows)
-        return falls_text(
-            {
-                "falls": falls,
-                "hours": hours,
-                "episodes": sum(r["episodes"] for r in rows),
-                "falls_per_hour_upper_95": poisson_upper_bound(falls, max(hours, 1e-9)),
-            }
-        )
+        pooled = {"falls": falls, "hours": hours, "episodes": sum(r["episodes"] for r in rows)}
+        return falls_text(suite, pooled | {"falls_per_hour_upper_95": poisson_upper_bound(falls, max(hours, 1e-9))})
     rows = [r for r in rows if column.key in r["numbers"]]
     if not rows:
         return "–"
