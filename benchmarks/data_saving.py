@@ -12,11 +12,13 @@ A cell is one arm, one seed, one number k of demonstrations: stage 2 on those k 
     own         stage 1 on the codes of the same k demonstrations, then stage 2: "with" differs from it in the corpus alone
     short       no stage 1, and stage 2's own steps alone: what "with" was before its stage 1
 
-Stage 1 goes on with some of stage 0's pictures beside the codes, and stage 2 goes on predicting the codes of its demonstrations, as ever; arms without
-codes do neither. All share network, stage 0's weights (bearing and distance of boxes: in the place of published vision-language weights), seeds,
-demonstrations, number of optimiser steps ("short" aside), and scenes. Demonstrations are nested: the first k of one shuffle per seed, every kind of task as
-evenly as can be. They are plain: each frame with its own sentence and what the teleoperator did (``--counterfactual``: with the answers to all other tasks,
-mirrored frames, boxes and arm states besides, the recipe of the policy that ships; a frame is then worth many, and not what a person would record).
+Stage 1 goes on with some of stage 0's pictures beside the codes, and stage 2 goes on predicting the codes of its demonstrations and, in "with", those
+of ``--corpus-frames`` frames of the corpus; arms without codes do neither. The decoder of arms with codes reads their probabilities, that of the
+others the hidden states: each what was better on development scenes (docs/vla.md). All share network, stage 0's weights (bearing and distance of
+boxes: in the place of published vision-language weights), seeds, demonstrations, number of optimiser steps ("short" aside), and scenes.
+Demonstrations are nested: the first k of one shuffle per seed, every kind of task as evenly as can be. They are plain: each frame with its own
+sentence and what the teleoperator did (``--counterfactual``: with the answers to all other tasks, mirrored frames, boxes and arm states besides, the
+recipe of the policy that ships; a frame is then worth many, and not what a person would record).
 
 Success is grounded: the box that the sentence names, the side that it names, judged by :mod:`wbvla_eval.tasks`; standing properly at another box is a failure
 and counted. Test scenes, others for each seed, the same for each arm and k. ``cells.jsonl`` gets one line per cell; a cell whose line is there is not repeated,
@@ -170,6 +172,7 @@ def decoder_settings(options: Options, cell: Cell) -> decoder_config.DecoderTrai
         robot=options.robot,
         lam_mani=options.lam_mani,
         lam_loco=options.lam_loco,
+        decoder=replace(preset.decoder, latents="codes") if cell.coded else preset.decoder,
         code_weight=preset.code_weight if cell.coded else 0.0,
         corpus=options.corpus if cell.arm == "with" and options.corpus_frames else None,
         corpus_frames=options.corpus_frames,

@@ -142,7 +142,7 @@ def lora_step(options: Options) -> dict[str, float]:
     def step() -> None:
         with torch.autocast(options.device, dtype=torch.bfloat16):
             out = adapted(pixels, words)
-            action = decoder(out.latent_hidden, out.visual_hidden, posture, arm_state)
+            action = decoder(out, posture, arm_state)
         loss = code_loss(out.logits.float(), codes) + F.cross_entropy(action.flag_logits.float().flatten(0, 1), flags.flatten())
         (loss + action.arms.float().abs().mean() + action.height.float().mean()).backward()
         optimizer.step()

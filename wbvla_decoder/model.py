@@ -5,6 +5,10 @@
     posture              [B, S]    ─ MLP ┘
     the same + arm joints [B, A2]  ─ MLP ──► arm chunk [B, K, A]
 
+With ``latents="codes"`` the predicted codes' probabilities [B, kinds, tokens, codes] stand in the place of both hidden states: a
+narrow door, through which a few demonstrations learn what many do not through the wide one (measured: docs/vla.md), and nothing
+that the codes do not tell comes along.
+
 The locomotion heads do not see the arm joints and nothing sees the legs: from moving legs a network reads off "I was walking"
 and repeats it (copycat). Hysteresis belongs into :mod:`wbvla_decoder.policy`, not into the weights (ours).
 """
@@ -12,7 +16,7 @@ and repeats it (copycat). Hysteresis belongs into :mod:`wbvla_decoder.policy`, n
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import nn
@@ -28,17 +32,28 @@ class DecoderConfig:
         heads: attention heads of the pooling (prior work (UniVLA): 8).
         arm_gain: factor on the arm state before its first layer (ours: a wave moves the scaled inputs by 0.3; at gain 1 the layer hardly
             leaves its linear range and the phase of the swing is learnt half as fast).
+        latents: what is read of the VLA: its hidden states (prior work (UniVLA), OpenVLA-OFT), or the probabilities of its codes alone (paper, taken by
+            the letter; the soft form ours).
         chunk_rows, chunk_dt_s: arm targets per decision and their spacing; 10 rows at 0.1 s = 1 s (prior work: OpenVLA-OFT's 1 s chunk).
     """
 
     hidden_size: int = 128
     heads: int = 4
     arm_gain: float = 1.0
+    latents: Literal["hidden", "codes"] = "hidden"
     chunk_rows: int = 10
     chunk_dt_s: float = 0.1
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
+
+
+class LatentActions(Protocol):
+    """What the decoder takes from a VLA (:class:`wbvla_vla.model.VlaOutput`)."""
+
+    logits: torch.Tensor  # [B, kinds, tokens, codes]
+    latent_hidden: torch.Tensor  # [B, Q, D]
+    visual_hidden: torch.Tensor  # [B, P, D]
 
 
 @dataclass
@@ -49,7 +64,7 @@ class DecoderOutput:
         flag_logits: [B, 3, 3]; axes forward, lateral, yaw; classes -1, 0, 1.
         height: stance height [B], 0 = lowest, 1 = highest of the robot's range.
         arms: arm targets [B, K, A] in :class:`~wbvla_decoder.policy.ArmScaling` units.
-        pooled: what the locomotion heads saw [B, 3 * hidden] (training hangs auxiliary losses on it).
+        pooled: what the locomotion heads saw [B, 3 * hidden], of codes [B, 2 * hidden] (training hangs auxiliary losses on it).
     """
 
     flag_logits: torch.Tensor
@@ -85,25 +100,34 @@ class ActionDecoder(nn.Module):
     """See the module text.
 
     Args:
-        latent_size: width D of the VLA's hidden states.
+        latent_size: width D of the VLA's hidden states. code_size: kinds x tokens x codes.
         posture_size, arm_state_size: lengths of the two proprioception vectors (:func:`wbvla_decoder.policy.proprioception`).
         arm_count: joints of an arm chunk (the robot spec's ``upper_body``).
     """
 
-    def __init__(self, config: DecoderConfig, latent_size: int, posture_size: int, arm_state_size: int, arm_count: int) -> None:
+    def __init__(self, config: DecoderConfig, latent_size: int, code_size: int, posture_size: int, arm_state_size: int, arm_count: int) -> None:
         super().__init__()
         self.config = config
         self.arm_count = arm_count
         h = config.hidden_size
-        self.pool_latent = MapPool(latent_size, h, config.heads)
-        self.pool_visual = MapPool(latent_size, h, config.heads)
+        if config.latents == "codes":
+            self.codes = nn.Sequential(nn.Linear(code_size, h), nn.GELU(), nn.Linear(h, h))
+        else:
+            self.pool_latent = MapPool(latent_size, h, config.heads)
+            self.pool_visual = MapPool(latent_size, h, config.heads)
+        width = 2 * h if config.latents == "codes" else 3 * h
         self.posture = nn.Sequential(nn.Linear(posture_size, h), nn.GELU(), nn.Linear(h, h))
         self.arm_state = nn.Sequential(nn.Linear(arm_state_size, h), nn.GELU(), nn.Linear(h, h))
-        self.loco = nn.Sequential(nn.LayerNorm(3 * h), nn.Linear(3 * h, h), nn.GELU(), nn.Linear(h, 3 * 3 + 1))
-        self.arms = nn.Sequential(nn.LayerNorm(4 * h), nn.Linear(4 * h, 2 * h), nn.GELU(), nn.Linear(2 * h, config.chunk_rows * arm_count))
+        self.loco = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, h), nn.GELU(), nn.Linear(h, 3 * 3 + 1))
+        self.arms = nn.Sequential(nn.LayerNorm(width + h), nn.Linear(width + h, 2 * h), nn.GELU(), nn.Linear(2 * h, config.chunk_rows * arm_count))
 
-    def forward(self, latent: torch.Tensor, visual: torch.Tensor, posture: torch.Tensor, arm_state: torch.Tensor) -> DecoderOutput:
-        pooled = torch.cat((self.pool_latent(latent), self.pool_visual(visual), self.posture(posture)), dim=-1)
+    def forward(self, latents: LatentActions, posture: torch.Tensor, arm_state: torch.Tensor) -> DecoderOutput:
+        """Outputs for B rows of what the VLA said, posture [B, S] and arm state [B, 2 A]."""
+        if self.config.latents == "codes":
+            read = [self.codes(latents.logits.float().softmax(-1).flatten(1))]
+        else:
+            read = [self.pool_latent(latents.latent_hidden), self.pool_visual(latents.visual_hidden)]
+        pooled = torch.cat((*read, self.posture(posture)), dim=-1)
         loco = self.loco(pooled)
         return DecoderOutput(
             flag_logits=loco[:, :9].unflatten(-1, (3, 3)),
@@ -113,6 +137,6 @@ class ActionDecoder(nn.Module):
         )
 
     def arm_targets(self, pooled: torch.Tensor, arm_state: torch.Tensor) -> torch.Tensor:
-        """Pooled features [..., 3 hidden] and arm state [..., 2 A] -> arm targets [..., K, A]."""
+        """Pooled features [..., width] and arm state [..., 2 A] -> arm targets [..., K, A]."""
         joined = torch.cat((pooled, self.arm_state(self.config.arm_gain * arm_state)), dim=-1)
         return self.arms(joined).unflatten(-1, (self.config.chunk_rows, self.arm_count))

@@ -22,7 +22,7 @@ from wbvla_vla.config import AnyVlaConfig, ImageTextConfig, VlaConfig
 from wbvla_vla.image_text import FAMILIES, ImageTextVla
 from wbvla_vla.lora import LoraSettings
 from wbvla_vla.model import PrismaticVla, Vla
-from wbvla_vla.tokens import TOKENIZER_FILE, InstructionTokenizer
+from wbvla_vla.tokens import KINDS, TOKENIZER_FILE, InstructionTokenizer
 
 WEIGHTS_FILE = "model.safetensors"
 LAM_ROLES = ("lam_mani", "lam_loco")  # parents of a VLA: whose codes it predicts
@@ -205,7 +205,8 @@ def load_policy(directory: Path, robot: RobotSpec, vla_directory: Path | None = 
 
 def build_decoder(config: DecoderConfig, vla: AnyVlaConfig, robot: RobotSpec) -> ActionDecoder:
     arms = len(robot.groups["upper_body"])
-    return ActionDecoder(config, vla.language.hidden_size, posture_size=3, arm_state_size=2 * arms, arm_count=arms)
+    codes = len(KINDS) * vla.tokens_per_kind * vla.codebook_size
+    return ActionDecoder(config, vla.language.hidden_size, codes, posture_size=3, arm_state_size=2 * arms, arm_count=arms)
 
 
 def strip(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:

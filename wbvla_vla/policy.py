@@ -131,7 +131,7 @@ class WholeBodyPolicy:
         out = self._vla(pixels, word_ids)
         t2 = time.perf_counter()
         body = (torch.from_numpy(value)[None].to(self._device) for value in (posture_, arm_state_))
-        action = self._decoder(out.latent_hidden, out.visual_hidden, *body)
+        action = self._decoder(out, *body)
         probabilities = action.flag_logits.softmax(-1)[0].double().cpu().numpy()
         t3 = time.perf_counter()
         timing = {"normalise": t1 - t0, "vla": t2 - t1, "decoder": t3 - t2}

@@ -39,7 +39,7 @@ from wbvla_vla import serve
 from wbvla_vla.checkpoint import load_vla
 from wbvla_vla.engine import EngineConfig
 from wbvla_vla.image_text import ImageTextVla
-from wbvla_vla.model import code_loss
+from wbvla_vla.model import VlaOutput, code_loss
 from wbvla_vla.policy import WholeBodyPolicy
 from wbvla_vla.remote import RemotePolicy
 
@@ -268,6 +268,24 @@ def test_a_corpus_beside_the_demonstrations_adds_the_loss_of_its_codes_and_nothi
     torch.testing.assert_close(losses[1], losses[0] + 0.5 * codes)
     with pytest.raises(WbvlaError, match="--corpus .* not beside --lerobot"):
         decoder_train.build(dataclasses.replace(beside, lerobot=(chain.root / "lerobot",)), quiet)
+
+
+def test_a_decoder_of_codes_sees_nothing_but_them_and_makes_a_policy(chain: Chain) -> None:
+    by_codes = dataclasses.replace(chain.decoder.decoder, latents="codes")
+    config = dataclasses.replace(chain.decoder, decoder=by_codes, run_dir=chain.root / "run_codes", output=chain.root / "checkpoints" / "policy" / "codes")
+    decoder_train.train(config, quiet)
+    robot = load_robot("x2")
+    policy = WholeBodyPolicy.load(config.output, robot)
+    policy.infer(policy_input()).loco.validate(robot.stance_height_range_m)
+    decoder = policy._decoder
+    logits = torch.randn(1, 2, 4, 16, generator=torch.Generator().manual_seed(0))
+    body = torch.zeros(1, 3), torch.zeros(1, 2 * len(robot.names("upper_body")))
+    said = [VlaOutput(logits + shift, torch.randn(1, 8, 32), torch.randn(1, 16, 32)) for shift in (0.0, 3.0)]
+    first, second = (decoder(out, *body) for out in said)  # the same probabilities, other hidden states
+    torch.testing.assert_close(first.flag_logits, second.flag_logits)
+    torch.testing.assert_close(first.arms, second.arms)
+    other = decoder(VlaOutput(-logits, said[0].latent_hidden, said[0].visual_hidden), *body)
+    assert (other.flag_logits - first.flag_logits).abs().max() > 1e-4
 
 
 def test_counterfactual_labels_name_every_box_and_the_recorded_task(chain: Chain) -> None:

@@ -46,7 +46,7 @@ class Student(nn.Module):
 
     def forward(self, batch: Batch) -> tuple[VlaOutput, DecoderOutput, torch.Tensor]:
         out = self.vla(batch.pixels, batch.words, batch.image_index)
-        action = self.decoder(out.latent_hidden, out.visual_hidden, batch.posture, batch.arm_state)
+        action = self.decoder(out, batch.posture, batch.arm_state)
         return out, action, self.box_head(out.latent_hidden)
 
 
