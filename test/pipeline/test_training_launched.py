@@ -11,17 +11,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from robot_sets import write_set
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit"))
-from robot_sets import write_set  # noqa: E402
-
-from wbvla_core.robot import load_robot  # noqa: E402
-from wbvla_train.data.camera import robot_view  # noqa: E402
-from wbvla_train.lam.config import ModelConfig  # noqa: E402
-from wbvla_train.lam.export import export as export_lam  # noqa: E402
-from wbvla_train.lam.model import LatentActionModel  # noqa: E402
-from wbvla_train.parallel import BLOCKS, find_shards  # noqa: E402
-from wbvla_vla.checkpoint import load_float, load_policy  # noqa: E402
+from wbvla_core.robot import load_robot
+from wbvla_train.data.camera import robot_view
+from wbvla_train.lam.config import ModelConfig
+from wbvla_train.lam.export import export as export_lam
+from wbvla_train.lam.model import LatentActionModel
+from wbvla_train.parallel import BLOCKS, find_shards
+from wbvla_vla.checkpoint import load_float, load_policy
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = 8

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from robot_sets import write_set
 from safetensors.torch import load_file
 
 from wbvla_core.checkpoint import load_manifest
@@ -19,6 +20,7 @@ from wbvla_core.types import PolicyInput, RobotState
 from wbvla_sim.instructions import TASKS
 from wbvla_train.data import annotate, demos, stills
 from wbvla_train.data.camera import robot_view
+from wbvla_train.data.lerobot.stream import StreamConfig
 from wbvla_train.data.mp4 import write_mp4
 from wbvla_train.decoder import train as decoder_train
 from wbvla_train.decoder.config import PRESETS as DECODER_PRESETS
@@ -27,13 +29,14 @@ from wbvla_train.lam.export import export as export_lam
 from wbvla_train.lam.export import load_lam
 from wbvla_train.lam.label import LabelConfig, label
 from wbvla_train.lam.model import LatentActionModel
-from wbvla_train.parallel import Part
+from wbvla_train.parallel import Part, Processes
 from wbvla_train.vla import ceiling
 from wbvla_train.vla import train as vla_train
-from wbvla_train.vla.clips import ClipSet, word_tokenizer
+from wbvla_train.vla.clips import ClipSet, clip_rows, word_tokenizer
 from wbvla_train.vla.codes import code_step_loss, load_grounded
 from wbvla_train.vla.config import PRESETS as VLA_PRESETS
 from wbvla_train.vla.config import CodesConfig, GroundingConfig, VlaTrainConfig
+from wbvla_train.vla.streamed import StreamedCodes, load_frames
 from wbvla_vla import config as sizes
 from wbvla_vla import serve
 from wbvla_vla.checkpoint import load_vla
@@ -395,6 +398,42 @@ def test_clips_without_codes_or_without_any_sentence_are_refused_with_what_to_ru
     annotate.Clip(tmp_path / "train" / "loco" / "new", "clip_01.mp4", None).put("annotator", ("walk to the red box",))
     with pytest.raises(WbvlaError, match=r"clip_01.mp4 has no codes of .*; run wbvla label --data"):
         clip_set(chain, tmp_path, "masked")
+
+
+def test_clips_beside_a_stream_weigh_in_the_pieces_of_a_batch_what_they_weigh_in_the_whole(chain: Chain, film: Path, tmp_path: Path) -> None:
+    recorded = write_set(tmp_path / "set")
+    config = dataclasses.replace(chain.vla, codes=dataclasses.replace(chain.vla.codes, lerobot=(recorded,), clips=(film,)))
+    model, tokenizer = vla_train.build_model(config)
+    spec = model.config.image_spec(load_robot("x2").camera)
+    few = StreamConfig(lanes=4, chunk_frames=5, pool_chunks=2)
+    frames, _ = load_frames((recorded,), (config.codes.lam_mani, config.codes.lam_loco), tokenizer, spec, few, Processes(), quiet)
+    clips = clip_set(chain, film, "masked")
+    step = StreamedCodes(model, spec, frames, few, 12, 0, clips, 4)
+    whole, *parts = (step.draw(np.random.default_rng(5), 3, Part(i, n)) for i, n in ((0, 1), (0, 2), (1, 2)))
+    assert [batch.recorded for batch in (whole, *parts)] == [8, 4, 4]
+    for name in ("pixels", "words", "codes", "weight"):
+        (a, b), together = (getattr(part, name) for part in parts), getattr(whole, name)
+        assert torch.equal(torch.cat((a[:4], b[:4], a[4:], b[4:])), together), name
+    assert whole.weight.mean() == pytest.approx(1.0) and whole.weight[0, 0] == pytest.approx(24 / 20)  # of 8 x 2 + 4 x 2 code sets the clips lack 4
+    with torch.no_grad():
+        losses = [float(step.loss(model, batch)[0]) for batch in (whole, *parts)]
+        logits = model(whole.pixels, whole.words).logits
+    assert losses[0] == pytest.approx(float(code_loss(logits, whole.codes, whole.weight)), rel=1e-5)
+    assert (losses[1] + losses[2]) / 2 == pytest.approx(losses[0], rel=1e-5)
+
+
+def test_stage_1_trains_from_a_stream_and_clips_together(chain: Chain, film: Path, tmp_path: Path) -> None:
+    codes = dataclasses.replace(chain.vla.codes, lerobot=(write_set(tmp_path / "set"),), clips=(film,), clip_share=0.5)
+    config = dataclasses.replace(chain.vla, stage="codes", codes=codes, run_dir=tmp_path / "run", output=tmp_path / "vla" / "debug")
+    lines: list[str] = []
+    vla_train.train(config, lines.append)
+    assert any("1 loco, 1 mani; 14 labelled frames" in line for line in lines)
+    assert {"forward", "juggle"} <= set(load_vla(config.output).tokenizer.words())  # of the clips, of the data set
+
+
+def test_a_share_of_clips_is_one_that_many_processes_can_share_out() -> None:
+    assert [clip_rows(batch, 0.3) for batch in (1024, 128, 48, 4)] == [320, 40, 14, 1]  # multiples of 32, 8, 2, 1
+    assert clip_rows(64, 0.0) == 0
 
 
 def test_presets_are_complete() -> None:

@@ -34,7 +34,10 @@ def area_resize(frames: np.ndarray, size: int) -> np.ndarray:
         raise ValueError(f"frames must be [T, H, W, 3] uint8, got {list(frames.shape)} {frames.dtype}")
     height, width = frames.shape[1:3]
     if min(height, width) < size:
-        raise ValueError(f"frames of {width}x{height} px are smaller than the {size}x{size} px that this LAM sees; use larger frames")
+        raise ValueError(
+            f"frames of {width}x{height} px are smaller than the {size}x{size} px that the model sees; use larger frames "
+            f"(wbvla video ingest --image-size {size})"
+        )
     if (height, width) == (size, size):
         return frames
     if height % size == 0 and width % size == 0:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -13,8 +13,9 @@ from wbvla_core.errors import InstructionError, WbvlaError
 from wbvla_sim.instructions import TASKS, paraphrases
 from wbvla_train.data import sentences
 from wbvla_train.data.clips import SIDECAR, Corpus
-from wbvla_train.lam.export import Lam
+from wbvla_train.lam.export import Lam, load_lam
 from wbvla_train.lam.label import clips_of, read_labels
+from wbvla_train.vla.config import CodesConfig
 from wbvla_vla.config import AnyVlaConfig
 from wbvla_vla.tokens import KINDS, InstructionTokenizer, build_tokenizer
 
@@ -102,8 +103,38 @@ class ClipSet:
         kinds = ", ".join(f"{count} {domain}" for domain, count in sorted(self.clips.items()))
         log(f"clips: {kinds}; {len(self.index)} labelled frames; left out: {without} clips without a sentence, {stale} stale entries of {sentences.FILE}")
 
-    def draw(self, rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Images [N, S, S, 3], words [N, W], codes [N, 2, tokens], weight [N, 2] of random frames, each with one of its sentences."""
+    def choose(self, rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Random frames, each with one of its sentences: rows of ``images`` [N] and of ``word_ids`` [N]. Decodes nothing."""
         rows = self.index[rng.integers(len(self.index), size=count)]
-        words = self.word_ids[self.first[rows] + (rng.random(count) * self.count[rows]).astype(np.int64)]
-        return np.asarray(self.images[rows]), words, self.codes[rows], self.weight[rows]
+        return rows, self.first[rows] + (rng.random(count) * self.count[rows]).astype(np.int64)
+
+    def take(self, rows: np.ndarray, words: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Images [N, S, S, 3], words [N, W], codes [N, 2, tokens], weight [N, 2] of what :meth:`choose` chose."""
+        return np.asarray(self.images[rows]), self.word_ids[words], self.codes[rows], self.weight[rows]
+
+    def draw(self, rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """What :meth:`take` gives, of random frames."""
+        return self.take(*self.choose(rng, count))
+
+
+def load_clips(codes: CodesConfig, tokenizer: InstructionTokenizer, size: int, log=print) -> tuple[ClipSet | None, int, dict[str, Any]]:
+    """The clips of ``--clips``, how many rows of a batch are theirs, and what a resumable state depends on of them; (None, 0, {}) without.
+
+    The rows are rounded to whole parts of the batch, so that any number of processes that divides it equally divides both kinds equally.
+
+    Raises:
+        ValueError: a share outside [0, 1).
+    """
+    if not codes.clips:
+        return None, 0, {}
+    if not 0.0 <= codes.clip_share < 1.0:
+        raise ValueError(f"--clip-share must lie in [0, 1), got {codes.clip_share}: demonstrations are part of every batch")
+    clips = ClipSet(codes.clips, (load_lam(codes.lam_mani), load_lam(codes.lam_loco)), tokenizer, codes.code_losses, size, log)
+    rows = clip_rows(codes.batch, codes.clip_share)
+    return clips, rows, {"clips": [str(folder) for folder in codes.clips], "clip_rows": rows, "code_losses": codes.code_losses}
+
+
+def clip_rows(batch: int, share: float) -> int:
+    """About ``share`` of ``batch``, in units of the largest power of two up to 32 that divides the batch and is at most a sixteenth of it."""
+    unit = next((unit for unit in (32, 16, 8, 4, 2) if batch % unit == 0 and 16 * unit <= batch), 1)
+    return unit * round(share * batch / unit)

@@ -23,7 +23,7 @@ from wbvla_train.lam.export import Lam, load_lam
 from wbvla_train.lam.label import label_frames
 from wbvla_train.loop import Step
 from wbvla_train.parallel import Part, to_device
-from wbvla_train.vla.clips import ClipSet
+from wbvla_train.vla.clips import ClipSet, load_clips
 from wbvla_train.vla.config import VlaTrainConfig
 from wbvla_train.vla.grounding import Grounding, GroundingBatch, GroundingStep, box_loss
 from wbvla_train.vla.images import jitter, require_size, to_model
@@ -113,7 +113,7 @@ class CodeBatch:
 
     Attributes:
         grounding: a batch of stage 0 beside them.
-        weight: of each frame's two code sets; None = alike.
+        weight: of each frame's two code sets; None = alike. Where a batch is in pieces, its mean over the whole batch is 1.
         recorded: only so many, the first ones, count as right or wrong: the others are action-free clips; None = all.
     """
 
@@ -238,13 +238,7 @@ def recorded_step(config: VlaTrainConfig, model: Vla, tokenizer: InstructionToke
         pictures, _ = load_stills(config, log)
         module = Grounding(model)
         grounding = GroundingStep(module, tokenizer, spec, pictures["images"], pictures["labels"], c.grounding_batch, 4)
-    settings, clips, clip_rows = {}, None, 0
-    if c.clips:
-        if not 0.0 <= c.clip_share < 1.0:
-            raise ValueError(f"--clip-share must lie in [0, 1), got {c.clip_share}: demonstrations are part of every batch")
-        clip_rows = round(c.clip_share * c.batch)
-        clips = ClipSet(c.clips, (load_lam(c.lam_mani), load_lam(c.lam_loco)), tokenizer, c.code_losses, spec.size, log)
-        settings |= {"clips": [str(folder) for folder in c.clips], "clip_rows": clip_rows, "code_losses": c.code_losses}
+    clips, clip_rows, settings = load_clips(c, tokenizer, spec.size, log)
     step = CodesStep(model, spec, data, train_index, c.batch, grounding, c.grounding_weight, clips, clip_rows)
     check = CodesStep(model, spec, data, check_index, c.batch, None, 0.0)
     log(f"stage 1: {len(train_index)} labelled frames ({len(data.images)} in all), {c.loop.steps} steps of {c.batch}")

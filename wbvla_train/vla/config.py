@@ -40,8 +40,9 @@ class CodesConfig:
         lerobot: LeRobot data sets to train from in place of ``demos``, read as it goes (:mod:`wbvla_train.data.lerobot.stream`).
         batch: frames of a step, of all processes together (paper: 1024 for 20 000 steps on 8 GPUs).
         grounding_weight: stage 0's language loss goes on beside it, so that words keep their meaning (ours; prior work: co-training).
-        clips: folders of action-free clips with codes (``wbvla label``) and sentences (``wbvla annotate``), mixed into the batches; none by default.
-        clip_share: of a batch (ours).
+        clips: folders of action-free clips with codes (``wbvla label``) and sentences (``wbvla annotate``), mixed into the batches of ``demos`` or
+            ``lerobot``; none by default.
+        clip_share: of a batch, about (ours).
         code_losses: "masked": a locomotion clip trains the locomotion tokens only, a manipulation clip the manipulation tokens only; "both": each
             trains all tokens (ours, by the measurement in docs/vla.md).
         loop: prior work (UniVLA): constant 2e-5 for a 7B; ours: 5e-4, cosine, for a model that is not pre-trained.

@@ -16,11 +16,12 @@ from wbvla_train.data.lerobot.stream import FrameStream, StreamConfig, camera_of
 from wbvla_train.lam.export import Lam, load_lam
 from wbvla_train.lam.label import LabelConfig, Labels, episode_name, label, read_labels
 from wbvla_train.parallel import Part, Processes, to_device
+from wbvla_train.vla.clips import ClipSet, load_clips
 from wbvla_train.vla.codes import CodeBatch, CodeTraining, code_scores, code_step_loss, held_out_episodes
 from wbvla_train.vla.config import VlaTrainConfig
 from wbvla_train.vla.images import jitter, to_model
 from wbvla_vla.model import Vla
-from wbvla_vla.tokens import InstructionTokenizer
+from wbvla_vla.tokens import KINDS, InstructionTokenizer
 
 EVALUATED = 32  # frames of an evaluation at once
 
@@ -114,26 +115,52 @@ class LabelledFrames:
 
 
 class StreamedCodes:
-    """Step of stage 1; the last episodes are held out for :meth:`evaluate`."""
+    """Step of stage 1; the last episodes are held out for :meth:`evaluate`.
 
-    def __init__(self, model: Vla, spec: ImageSpec, frames: LabelledFrames, config: StreamConfig, batch: int, seed: int) -> None:
-        self.model, self.spec, self.batch = model, spec, batch
+    Args:
+        clips, clip_rows: action-free clips, and how many frames of a batch are theirs. A piece of a batch has its part of either.
+    """
+
+    def __init__(
+        self,
+        model: Vla,
+        spec: ImageSpec,
+        frames: LabelledFrames,
+        config: StreamConfig,
+        batch: int,
+        seed: int,
+        clips: ClipSet | None = None,
+        clip_rows: int = 0,
+    ) -> None:
+        self.model, self.spec, self.streamed = model, spec, batch - clip_rows
+        self.clips, self.clip_rows = clips, clip_rows
         held_out = held_out_episodes(np.arange(len(frames.views)))
         mine, kept = np.flatnonzero(~held_out), np.flatnonzero(held_out)
-        self.stream = FrameStream([frames.views[i] for i in mine], [frames.valid[i] for i in mine], frames.read, config, batch, seed)
+        self.stream = FrameStream([frames.views[i] for i in mine], [frames.valid[i] for i in mine], frames.read, config, self.streamed, seed)
         self._check = None
         if any(frames.valid[i].any() for i in kept):
             self._check = FrameStream([frames.views[i] for i in kept], [frames.valid[i] for i in kept], frames.read, config, EVALUATED, seed)
 
     def draw(self, rng: np.random.Generator, step: int, part: Part) -> CodeBatch:
-        mine = part.of(self.batch)
+        mine = part.of(self.streamed)
         rows = self.stream.batch(step, mine)
+        images, words, codes, weight = rows["images"], rows["words"], rows["codes"], None
         noise = int(rng.integers(2**62))  # one generator per sample: no process draws noise for another's pictures
-        images = np.concatenate([jitter(image[None], np.random.default_rng((noise, mine.start + i))) for i, image in enumerate(rows["images"])])
-        return CodeBatch(to_model(images, self.spec), torch.from_numpy(rows["words"]), torch.from_numpy(rows["codes"]))
+        numbers = [*range(mine.start, mine.stop)]
+        if self.clips and self.clip_rows:
+            chosen, sentence = self.clips.choose(rng, self.clip_rows)  # of the whole batch: every process knows what all of it weighs
+            whole = (self.streamed * len(KINDS) + self.clips.weight[chosen].sum()) / ((self.streamed + self.clip_rows) * len(KINDS))
+            theirs = part.of(self.clip_rows)
+            ours = (images, words, codes, np.ones(codes.shape[:2], dtype=np.float32))
+            images, words, codes, weight = map(np.concatenate, zip(ours, self.clips.take(chosen[theirs], sentence[theirs]), strict=True))
+            weight = torch.from_numpy(weight / np.float32(whole))
+            numbers += [self.streamed + row for row in range(theirs.start, theirs.stop)]
+        images = np.concatenate([jitter(image[None], np.random.default_rng((noise, number))) for number, image in zip(numbers, images, strict=True)])
+        return CodeBatch(to_model(images, self.spec), torch.from_numpy(words), torch.from_numpy(codes), weight=weight, recorded=mine.stop - mine.start)
 
     def loss(self, model: torch.nn.Module, batch: CodeBatch) -> tuple[torch.Tensor, dict[str, float]]:
-        return code_step_loss(model, batch)
+        loss, numbers = code_step_loss(model, batch)
+        return loss if batch.weight is None else loss * batch.weight.mean(), numbers  # the pieces' mean is the whole batch's weighted mean
 
     @torch.no_grad()
     def evaluate(self, batches: int = 4) -> dict[str, float]:
@@ -168,6 +195,7 @@ def streamed_step(config: VlaTrainConfig, model: Vla, tokenizer: InstructionToke
     """Stage 1 from ``config.codes.lerobot``."""
     c = config.codes
     frames, settings = load_frames(c.lerobot, (c.lam_mani, c.lam_loco), tokenizer, spec, c.stream, processes, log)
-    step = StreamedCodes(model, spec, frames, c.stream, c.batch, c.loop.seed)
+    clips, clip_rows, mixed = load_clips(c, tokenizer, spec.size, log)
+    step = StreamedCodes(model, spec, frames, c.stream, c.batch, c.loop.seed, clips, clip_rows)
     log(f"stage 1: {step.stream.frames} labelled frames of {len(frames.views)} episodes in {step.stream.lanes} lanes, {c.loop.steps} steps of {c.batch}")
-    return CodeTraining(model, step, step.evaluate, lambda: step.evaluate(batches=32), settings)
+    return CodeTraining(model, step, step.evaluate, lambda: step.evaluate(batches=32), settings | mixed)
