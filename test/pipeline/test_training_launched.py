@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from robot_sets import write_set
+from robot_sets import write_film, write_set
 
 from wbvla_core.robot import load_robot
 from wbvla_train.data.camera import robot_view
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Options that both runs share: data, labels made, latent action models."""
+    """Options that both runs share: data, latent action models. Beside the data lies a film, labelled."""
     root = tmp_path_factory.mktemp("inputs")
     lams = []
     for seed, name in enumerate(("mani", "loco")):
@@ -36,6 +36,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         model = LatentActionModel(ModelConfig(image_size=32, stem_width=16, width=16, heads=2, decoder_width=8, rigid=name == "loco"))
         export_lam(model, name, 0.5, robot_view(load_robot("x2")), root / "lam" / name, {}, {})
         lams += [f"--lam-{name}", str(root / "lam" / name)]
+    write_film(root / "film", (root / "lam" / "mani", root / "lam" / "loco"))
     return ["--lerobot", str(write_set(root / "set")), *lams]
 
 
@@ -62,6 +63,7 @@ def finish(processes: list[subprocess.Popen]) -> None:
 def vla_options(root: Path, inputs: list[str], preset: str = "debug") -> list[str]:
     of_codes = [f"--codes.{option[2:]}" if option.startswith("--") else option for option in inputs]
     of_codes += ["--codes.batch", "8", "--codes.grounding-weight", "0", "--codes.loop.steps", str(STEPS), "--codes.loop.save-every", "2"]
+    of_codes += ["--clips", str(Path(inputs[1]).with_name("film")), "--clip-share", "0.5"]
     of_codes += ["--codes.stream.lanes", "4", "--codes.stream.chunk-frames", "5", "--codes.loop.checkpointing"]
     return ["vla", preset, "--stage", "codes", *of_codes, "--run-dir", str(root / "vla_run"), "--output", str(root / "checkpoints" / "vla" / "debug")]
 

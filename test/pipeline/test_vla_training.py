@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from robot_sets import write_set
+from robot_sets import write_clips, write_film, write_set
 from safetensors.torch import load_file
 
 from wbvla_core.checkpoint import load_manifest
@@ -21,13 +21,11 @@ from wbvla_sim.instructions import TASKS
 from wbvla_train.data import annotate, demos, stills
 from wbvla_train.data.camera import robot_view
 from wbvla_train.data.lerobot.stream import StreamConfig
-from wbvla_train.data.mp4 import write_mp4
 from wbvla_train.decoder import train as decoder_train
 from wbvla_train.decoder.config import PRESETS as DECODER_PRESETS
 from wbvla_train.lam.config import ModelConfig
 from wbvla_train.lam.export import export as export_lam
 from wbvla_train.lam.export import load_lam
-from wbvla_train.lam.label import LabelConfig, label
 from wbvla_train.lam.model import LatentActionModel
 from wbvla_train.parallel import Part, Processes
 from wbvla_train.vla import ceiling
@@ -317,27 +315,9 @@ def test_an_interrupted_recording_is_continued_with_the_same_data(chain: Chain, 
         demos.make(dataclasses.replace(config, timeout_s=0.7), quiet)
 
 
-def write_clips(folder: Path, seed: int, count: int = 2) -> None:
-    """Clips of 1.2 s without a sentence."""
-    folder.mkdir(parents=True)
-    stamps = np.arange(12) * 0.1
-    for i in range(count):
-        blocks = np.random.default_rng((seed, i)).integers(0, 255, (12, 12, 3), dtype=np.uint8)
-        frame = np.repeat(np.repeat(blocks, 8, 0), 8, 1)
-        write_mp4(folder / f"clip_{i:02d}.mp4", np.stack([np.roll(frame, 2 * t, axis=1) for t in range(len(stamps))]), stamps)
-    entries = [{"file": f"clip_{i:02d}.mp4", "stamps_s": stamps.round(3).tolist(), "camera": None, "source": "film"} for i in range(count)]
-    (folder / "clips.json").write_text(json.dumps({"schema": 1, "clips": entries}))
-
-
 @pytest.fixture(scope="module")
 def film(chain: Chain) -> Path:
-    """One folder of locomotion and one of manipulation clips, labelled; of each the first clip has sentences, with words that no task has."""
-    root = chain.root / "film"
-    for seed, domain in enumerate(("loco", "mani")):
-        write_clips(root / "train" / domain / "film", seed)
-        annotate.Clip(root / "train" / domain / "film", "clip_00.mp4", None).put("annotator", (f"{domain} forward", f"{domain} backward and forward"))
-    label(LabelConfig(data=root, lams=(chain.vla.codes.lam_mani, chain.vla.codes.lam_loco)), quiet)
-    return root
+    return write_film(chain.root / "film", (chain.vla.codes.lam_mani, chain.vla.codes.lam_loco))
 
 
 def clip_set(chain: Chain, film: Path, code_losses: str) -> ClipSet:
