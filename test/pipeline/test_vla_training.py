@@ -414,6 +414,7 @@ def test_stage_1_trains_from_a_stream_and_clips_together(chain: Chain, film: Pat
 def test_a_share_of_clips_is_one_that_many_processes_can_share_out() -> None:
     assert [clip_rows(batch, 0.3) for batch in (1024, 128, 48, 4)] == [320, 40, 14, 1]  # multiples of 32, 8, 2, 1
     assert clip_rows(64, 0.0) == 0
+    assert [clip_rows(batch, 0.99) for batch in (1024, 4)] == [992, 3]  # some of a batch is always recorded
 
 
 def test_presets_are_complete() -> None:

@@ -116,6 +116,11 @@ class ClipSet:
         """What :meth:`take` gives, of random frames."""
         return self.take(*self.choose(rng, count))
 
+    @staticmethod
+    def behind(recorded: tuple[np.ndarray, np.ndarray, np.ndarray], clips: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
+        """Images, words, codes and weight of recorded frames, whose code sets weigh 1 each, and of :meth:`take`'s behind them."""
+        return tuple(map(np.concatenate, zip((*recorded, np.ones(recorded[2].shape[:2], dtype=np.float32)), clips, strict=True)))
+
 
 def load_clips(codes: CodesConfig, tokenizer: InstructionTokenizer, size: int, log=print) -> tuple[ClipSet | None, int, dict[str, Any]]:
     """The clips of ``--clips``, how many rows of a batch are theirs, and what a resumable state depends on of them; (None, 0, {}) without.
@@ -135,6 +140,6 @@ def load_clips(codes: CodesConfig, tokenizer: InstructionTokenizer, size: int, l
 
 
 def clip_rows(batch: int, share: float) -> int:
-    """About ``share`` of ``batch``, in units of the largest power of two up to 32 that divides the batch and is at most a sixteenth of it."""
+    """About ``share`` of ``batch``, in units of the largest power of two up to 32 that divides the batch and is at most a sixteenth of it; never all."""
     unit = next((unit for unit in (32, 16, 8, 4, 2) if batch % unit == 0 and 16 * unit <= batch), 1)
-    return unit * round(share * batch / unit)
+    return min(unit * round(share * batch / unit), batch - unit)

@@ -163,8 +163,7 @@ class CodesStep:
         rows = self.index[rng.integers(len(self.index), size=self.batch - self.clip_rows)]
         images, words, codes, weight = self.data.images[rows], self.data.word_ids[rows], self.data.codes[rows], None
         if self.clips and self.clip_rows:
-            ours = (images, words, codes, np.ones(codes.shape[:2], dtype=np.float32))
-            images, words, codes, weight = map(np.concatenate, zip(ours, self.clips.draw(rng, self.clip_rows), strict=True))
+            images, words, codes, weight = ClipSet.behind((images, words, codes), self.clips.draw(rng, self.clip_rows))
         mine = part.of(self.batch)
         pixels = to_model(jitter(images, rng)[mine], self.spec)
         beside = self.grounding.draw(rng) if self.grounding and self.weight > 0 else None

@@ -151,8 +151,7 @@ class StreamedCodes:
             chosen, sentence = self.clips.choose(rng, self.clip_rows)  # of the whole batch: every process knows what all of it weighs
             whole = (self.streamed * len(KINDS) + self.clips.weight[chosen].sum()) / ((self.streamed + self.clip_rows) * len(KINDS))
             theirs = part.of(self.clip_rows)
-            ours = (images, words, codes, np.ones(codes.shape[:2], dtype=np.float32))
-            images, words, codes, weight = map(np.concatenate, zip(ours, self.clips.take(chosen[theirs], sentence[theirs]), strict=True))
+            images, words, codes, weight = ClipSet.behind((images, words, codes), self.clips.take(chosen[theirs], sentence[theirs]))
             weight = torch.from_numpy(weight / np.float32(whole))
             numbers += [self.streamed + row for row in range(theirs.start, theirs.stop)]
         images = np.concatenate([jitter(image[None], np.random.default_rng((noise, number))) for number, image in zip(numbers, images, strict=True)])
