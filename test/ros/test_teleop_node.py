@@ -162,7 +162,7 @@ def test_a_wrist_pose_moves_that_arm_and_a_bad_one_is_dropped_and_counted(scene)
 
 def test_a_joy_message_of_another_device_is_dropped_and_the_mapping_is_there_for_late_comers(scene):
     lmo, teleop, probe, robot = scene
-    robot.hands = None
+    robot.close()  # a good message of his, already on its way, could take the place of the bad one in a queue of one
     probe.send("teleop_joy", joy_msg([0.0], [1]))
     until(lambda: teleop.dropped == 1, 3.0)
     until(lambda: probe.heard["teleop_mapping"], 3.0)
