@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import tyro
 
+from wbvla_core.checkpoint import MANIFEST_FILE
 from wbvla_eval.lmo import results
 from wbvla_eval.lmo.command import Options as BenchmarkOptions
 from wbvla_eval.lmo.command import benchmark
@@ -62,7 +63,8 @@ def main() -> int:
     for millions in sorted(m for m in numbered if m % options.every == 0 or m == max(numbered)):
         state = torch.load(numbered[millions], weights_only=True, map_location="cpu")
         where = options.out / f"{millions:04d}M"
-        export_checkpoint(options.run, where / "x2", state_file=numbered[millions].name)
+        if not (where / "x2" / MANIFEST_FILE).exists():  # made anew, it would name the commit of today and be another checkpoint to the benchmark
+            export_checkpoint(options.run, where / "x2", state_file=numbered[millions].name)
         suites = ("accuracy", "stability", *(("switching",) if options.hours > 0 else ()))
         settings = BenchmarkOptions(
             lmo=where / "x2",

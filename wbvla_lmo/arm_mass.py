@@ -58,7 +58,8 @@ class ArmMass:
 
     def __call__(self, q: np.ndarray, qd: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Shift of the whole robot's centre of mass against the default arms [N, 3], m, and its rate [N, 3], m/s, in the trunk's frame (q, qd [N, J])."""
-        now, then = np.split(self._moment(np.concatenate((q, q + DERIVATIVE_STEP_S * qd))), 2)
+        moments = self._moment(np.concatenate((q, q + DERIVATIVE_STEP_S * qd)))
+        now, then = moments[: len(q)], moments[len(q) :]
         return (now - self._default) / self._total, (then - now) / (DERIVATIVE_STEP_S * self._total)
 
 

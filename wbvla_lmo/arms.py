@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from wbvla_core.types import ArmChunk
+from wbvla_lmo.leg_kinematics import clip
 
 
 class ChunkFollower:
@@ -39,10 +40,10 @@ class ChunkFollower:
         """Target [A] at ``now_s``; the time since the last call bounds how far it may have moved."""
         dt_s = 0.0 if self._last_s is None else max(now_s - self._last_s, 0.0)
         self._last_s = now_s
-        s = np.clip((now_s - self._changed_s) / self.blend_s, 0.0, 1.0)
+        s = min(max((now_s - self._changed_s) / self.blend_s, 0.0), 1.0)
         wish = self._plan(now_s) + (1.0 - s * s * (3.0 - 2.0 * s)) * self._offset
         limit = self.speed_limit * dt_s
-        self.target = self.target + np.clip(wish - self.target, -limit, limit)
+        self.target = self.target + clip(wish - self.target, -limit, limit)
         return self.target.copy()
 
     def _plan(self, now_s: float) -> np.ndarray:

@@ -94,8 +94,9 @@ class Balance:
             self._fresh[:] = False
         course, before = self._courses[-2], self._courses[-1]
         self._stands = self.gait.support(0.0)[..., None]
-        off = trunk.by_feet * np.sum(self._stands * (feet - course), axis=1) + trunk.by_lean * trunk.lean + self.gait.arm_shift
-        rate = trunk.by_feet * np.sum(self._stands * (feet_velocity - (course - before) / self.dt_s), axis=1) + trunk.by_lean * trunk.lean_rate
+        moved, speed = feet - course, feet_velocity - (course - before) / self.dt_s
+        off = trunk.by_feet * (self._stands * moved).sum(axis=1) + trunk.by_lean * trunk.lean + self.gait.arm_shift
+        rate = trunk.by_feet * (self._stands * speed).sum(axis=1) + trunk.by_lean * trunk.lean_rate
         self.deviation = self.deviation + self.config.smooth * (off + (rate + self.gait.arm_speed) / trunk.omega - self.deviation)
 
     def remember(self, soles: np.ndarray) -> None:

@@ -93,7 +93,7 @@ class LmoController:
         target = self._rest.copy()
         target[self.legs] = self.pipeline.act(action)[0]
         target[self.arms] = self._follower.step(now_s)
-        ramp = 1.0 if self.config.start_ramp_s <= 0 else float(np.clip((now_s - self._started_s) / self.config.start_ramp_s, 0.0, 1.0))
+        ramp = 1.0 if self.config.start_ramp_s <= 0 else min(max((now_s - self._started_s) / self.config.start_ramp_s, 0.0), 1.0)
         zeros = np.zeros(self.robot.joint_count)
         return JointCommand(state.stamp_s, self.robot.clamp(target), zeros, zeros.copy(), self.robot.kp * ramp, self.robot.kd.copy())
 

@@ -146,7 +146,7 @@ class StanceTable:
         Feet stay flat: the trunk leans, the legs follow the feet. Without the legs' part a stand with a leaning pelvis seemed 2 cm off balance.
         """
         along = [np.interp(height_m, self.heights, self.com_feet[:, i]) for i in range(2)]
-        return np.interp(height_m, self.heights, self.com_lean), np.stack(along, axis=-1)
+        return np.interp(height_m, self.heights, self.com_lean), np.array(along).T
 
     def sag_at(self, height_m: np.ndarray, unloaded: np.ndarray) -> np.ndarray:
         """Offset of the leg targets [N, 2, 6] rad; ``unloaded`` [N, 2]: how much of its load each foot has given to the other."""
@@ -244,13 +244,14 @@ class ReferenceGait:
         rates = np.empty_like(angles)
         angles[:, self.order], rates[:, self.order] = q, qd
         angles, rates = (v.reshape(len(q), len(LEGS), -1) for v in (angles, rates))
-        foot, then = np.split(self.inverse.soles(np.concatenate((angles, angles + DERIVATIVE_STEP_S * rates))), 2)  # [N, 2, 3]
+        soles = self.inverse.soles(np.concatenate((angles, angles + DERIVATIVE_STEP_S * rates)))
+        foot, then = soles[: len(q)], soles[len(q) :]  # [N, 2, 3]
         moving = (then - foot) / DERIVATIVE_STEP_S + _cross(gyro[:, None], foot)
-        up = -gravity / np.sqrt(np.sum(gravity * gravity, axis=1, keepdims=True))
+        up = -gravity / np.sqrt((gravity * gravity).sum(axis=1, keepdims=True))
         ahead = _AHEAD - up[:, :1] * up
-        ahead /= np.sqrt(np.sum(ahead * ahead, axis=1, keepdims=True))
-        axes = np.concatenate((ahead[..., None], _cross(up, ahead)[..., None]), axis=-1)  # [N, 3, 2]
-        self._level = axes
+        ahead /= np.sqrt((ahead * ahead).sum(axis=1, keepdims=True))
+        self._level = axes = np.empty((len(q), 3, 2))
+        axes[..., 0], axes[..., 1] = ahead, _cross(up, ahead)
         if not self.config.enabled:
             higher = np.sum((foot[:, 0] - foot[:, 1]) * up, axis=1)  # left over right
             self._low_foot = np.where(higher > _FOOT_SWITCH_M, 1, np.where(higher < -_FOOT_SWITCH_M, 0, self._low_foot))
@@ -279,12 +280,12 @@ class ReferenceGait:
         pitch, left = pitch_roll_from_gravity(gravity)
         by_lean, by_feet = self.stance.com_moves(height_m)
         omega = np.sqrt(GRAVITY_M_S2 / (height_m + self.stance.com_above_m))[:, None]
-        feet_moved = feet.mean(axis=1)
+        feet_moved = 0.5 * (feet[:, 0] + feet[:, 1])
         feet_moved[:, 0] -= ankle_x
-        leaned, lean_rates = np.stack((pitch - lean, left), axis=-1), np.stack((gyro[:, 1] - lean_rate, -gyro[:, 0]), axis=-1)
+        leaned, lean_rates = np.array((pitch - lean, left)).T, np.array((gyro[:, 1] - lean_rate, -gyro[:, 0])).T
         self.trunk = t = Trunk(leaned, lean_rates, by_lean[:, None], by_feet - 1.0, omega)
         position = t.by_feet * feet_moved + t.by_lean * leaned
-        speed = t.by_feet * feet_velocity.mean(axis=1) + t.by_lean * lean_rates
+        speed = t.by_feet * (0.5 * (feet_velocity[:, 0] + feet_velocity[:, 1])) + t.by_lean * lean_rates
         return position + self.arm_shift + (speed + self.arm_speed) / omega
 
     def sense_arms(self, q: np.ndarray, qd: np.ndarray) -> None:
@@ -315,7 +316,7 @@ class ReferenceGait:
         if self.arms is not None:
             room = clip(c.arm_room * self.arm_shift, -c.max_arm_shift_m, c.max_arm_shift_m)
             self.shift = self.shift + c.arm_follow * (room - self.shift)
-        intent = np.max(np.abs(velocity) / np.maximum(cruise, 1e-6), axis=-1)
+        intent = (np.abs(velocity) / np.maximum(cruise, 1e-6)).max(axis=-1)
         self.capture += c.capture_filter * (capture - self.capture)
         self.standing_s = np.where(self.stepping, 0.0, self.standing_s + dt_s)
         ahead, left = (self.capture / (1.0 + clip(1.0 - self.standing_s / c.settle_s, 0.0, 1.0))[:, None]).T
@@ -408,11 +409,10 @@ _FOOT_PHASE = np.array((0.0, 0.5))  # the right foot does half a cycle later wha
 
 def _cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Cross product over the last axis; ``np.cross`` takes ten times as long for one robot."""
-    a, b = np.broadcast_arrays(a, b)
-    out = np.empty(a.shape)
-    out[..., 0] = a[..., 1] * b[..., 2] - a[..., 2] * b[..., 1]
-    out[..., 1] = a[..., 2] * b[..., 0] - a[..., 0] * b[..., 2]
-    out[..., 2] = a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]
+    ax, ay, az, bx, by, bz = a[..., 0], a[..., 1], a[..., 2], b[..., 0], b[..., 1], b[..., 2]
+    x = ay * bz - az * by
+    out = np.empty((*x.shape, 3))
+    out[..., 0], out[..., 1], out[..., 2] = x, az * bx - ax * bz, ax * by - ay * bx
     return out
 
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from wbvla_lmo.leg_kinematics import clip
+
 
 @dataclass(frozen=True)
 class GatingConfig:
@@ -72,5 +74,5 @@ class IntentGate:
             shape = np.tanh(c.alpha * self.filtered) / np.tanh(c.alpha)
         goal = np.asarray(c.cruise) if cruise is None else cruise
         limit = c.height_rate_m_s * dt_s
-        self.height_m += np.clip(height_m - self.height_m, -limit, limit)
+        self.height_m += clip(height_m - self.height_m, -limit, limit)
         return goal * shape, self.height_m.copy()

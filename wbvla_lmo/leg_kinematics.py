@@ -40,7 +40,7 @@ class LegInverse:
         self.sole_z = robot.sole.z
         self.lower = np.stack([robot.lower[robot.indices(g)] for g in LEGS])  # [2, 6]
         self.upper = np.stack([robot.upper[robot.indices(g)] for g in LEGS])
-        self._origins = o
+        self._steps = np.moveaxis(o, (1, 2), (0, 1)).copy()  # [6 joints, xyz, 2 legs]
         upper_leg = self.knee + np.stack((0 * self.yaw_z, 0 * self.yaw_z, self.yaw_z), axis=-1)
         self._a, self._b = upper_leg, self.ankle
         self._const = np.sum(self._a**2 + self._b**2, axis=-1) + 2 * self._a[:, 1] * self._b[:, 1]
@@ -55,13 +55,13 @@ class LegInverse:
 
     def soles(self, q: np.ndarray) -> np.ndarray:
         """Forward kinematics: leg angles [N, 2, 6] -> sole points under the ankle roll axes [N, 2, 3], root link's frame, m."""
-        cos, sin = np.cos(q), np.sin(q)
-        x = np.zeros(q.shape[:2])
-        y, z = -sin[..., 5] * self.sole_z, cos[..., 5] * self.sole_z
+        angle = q.transpose(2, 0, 1)
+        cos, sin = np.cos(angle), np.sin(angle)  # [6, N, 2]
+        x, y, z = 0.0, -sin[5] * self.sole_z, cos[5] * self.sole_z
         for joint in (4, 3, 2, 1, 0):  # from the ankle inwards: step to the joint's parent origin, turn by its angle
-            ox, oy, oz = self._origins[:, joint + 1].T
+            ox, oy, oz = self._steps[joint + 1]
             x, y, z = x + ox, y + oy, z + oz
-            c, s = cos[..., joint], sin[..., joint]
+            c, s = cos[joint], sin[joint]
             if LEG_AXES[joint, 0]:
                 y, z = c * y - s * z, s * y + c * z
             elif LEG_AXES[joint, 1]:

@@ -123,7 +123,8 @@ class ObservationBuilder:
         self.posture_names = posture_joints(robot, config)
         self.legs = robot.indices("lmo_action")
         self.posture = np.array([robot.joint_names.index(n) for n in self.posture_names], dtype=np.intp)
-        self.default_q = robot.default_q
+        self._legs_default, self._posture_default = robot.default_q[self.legs], robot.default_q[self.posture]
+        self._odometry_scale, self._path_scale = np.asarray(config.odometry_scale), np.asarray(config.path_scale)
         self.action_mirror = MirrorMap(robot, self.leg_names)
         posture_mirror = MirrorMap(robot, self.posture_names)
         leg = self.action_mirror
@@ -181,7 +182,7 @@ class ObservationBuilder:
         """
         c = self.config
         height = (height_m - c.height_offset_m) * c.height_scale
-        leg_q = q[:, self.legs] - self.default_q[self.legs]
+        leg_q = q[:, self.legs] - self._legs_default
         leg_qd = qd[:, self.legs] * c.velocity_scale
         frame = np.concatenate((intent, height[:, None], gyro * c.gyro_scale, gravity, leg_q, leg_qd, last_action), axis=1)
         self.frames[:, 1:] = self.frames[:, :-1].copy()
@@ -192,21 +193,22 @@ class ObservationBuilder:
             self._any_fresh = False
         angle = 2.0 * np.pi * (np.mod(phase, 0.5) if c.mirror else phase)
         on = stepping.astype(float)
-        once = (np.sin(angle), np.cos(angle), on)
-        reference = reference_q - self.default_q[self.legs]
-        posture = q[:, self.posture] - self.default_q[self.posture]
-        parts = [self.frames.reshape(len(q), -1), np.stack(once, axis=1), reference, posture]
+        clock = np.array((np.sin(angle), np.cos(angle), on)).T
+        reference = reference_q - self._legs_default
+        posture = q[:, self.posture] - self._posture_default
+        parts = [self.frames.reshape(len(q), -1), clock, reference, posture]
         if c.odometry:
-            parts.append(velocity_error * np.asarray(c.odometry_scale))
+            parts.append(velocity_error * self._odometry_scale)
         if c.path:
-            parts.append(path_error * np.asarray(c.path_scale))
+            parts.append(path_error * self._path_scale)
         if c.balance:
             parts += [capture * c.balance_scale, deviation * c.balance_scale, arm_shift * c.balance_scale]
         if c.flags:
             parts.append(flags)
         flat = np.concatenate(parts, axis=1)
         mirrored = self.mirrored(phase)
-        flat[mirrored] = (flat[mirrored][:, self._mirror_index]) * self._mirror_sign
+        if mirrored.any():
+            flat[mirrored] = (flat[mirrored][:, self._mirror_index]) * self._mirror_sign
         return flat.astype(np.float32)
 
     def mirrored(self, phase: np.ndarray) -> np.ndarray:

@@ -146,8 +146,8 @@ class PathTracker:
         cos, sin = np.cos(turned)[:, None], np.sin(turned)[:, None]
         x, y = self._feet[..., 0], self._feet[..., 1]
         moved = np.empty((len(feet), 2))  # a standing foot does not move: what it moved in the body's frame, the body moved
-        moved[:, 0] = np.sum(support * (cos * x + sin * y - feet[..., 0]), axis=1)
-        moved[:, 1] = np.sum(support * (cos * y - sin * x - feet[..., 1]), axis=1)
+        moved[:, 0] = (support * (cos * x + sin * y - feet[..., 0])).sum(axis=1)
+        moved[:, 1] = (support * (cos * y - sin * x - feet[..., 1])).sum(axis=1)
         if self._fresh.any():
             moved[self._fresh], turned = 0.0, np.where(self._fresh, 0.0, turned)
             self._fresh[:] = False

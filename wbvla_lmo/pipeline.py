@@ -66,7 +66,8 @@ class LegPipeline:
         self.legs = robot.indices("lmo_action")
         self.action_scale = config.action_gain * robot.effort_nm[self.legs] / robot.kp[self.legs]  # [A] rad
         self.lower, self.upper = robot.lower[self.legs], robot.upper[self.legs]
-        self.cruise = np.tile(np.asarray(config.gating.cruise), (count, 1))  # [N, 3], training stage I draws it
+        self._full_scale = np.asarray(config.gating.cruise)
+        self.cruise = np.tile(self._full_scale, (count, 1))  # [N, 3], training stage I draws it
         self.last_action = np.zeros((count, len(self.legs)))
         self.velocity = np.zeros((count, 3))
         self.goal = np.zeros((count, 3))  # what the command means, m/s, m/s, rad/s: the gated velocity, but for the literal gate
@@ -105,7 +106,7 @@ class LegPipeline:
         self.goal = self._goal(flags, self.velocity)
         feet, feet_velocity = self.gait.sense_feet(gravity, gyro, q[:, self.legs], qd[:, self.legs])
         capture = self.gait.capture_point(gravity, gyro, feet, feet_velocity, self.height_m, self.dt_s)
-        support, yaw_rate, resting = self.gait.support(self.config.path.support_lag), -np.sum(gravity * gyro, axis=1), self.resting(flags)
+        support, yaw_rate, resting = self.gait.support(self.config.path.support_lag), -(gravity * gyro).sum(axis=1), self.resting(flags)
         if self.config.path.enabled:
             self.path.begin(resting, self.gait.stepping)
         self._advance(self.goal, capture)
@@ -119,9 +120,8 @@ class LegPipeline:
         if self.config.balance.enabled:
             self.balance.remember(self.reference.soles)
         self._odometry(feet_velocity, yaw_rate)
-        full_scale = np.asarray(self.config.gating.cruise)
         return self.observation.build(
-            self.velocity / full_scale,
+            self.velocity / self._full_scale,
             self.height_m,
             gyro,
             gravity,
@@ -150,7 +150,7 @@ class LegPipeline:
 
     def resting(self, flags: np.ndarray) -> np.ndarray:
         """[N] zero flags, and what the gate still lets through is over."""
-        return ~np.any(flags, axis=1) & (np.abs(self.goal).max(axis=1) < _REST_VELOCITY)
+        return ~flags.any(axis=1) & (np.abs(self.goal) < _REST_VELOCITY).all(axis=1)
 
     def _goal(self, flags: np.ndarray, velocity: np.ndarray) -> np.ndarray:
         return self.cruise * flags if self.config.gating.literal else velocity
@@ -206,7 +206,7 @@ class LegPipeline:
     def _odometry(self, feet_velocity: np.ndarray, yaw_rate: np.ndarray) -> None:
         """Velocity over the feet that the clock has on the ground, against the reference, filtered over a stride."""
         stands = (self.reference.swing == 0.0)[..., None] if self.config.gait.enabled else self.gait.support(0.0)[..., None]  # [N, 2, 1]; never both in the air
-        body = -np.sum(feet_velocity * stands, axis=1) / np.sum(stands, axis=1)
+        body = -(feet_velocity * stands).sum(axis=1) / stands.sum(axis=1)
         error = np.concatenate((body, yaw_rate[:, None]), axis=1) - self.stride_velocity
         self.velocity_error += (self.dt_s / self.config.observation.odometry_filter_s) * (error - self.velocity_error)
 
@@ -214,7 +214,8 @@ class LegPipeline:
         """Network output [N, A] (mirrored as its observation was) -> leg targets [N, A], rad, inside the limits."""
         action = clip(np.asarray(action, dtype=np.float64), -self.config.action_limit, self.config.action_limit)
         mirrored = self.observation.mirrored(self.gait.phase)
-        action[mirrored] = self.observation.action_mirror(action[mirrored])
+        if mirrored.any():
+            action[mirrored] = self.observation.action_mirror(action[mirrored])
         self.last_action = action
         target = self.reference.q + action * self.action_scale
         if self.config.balance.enabled:
