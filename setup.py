@@ -24,7 +24,7 @@ NODES = {
     "teleop_node": "wbvla_cli.teleop_node",
     "lifecycle_manager": "wbvla_core.ros.manager",
 }
-EXTRAS = ("robot", "sim", "vla", "train", "view", "quantize", "dev")
+EXTRAS = ("robot", "sim", "vla", "train", "view", "quantize", "drake", "dev")
 
 
 def requirements(name: str) -> list[str]:

@@ -35,7 +35,8 @@ from wbvla_lmo.arms import ChunkFollower
 from wbvla_sim.episode import TICKS_PER_DECISION, EpisodeLog, run_episode
 from wbvla_sim.expert import ScriptedTeleoperator
 from wbvla_sim.scene import random_scene
-from wbvla_sim.world import SLOT_S, SensorNoise, WorldOptions
+from wbvla_sim.slots import SLOT_S, SensorNoise
+from wbvla_sim.world import WorldOptions
 
 SEED_OFFSET = 700_000  # apart from the scenes of the other evaluations
 DEPLOYED_DELAY = 2  # ticks: what evaluation reckons with

@@ -28,7 +28,8 @@ from wbvla_eval.tasks import Criteria
 from wbvla_sim.episode import Controller, Policy, run_episode
 from wbvla_sim.instructions import TASKS, Task, sample_instruction
 from wbvla_sim.scene import random_scene
-from wbvla_sim.world import SensorNoise, World, WorldOptions
+from wbvla_sim.slots import SensorNoise
+from wbvla_sim.world import World, WorldOptions
 
 TRAINING_SEEDS = range(0, 1_000_000)
 DEVELOPMENT_SEEDS = range(1_000_000, 2_000_000)

@@ -17,9 +17,8 @@ from mujoco.batch import Batch
 from wbvla_core.robot import RobotSpec
 from wbvla_core.types import gravity_from_quaternion, pitch_roll_from_gravity
 from wbvla_sim.model.build import SLOT_STEPS, TIMESTEP_S, joint_map, robot_mjcf
-from wbvla_sim.world import FALLEN_TILT_RAD, SensorNoise
+from wbvla_sim.slots import FALLEN_HEIGHT_M, FALLEN_TILT_RAD, SensorNoise
 
-FALLEN_HEIGHT_M = 0.3  # pelvis below this has fallen, as in World.truth
 FEET = ("left_foot", "right_foot")
 ABSURD_SPEED = 200.0  # rad/s or m/s: a simulation that has diverged
 

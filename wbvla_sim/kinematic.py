@@ -17,7 +17,8 @@ from wbvla_core.robot import RobotSpec
 from wbvla_core.types import ArmChunk, Decision, JointCommand, LocoCommand, RobotState
 from wbvla_sim.driver import DriverState
 from wbvla_sim.scene import Scene
-from wbvla_sim.world import SLOT_S, World, WorldOptions
+from wbvla_sim.slots import SLOT_S
+from wbvla_sim.world import World, WorldOptions
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,8 @@ from wbvla_msgs.msg import SafetyState, SimState
 from wbvla_sim.driver import WATCHDOG_S, DriverState
 from wbvla_sim.model.build import SLOT_STEPS, TIMESTEP_S
 from wbvla_sim.scene import random_scene
-from wbvla_sim.world import SensorNoise, World, WorldOptions
+from wbvla_sim.slots import SensorNoise
+from wbvla_sim.world import World, WorldOptions
 
 ANSWER_SLACK_S = 0.015  # an answer may carry any step's stamp of the 20 ms before the slot: an LMO that (re)started between slots keeps that phase
 REPEAT_S = 0.02  # while a slot waits, its state is sent again: best effort may lose it, and a real driver never falls silent

@@ -11,80 +11,48 @@ The pelvis hangs on a gantry, soles on the floor, until the first command arrive
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import mujoco
 import numpy as np
 
 from wbvla_core.robot import RobotSpec
-from wbvla_core.types import JointCommand, RobotState, gravity_from_quaternion
+from wbvla_core.types import RobotState, gravity_from_quaternion
 from wbvla_sim import render
-from wbvla_sim.driver import Driver, DriverState, MotorLaw
-from wbvla_sim.model.build import SLOT_STEPS, SOLVER_ITERATIONS, SOLVER_LS_ITERATIONS, TIMESTEP_S, joint_map
+from wbvla_sim.driver import MotorLaw
+from wbvla_sim.model.build import SOLVER_ITERATIONS, SOLVER_LS_ITERATIONS, joint_map
 from wbvla_sim.scene import Scene, to_mjcf
-
-FALLEN_TILT_RAD = 0.8  # the safety ladder's own threshold
-SLOT_S = TIMESTEP_S * SLOT_STEPS
+from wbvla_sim.slots import FALLEN_HEIGHT_M, FALLEN_TILT_RAD, SlotOptions, SlotWorld
 
 
 @dataclass(frozen=True)
-class SensorNoise:
-    """Standard deviations of white noise on each sensor; 0 = perfect. Default of the world: none (options, not a claim about X2)."""
-
-    q_rad: float = 0.0
-    qd_rad_s: float = 0.0
-    gyro_rad_s: float = 0.0
-    gravity: float = 0.0
-
-    @classmethod
-    def typical(cls) -> SensorNoise:
-        """Ours: encoder and MEMS figures of the size that legged RL trains with."""
-        return cls(q_rad=0.002, qd_rad_s=0.05, gyro_rad_s=0.02, gravity=0.01)
-
-
-@dataclass(frozen=True)
-class WorldOptions:
+class WorldOptions(SlotOptions):
     """How the world is simulated.
 
     Attributes:
-        noise: of the sensors.
-        state_delay_s: age of what :meth:`World.state` returns, s (multiple of 5 ms).
-        command_delay_s: time from slot to motors, s (multiple of 5 ms).
-        watchdog_s: silence that the driver tolerates.
         gantry: hold the pelvis until the first command.
-        push_interval_s, push_speed_m_s: every so often (mean, exponential) the pelvis gets a horizontal velocity step of up to this size; 0 = never.
         iterations, ls_iterations: Newton solver.
         self_collision: pair sets of :data:`wbvla_sim.model.build.SELF_PAIRS`.
         camera_size: width, height of the head camera; None = the robot spec's.
     """
 
-    noise: SensorNoise = field(default_factory=SensorNoise)
-    state_delay_s: float = 0.0
-    command_delay_s: float = 0.0
-    watchdog_s: float = 0.1
     gantry: bool = True
-    push_interval_s: float = 0.0
-    push_speed_m_s: float = 0.0
     iterations: int = SOLVER_ITERATIONS
     ls_iterations: int = SOLVER_LS_ITERATIONS
     self_collision: tuple[str, ...] = ("legs", "arms")
     camera_size: tuple[int, int] | None = None
 
 
-class World:
+class World(SlotWorld):
     """MuJoCo physics of one robot in one scene. See the module text."""
 
-    slot_s = SLOT_S
-
     def __init__(self, robot: RobotSpec, scene: Scene, *, options: WorldOptions | None = None) -> None:
-        self.robot, self.scene, self.options = robot, scene, options or WorldOptions()
-        o = self.options
+        o = options or WorldOptions()
+        super().__init__(robot, o)
+        self.scene, self.options = scene, o
         self.model = to_mjcf(robot, scene, self_collision=o.self_collision, iterations=o.iterations, ls_iterations=o.ls_iterations)
         self.data = mujoco.MjData(self.model)
         self.joints = joint_map(self.model, robot)
-        self.driver = Driver(robot, watchdog_s=o.watchdog_s)
         self._gantry = self.model.equality("gantry").id
         self._pelvis = self.model.body(robot.root).id
         self._soles = [self.model.site(name).id for name in ("left_foot", "right_foot")]
@@ -102,50 +70,17 @@ class World:
         """Simulated time since reset, s."""
         return float(self.data.time)
 
-    def reset(self, seed: int = 0) -> RobotState:
-        """Back to the start: default pose at the origin, looking along +x. The seed drives noise and pushes."""
-        self._rng = np.random.default_rng(seed)
+    def _restart(self) -> None:
         mujoco.mj_resetData(self.model, self.data)
         self._place((0.0, 0.0, self.robot.default_stance_height_m), (1.0, 0.0, 0.0, 0.0), self.robot.default_q)
-        self.driver.reset(0.0)
-        self._inbox: deque[tuple[float, JointCommand]] = deque()
-        self._next_push_s = self._draw_push_time()
         self._set_gantry(self.options.gantry)
-        self._history: deque[RobotState] = deque(maxlen=round(self.options.state_delay_s / TIMESTEP_S) + 1)
-        self._sense()
-        return self.state()
 
-    def slot(self, command: JointCommand | None, *, on_step: Callable[[RobotState], None] | None = None) -> RobotState:
-        """Advance one 20 ms slot.
-
-        Args:
-            command: for all motors; None = silence, which the driver's watchdog counts.
-            on_step: called with the state after each 5 ms step (200 Hz joint states and IMU).
-
-        Raises:
-            CommandError: a malformed command; nothing has moved then.
-        """
-        if command is not None:
-            command.validate(self.robot.joint_count)
-            self._inbox.append((self.time_s + self.options.command_delay_s, command))
-        for _ in range(SLOT_STEPS):
-            self._step()
-            if on_step:
-                on_step(self.state())
-        return self.state()
-
-    def _step(self) -> None:
-        now_s = self.time_s
-        while self._inbox and self._inbox[0][0] <= now_s + 1e-9:
-            self.driver.command(self._inbox.popleft()[1], now_s)
-            if self.driver.state is DriverState.RUNNING:
-                self._set_gantry(False)
-        self._apply(self.driver.tick(now_s))
-        if now_s >= self._next_push_s:
-            self.push(self._rng.uniform(-1.0, 1.0, 2) * self.options.push_speed_m_s)
-            self._next_push_s = now_s + self._draw_push_time()
+    def _advance(self, law: MotorLaw) -> None:
+        self._apply(law)
         mujoco.mj_step(self.model, self.data)
-        self._sense()
+
+    def _commanded(self) -> None:
+        self._set_gantry(False)
 
     def _apply(self, law: MotorLaw) -> None:
         """Write the motor law into the actuators: gain kp, bias (kd qd* + tau_ff) - kp q - kd qd, range from the torque-speed line."""
@@ -161,7 +96,6 @@ class World:
     # -- what happens to the robot --------------------------------------------------------------------------------------
 
     def push(self, velocity_m_s: np.ndarray) -> None:
-        """Add a horizontal velocity step [2] (room axes) to the pelvis."""
         self.data.qvel[:2] += velocity_m_s
 
     def rearm(self) -> None:
@@ -206,11 +140,6 @@ class World:
         """Whether the pelvis is still held."""
         return bool(self.data.eq_active[self._gantry])
 
-    def _draw_push_time(self) -> float:
-        if self.options.push_interval_s <= 0.0:
-            return np.inf
-        return float(self._rng.exponential(self.options.push_interval_s))
-
     # -- what the robot feels -------------------------------------------------------------------------------------------
 
     def _joint(self, array: np.ndarray, addresses: np.ndarray) -> np.ndarray:
@@ -219,23 +148,11 @@ class World:
         out[self.joints.canonical] = array[addresses]
         return out
 
-    def _sense(self) -> None:
-        noise, rng, n = self.options.noise, self._rng, self.robot.joint_count
+    def _measure(self) -> RobotState:
         q = self._joint(self.data.qpos, self.joints.qpos)
         qd = self._joint(self.data.qvel, self.joints.dof)
         gyro = self.data.qvel[3:6].copy()  # a free joint's angular velocity is in body axes already; the IMU's axes are the pelvis's
-        gravity = gravity_from_quaternion(self.data.qpos[3:7])
-        if noise != SensorNoise():
-            q = q + rng.normal(0.0, noise.q_rad, n)
-            qd = qd + rng.normal(0.0, noise.qd_rad_s, n)
-            gyro = gyro + rng.normal(0.0, noise.gyro_rad_s, 3)
-            gravity = gravity + rng.normal(0.0, noise.gravity, 3)
-            gravity /= np.linalg.norm(gravity)
-        self._history.append(RobotState(self.time_s, q, qd, gyro, gravity))
-
-    def state(self) -> RobotState:
-        """What the robot knows of itself now (``state_delay_s`` old, if delayed)."""
-        return self._history[0]
+        return RobotState(self.time_s, q, qd, gyro, gravity_from_quaternion(self.data.qpos[3:7]))
 
     def imu_acceleration(self) -> np.ndarray:
         """Specific force at the IMU [3], pelvis axes, m/s2 (upright and still: 0, 0, 9.81)."""
@@ -295,7 +212,7 @@ class World:
             "stance_height_m": float(d.qpos[2] - min(d.site_xpos[site][2] for site in self._soles)),
             "foot_contacts": np.array([bool(touching & geoms) for geoms in self._sole_geoms]),
             "boxes": {box.color: box for box in self.scene.boxes},
-            "fallen": tilt > FALLEN_TILT_RAD or d.qpos[2] < 0.3,
+            "fallen": tilt > FALLEN_TILT_RAD or d.qpos[2] < FALLEN_HEIGHT_M,
             "driver": self.driver.state.value,
             "on_gantry": self.on_gantry,
         }

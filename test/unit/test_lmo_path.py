@@ -220,7 +220,8 @@ def with_path(policy: LmoPolicy) -> LmoPolicy:
 def test_dead_reckoning_from_joints_and_imu_alone_knows_where_a_walking_robot_is():
     """Lock-step world, sensor noise, four seconds of forward and turn: the estimated error is the true one within centimetres."""
     from wbvla_sim.scene import random_scene
-    from wbvla_sim.world import SensorNoise, World, WorldOptions
+    from wbvla_sim.slots import SensorNoise
+    from wbvla_sim.world import World, WorldOptions
 
     world = World(ROBOT, random_scene(0, kind="empty"), options=WorldOptions(gantry=False, noise=SensorNoise.typical(), command_delay_s=0.02))
     controller = LmoController(ROBOT, with_path(LmoPolicy.load(CHECKPOINT, ROBOT)))

@@ -9,7 +9,8 @@ from wbvla_core.robot import load_robot
 from wbvla_core.types import JointCommand
 from wbvla_sim.batch import BatchOptions, BatchWorld
 from wbvla_sim.scene import random_scene
-from wbvla_sim.world import SensorNoise, World, WorldOptions
+from wbvla_sim.slots import SensorNoise
+from wbvla_sim.world import World, WorldOptions
 
 ROBOT = load_robot("x2")
 FORCE_N = ROBOT.total_mass_kg * 9.81

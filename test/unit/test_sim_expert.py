@@ -13,8 +13,9 @@ from wbvla_sim.expert import SQUAT_HEIGHT_M, ArmScript, ExpertConfig, Perturbati
 from wbvla_sim.instructions import INSTRUCTIONS, TASKS, VOCABULARY, Task, paraphrases, parse_instruction
 from wbvla_sim.kinematic import KinematicController, KinematicWorld, LegPlane
 from wbvla_sim.scene import STAND_OFF_M, random_scene
+from wbvla_sim.slots import SensorNoise
 from wbvla_sim.video import read_mp4, write_mp4
-from wbvla_sim.world import SensorNoise, World, WorldOptions
+from wbvla_sim.world import World, WorldOptions
 
 X2 = load_robot("x2")
 

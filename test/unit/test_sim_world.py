@@ -12,7 +12,8 @@ from wbvla_core.robot import load_robot
 from wbvla_core.types import JointCommand
 from wbvla_sim.driver import Driver, DriverState
 from wbvla_sim.scene import random_scene
-from wbvla_sim.world import SensorNoise, World, WorldOptions
+from wbvla_sim.slots import SensorNoise
+from wbvla_sim.world import World, WorldOptions
 
 X2 = load_robot("x2")
 ZERO = np.zeros(X2.joint_count)

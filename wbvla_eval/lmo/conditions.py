@@ -9,7 +9,7 @@ import numpy as np
 
 from wbvla_sim.batch import BatchWorld
 from wbvla_sim.model.build import TIMESTEP_S
-from wbvla_sim.world import SensorNoise
+from wbvla_sim.slots import SensorNoise
 
 Range = tuple[float, float]
 

@@ -5,6 +5,8 @@ iterations), self-collision, sensor noise, 0 to 40 ms of command delay drawn per
 of standing, the command for ``hold_s``, then zero flags for ``rest_s``. Switching trials draw a new command every 0.5 to
 4 s and push.
 Seeds start at 2 000 000; training and development use others.
+
+``--engine drake`` runs the same trials in another physics engine (:mod:`wbvla_sim.drake`).
 """
 
 from __future__ import annotations
@@ -15,15 +17,18 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import tyro
 
+from wbvla_core.angles import wrap
 from wbvla_core.profiles import minimum_jerk
 from wbvla_core.robot import RobotSpec, load_robot
 from wbvla_core.types import ArmChunk, Decision, LocoCommand
+from wbvla_eval.lmo.measures import in_frame
 from wbvla_eval.stats import poisson_upper_bound, wilson_interval
+from wbvla_sim.slots import SensorNoise, SlotWorld
 
 SETTLE_S = 1.0
 MEASURE_AFTER_S = 1.0  # of the command: the start-up is not tracking
@@ -80,6 +85,8 @@ class Options:
     """Amplitude of the arm motions, part of the way from the default pose to the limits; 0 = arms at rest."""
     noise: bool = True
     """Sensor noise of typical size and command delay."""
+    engine: Literal["mujoco", "drake"] = "mujoco"
+    """Physics: MuJoCo with the converged solver, or Drake (pip install 'wbvla[drake]')."""
     processes: int = field(default_factory=lambda: 1)
     """Worker processes."""
     only: str = ""
@@ -130,30 +137,35 @@ def commands_of(case: Case, robot: RobotSpec, options: Options, rng: np.random.G
     return out[:total]
 
 
+def make_world(case: Case, seed: int, options: Options, robot: RobotSpec, delay_s: float) -> SlotWorld:
+    """The engine under a trial."""
+    between = {
+        "noise": SensorNoise.typical() if options.noise else SensorNoise(),
+        "command_delay_s": delay_s,
+        "push_interval_s": 4.0 if case.switching else 0.0,
+        "push_speed_m_s": 0.3,
+    }
+    if options.engine == "drake":
+        from wbvla_sim.drake import DrakeOptions, DrakeWorld
+
+        return DrakeWorld(robot, options=DrakeOptions(**between))
+    from wbvla_sim.scene import random_scene
+    from wbvla_sim.world import World, WorldOptions
+
+    return World(robot, random_scene(seed, kind="empty"), options=WorldOptions(**between, iterations=100, ls_iterations=50))
+
+
 def run_trial(job: tuple[Case, int, Options]) -> dict[str, Any]:
     """One trial; returns its numbers."""
     from wbvla_lmo.controller import LmoController
     from wbvla_lmo.policy import LmoPolicy
-    from wbvla_sim.scene import random_scene
-    from wbvla_sim.world import SensorNoise, World, WorldOptions
 
     case, seed, options = job
     robot = load_robot(options.robot)
     rng = np.random.default_rng(seed)
     controller = LmoController(robot, LmoPolicy.load(options.lmo, robot))
     delay_s = 0.005 * int(rng.integers(0, 9)) if options.noise else 0.0
-    world = World(
-        robot,
-        random_scene(seed, kind="empty"),
-        options=WorldOptions(
-            noise=SensorNoise.typical() if options.noise else SensorNoise(),
-            command_delay_s=delay_s,
-            push_interval_s=4.0 if case.switching else 0.0,
-            push_speed_m_s=0.3,
-            iterations=100,
-            ls_iterations=50,
-        ),
-    )
+    world = make_world(case, seed, options, robot, delay_s)
     controller.reset(world.reset(seed))
     arms = RandomArms(robot, options.arms, rng)
     stream = commands_of(case, robot, options, rng)
@@ -175,12 +187,18 @@ def run_trial(job: tuple[Case, int, Options]) -> dict[str, Any]:
             break
     result = {"case": case.name, "seed": seed, "fell": fallen_s is not None, "time_s": len(rows["yaw"]) * world.slot_s, "delay_s": delay_s}
     if fallen_s is None and not case.switching:
-        result |= measure(np.array(rows["xy"]), np.unwrap(rows["yaw"]), np.array(rows["height"]), np.array(rows["stepping"]), case, options, robot)
+        cruise = np.asarray(controller.policy.config.gating.cruise)
+        result |= measure(np.array(rows["xy"]), np.unwrap(rows["yaw"]), np.array(rows["height"]), np.array(rows["stepping"]), case, options, robot, cruise)
     return result
 
 
-def measure(xy: np.ndarray, yaw: np.ndarray, height: np.ndarray, stepping: np.ndarray, case: Case, options: Options, robot: RobotSpec) -> dict[str, float]:
-    """Tracking in the last part of the command, stopping after it, drift at rest. xy [T, 2] m, yaw [T] rad, 50 Hz."""
+def measure(
+    xy: np.ndarray, yaw: np.ndarray, height: np.ndarray, stepping: np.ndarray, case: Case, options: Options, robot: RobotSpec, cruise: np.ndarray
+) -> dict[str, float]:
+    """Tracking in the last part of the command, stopping after it, drift at rest; for one flag, what is missing at the end to cruise speed x time.
+
+    xy [T, 2] m, yaw [T] rad, 50 Hz; cruise [3].
+    """
     start, release = round(SETTLE_S * 50), round((SETTLE_S + options.hold_s) * 50)
     a = start + round(MEASURE_AFTER_S * 50)
     span_s = (release - a) / 50
@@ -190,7 +208,7 @@ def measure(xy: np.ndarray, yaw: np.ndarray, height: np.ndarray, stepping: np.nd
     speed = np.convolve(np.linalg.norm(np.diff(xy[release:], axis=0), axis=1) * 50, np.ones(10) / 10, mode="valid")
     loud = np.flatnonzero(speed > QUIET_M_S)
     wanted = case.height_m or robot.default_stance_height_m
-    return {
+    out = {
         "vx": float(np.sum(cos * step[:, 0] + sin * step[:, 1]) / span_s),
         "vy": float(np.sum(cos * step[:, 1] - sin * step[:, 0]) / span_s),
         "wz": float((yaw[release] - yaw[a]) / span_s),
@@ -201,6 +219,11 @@ def measure(xy: np.ndarray, yaw: np.ndarray, height: np.ndarray, stepping: np.nd
         "rest_drift_m_s": float(np.linalg.norm(xy[-1] - xy[-51])),
         "rest_stepping": float(np.mean(stepping[-50:])),
     }
+    asked = np.array(case.flags) * cruise * options.hold_s
+    if np.count_nonzero(asked) <= 1:
+        place = in_frame(xy[start - 1 : start], yaw[start - 1 : start], xy[-1:])[0]
+        out |= {"end_m": float(np.linalg.norm(place - asked[:2])), "end_rad": float(abs(wrap(yaw[-1] - yaw[start - 1] - asked[2])))}
+    return out
 
 
 def table(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -240,6 +263,7 @@ def evaluate(options: Options) -> dict[str, Any]:
         "seed_base": options.seed_base,
         "arms": options.arms,
         "noise": options.noise,
+        "engine": options.engine,
     }
 
 

@@ -35,7 +35,8 @@ from wbvla_sim.expert import SQUAT_HEIGHT_M, Perturbation, Perturbed, ScriptedTe
 from wbvla_sim.instructions import SIDES, TASKS, Task, sample_instruction
 from wbvla_sim.kinematic import KinematicController, KinematicWorld
 from wbvla_sim.scene import random_scene
-from wbvla_sim.world import SensorNoise, World, WorldOptions
+from wbvla_sim.slots import SensorNoise
+from wbvla_sim.world import World, WorldOptions
 from wbvla_train.data.shards import write_shards
 from wbvla_train.data.stills import box_labels, camera_tangents
 
