@@ -13,7 +13,7 @@ import pytest
 from wbvla_core.errors import CommandError, WbvlaError
 from wbvla_core.robot import load_robot
 from wbvla_core.types import LocoCommand, RobotState
-from wbvla_eval.lmo import command, measures, programs, results
+from wbvla_eval.lmo import command, lockstep, measures, programs, results
 from wbvla_eval.lmo.arms import BenchmarkArms
 from wbvla_eval.lmo.conditions import Bodies, Conditions, Disturber, Pulses, Pushes
 from wbvla_eval.lmo.controllers import Checked, CheckpointController, Standing, callable_factory
@@ -449,3 +449,18 @@ def test_a_finished_suite_is_taken_again_and_that_of_another_controller_is_refus
 def test_the_command_refuses_before_it_simulates(argv, says, tmp_path):
     with pytest.raises(WbvlaError, match=says):
         command.main([*argv, "--out", str(tmp_path)])
+
+
+def test_a_lock_step_trial_says_what_is_missing_to_cruise_speed_times_time():
+    """It begins at (2, 1) looking along +y, walks 0.28 m/s for five seconds where 0.3 was asked for, and ends 0.05 rad to the left: 0.1 m short."""
+    options, count = lockstep.Options(hold_s=5.0, rest_s=3.0), 450
+    ahead = np.clip((np.arange(count) - 49) / 250, 0, 1) * 0.28 * 5.0
+    xy = np.stack((np.full(count, 2.0), 1.0 + ahead), axis=1)
+    yaw = np.where(np.arange(count) < 50, np.pi / 2, np.pi / 2 + 0.05)
+    height, stepping = np.full(count, 0.64), np.zeros(count, dtype=bool)
+    forward = lockstep.Case("forward", (1, 0, 0))
+    found = lockstep.measure(xy, yaw, height, stepping, forward, options, ROBOT, CRUISE)
+    assert found["end_m"] == pytest.approx(0.1, abs=1e-6)
+    assert found["end_rad"] == pytest.approx(0.05, abs=1e-9)
+    both = lockstep.measure(xy, yaw, height, stepping, lockstep.Case("both", (1, 0, 1)), options, ROBOT, CRUISE)
+    assert "end_m" not in both  # an arc's end is not speed x time
