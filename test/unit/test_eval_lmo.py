@@ -464,3 +464,5 @@ def test_a_lock_step_trial_says_what_is_missing_to_cruise_speed_times_time():
     assert found["end_rad"] == pytest.approx(0.05, abs=1e-9)
     both = lockstep.measure(xy, yaw, height, stepping, lockstep.Case("both", (1, 0, 1)), options, ROBOT, CRUISE)
     assert "end_m" not in both  # an arc's end is not speed x time
+    low = lockstep.measure(xy, yaw, height, stepping, lockstep.Case("low", (1, 0, 0), 0.5), options, ROBOT, CRUISE)
+    assert "end_m" not in low  # a squat moves the pelvis over the feet
