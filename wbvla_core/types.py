@@ -7,6 +7,7 @@ that made the value; ages are taken with the receiver's monotonic clock (see :mo
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -53,15 +54,17 @@ class RobotState:
     @property
     def tilt_rad(self) -> float:
         """Angle between the pelvis z axis and up, rad."""
-        g = self.gravity / max(float(np.linalg.norm(self.gravity)), 1e-9)
-        return float(np.arccos(np.clip(-g[2], -1.0, 1.0)))
+        x, y, z = self.gravity.tolist()
+        return math.acos(min(max(-z / max(math.hypot(x, y, z), 1e-9), -1.0), 1.0))
 
 
 def gravity_from_quaternion(quat_wxyz: np.ndarray) -> np.ndarray:
     """Unit gravity in the body frame from the body's orientation, [..., 4] (w, x, y, z) -> [..., 3]."""
     quat = np.asarray(quat_wxyz, dtype=np.float64)
     w, x, y, z = quat[..., 0], quat[..., 1], quat[..., 2], quat[..., 3]
-    return np.stack((2.0 * (w * y - x * z), -2.0 * (w * x + y * z), 2.0 * (x * x + y * y) - 1.0), axis=-1)
+    out = np.empty((*quat.shape[:-1], 3))
+    out[..., 0], out[..., 1], out[..., 2] = 2.0 * (w * y - x * z), -2.0 * (w * x + y * z), 2.0 * (x * x + y * y) - 1.0
+    return out
 
 
 def pitch_roll_from_gravity(gravity: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -209,6 +212,6 @@ class JointCommand:
             if np.shape(value) != (joint_count,):
                 raise CommandError(f"JointCommand.{name} must have shape ({joint_count},), got {np.shape(value)}", ErrorCode.COMMAND_SHAPE)
             _require_finite(f"JointCommand.{name}", value, CommandError, ErrorCode.COMMAND_NOT_FINITE)
-        if np.any(self.kp < 0) or np.any(self.kd < 0):
+        if (self.kp < 0).any() or (self.kd < 0).any():
             raise CommandError("JointCommand gains must not be negative", ErrorCode.COMMAND_SHAPE)
         return self

@@ -32,8 +32,14 @@ CHANNELS = {"rgb8": 3, "bgr8": 3, "mono8": 1}
 # -- time --------------------------------------------------------------------------------------------------------------
 def stamp_msg(stamp_s: float) -> Time:
     """Seconds -> Time, rounded to whole microseconds."""
+    sec, nanosec = sec_nanosec(stamp_s)
+    return Time(sec=sec, nanosec=nanosec)
+
+
+def sec_nanosec(stamp_s: float) -> tuple[int, int]:
+    """The fields of a Time, rounded to whole microseconds; :func:`seconds` is the inverse."""
     micros = round(stamp_s * 1e6)
-    return Time(sec=micros // 1_000_000, nanosec=micros % 1_000_000 * 1000)
+    return micros // 1_000_000, micros % 1_000_000 * 1000
 
 
 def stamp_s(stamp: Time) -> float:

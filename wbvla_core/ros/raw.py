@@ -85,8 +85,7 @@ class JointCommandWriter:
     def __call__(self, command: JointCommand) -> bytes:
         command.validate(self._count)
         data = bytearray(self._template)
-        stamp = codec.stamp_msg(command.stamp_s)
-        struct.pack_into("<iI", data, STAMP, stamp.sec, stamp.nanosec)
+        struct.pack_into("<iI", data, STAMP, *codec.sec_nanosec(command.stamp_s))
         for place, name in zip(self._places, self.FIELDS, strict=True):
             data[place : place + 8 * self._count] = np.ascontiguousarray(getattr(command, name), dtype="<f8").tobytes()
         return bytes(data)
