@@ -12,6 +12,7 @@ import pytest
 from wbvla_core.errors import WbvlaError
 from wbvla_core.robot import load_robot
 from wbvla_core.types import JointCommand
+from wbvla_eval.lmo import lockstep
 from wbvla_sim.drake import DrakeOptions, DrakeWorld, bare_urdf
 from wbvla_sim.scene import random_scene
 from wbvla_sim.world import World, WorldOptions
@@ -34,6 +35,13 @@ def test_without_drake_the_refusal_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "pydrake.geometry", None)
     with pytest.raises(WbvlaError, match=r"not installed.*wbvla\[drake\]"):
         DrakeWorld(X2)
+
+
+def test_the_command_ends_with_that_sentence_and_no_traceback(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pydrake", None)
+    monkeypatch.setitem(sys.modules, "pydrake.geometry", None)
+    with pytest.raises(SystemExit, match=r"^refused: this engine needs Drake.*wbvla\[drake\]"):
+        lockstep.main(["--engine", "drake", "--trials", "1", "--only", "stand"])
 
 
 def test_a_step_that_does_not_divide_five_milliseconds_is_refused():

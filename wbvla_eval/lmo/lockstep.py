@@ -23,6 +23,7 @@ import numpy as np
 import tyro
 
 from wbvla_core.angles import wrap
+from wbvla_core.errors import WbvlaError
 from wbvla_core.profiles import minimum_jerk
 from wbvla_core.robot import RobotSpec, load_robot
 from wbvla_core.types import ArmChunk, Decision, LocoCommand
@@ -271,7 +272,10 @@ def evaluate(options: Options) -> dict[str, Any]:
 def main(argv: Sequence[str]) -> int:
     options = tyro.cli(Options, prog="python -m wbvla_eval.lmo.lockstep", args=list(argv))
     began = time.monotonic()
-    report = evaluate(options)
+    try:
+        report = evaluate(options)
+    except WbvlaError as error:
+        raise SystemExit(f"refused: {error}") from None
     for row in report["rows"]:
         mean = {k: v[0] for k, v in row.items() if isinstance(v, list) and k != "fall_rate_95"}
         extra = {k: v for k, v in row.items() if k.startswith("falls_per")}
