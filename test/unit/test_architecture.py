@@ -36,6 +36,7 @@ MAX_TREE_BYTES = 45e6
 
 # Import name -> distribution, where they differ.
 DISTRIBUTION = {
+    "pydrake": "drake",
     "yaml": "pyyaml",
     "PIL": "pillow",
     "zmq": "pyzmq",
