@@ -49,7 +49,7 @@ class World(SlotWorld):
     def __init__(self, robot: RobotSpec, scene: Scene, *, options: WorldOptions | None = None) -> None:
         o = options or WorldOptions()
         super().__init__(robot, o)
-        self.scene, self.options = scene, o
+        self.scene = scene
         self.model = to_mjcf(robot, scene, self_collision=o.self_collision, iterations=o.iterations, ls_iterations=o.ls_iterations)
         self.data = mujoco.MjData(self.model)
         self.joints = joint_map(self.model, robot)
@@ -63,7 +63,7 @@ class World(SlotWorld):
         self._camera_size = o.camera_size or (robot.camera.width, robot.camera.height)
         self.reset(0)
 
-    # -- time ---------------------------------------------------------------------------------------------------------
+    # -- the engine ---------------------------------------------------------------------------------------------------
 
     @property
     def time_s(self) -> float:
