@@ -63,7 +63,9 @@ def main() -> int:
     for millions in sorted(m for m in numbered if m % options.every == 0 or m == max(numbered)):
         state = torch.load(numbered[millions], weights_only=True, map_location="cpu")
         where = options.out / f"{millions:04d}M"
-        if not (where / "x2" / MANIFEST_FILE).exists():  # made anew, it would name the commit of today and be another checkpoint to the benchmark
+        manifest = where / "x2" / MANIFEST_FILE
+        # One that is newer than its state stays: made anew, it would name the commit of today and be another checkpoint to the benchmark.
+        if not manifest.exists() or manifest.stat().st_mtime < numbered[millions].stat().st_mtime:
             export_checkpoint(options.run, where / "x2", state_file=numbered[millions].name)
         suites = ("accuracy", "stability", *(("switching",) if options.hours > 0 else ()))
         settings = BenchmarkOptions(
