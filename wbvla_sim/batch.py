@@ -17,7 +17,7 @@ from mujoco.batch import Batch
 from wbvla_core.robot import RobotSpec
 from wbvla_core.types import gravity_from_quaternion, pitch_roll_from_gravity
 from wbvla_sim.model.build import SLOT_STEPS, TIMESTEP_S, joint_map, robot_mjcf
-from wbvla_sim.slots import FALLEN_HEIGHT_M, FALLEN_TILT_RAD, SensorNoise
+from wbvla_sim.slots import SensorNoise, fallen
 
 FEET = ("left_foot", "right_foot")
 ABSURD_SPEED = 200.0  # rad/s or m/s: a simulation that has diverged
@@ -301,4 +301,4 @@ class BatchWorld:
     @property
     def fallen(self) -> np.ndarray:
         """[N] tilted beyond the safety ladder's threshold, low, or diverged."""
-        return (self.tilt_rad > FALLEN_TILT_RAD) | (self.qpos[:, 2] < FALLEN_HEIGHT_M) | self.broken
+        return fallen(self.tilt_rad, self.qpos[:, 2]) | self.broken

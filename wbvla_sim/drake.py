@@ -19,7 +19,7 @@ from wbvla_core.robot import RobotSpec
 from wbvla_core.types import RobotState
 from wbvla_sim.driver import MotorLaw
 from wbvla_sim.model.build import TIMESTEP_S, robot_urdf
-from wbvla_sim.slots import FALLEN_HEIGHT_M, FALLEN_TILT_RAD, SlotOptions, SlotWorld
+from wbvla_sim.slots import SlotOptions, SlotWorld, fallen
 
 CONTACT_RADIUS_M = 0.005  # of the sphere at each contact point, lowest point in the sole's plane
 
@@ -53,7 +53,6 @@ class DrakeWorld(SlotWorld):
         self._steps = round(TIMESTEP_S / o.step_s)
         if self._steps < 1 or abs(self._steps * o.step_s - TIMESTEP_S) > 1e-9:
             raise ValueError(f"step_s must divide {TIMESTEP_S} s, got {o.step_s}")
-        self._step_s = o.step_s
         self._simulator, self.plant = build_plant(robot, o)
         plant, names = self.plant, robot.joint_names
         self._context = plant.GetMyMutableContextFromRoot(self._simulator.get_mutable_context())
@@ -88,7 +87,7 @@ class DrakeWorld(SlotWorld):
             q, qd = self.plant.GetPositions(self._context)[self._q], self.plant.GetVelocities(self._context)[self._v]
             self._torque(law.torque(q, qd, self.robot) - np.clip(self._stopping * qd, -self._friction, self._friction))
             self._count += 1
-            self._simulator.AdvanceTo(self._count * self._step_s)
+            self._simulator.AdvanceTo(self._count * self.options.step_s)
 
     def _torque(self, torque_nm: np.ndarray) -> None:
         u = np.empty(len(self._u))
@@ -119,7 +118,7 @@ class DrakeWorld(SlotWorld):
             "yaw_rad": float(np.arctan2(turn[1, 0], turn[0, 0])),
             "tilt_rad": tilt,
             "velocity_xyz": self.plant.EvalBodySpatialVelocityInWorld(self._context, self._pelvis).translational().copy(),
-            "fallen": tilt > FALLEN_TILT_RAD or xyz[2] < FALLEN_HEIGHT_M,
+            "fallen": fallen(tilt, xyz[2]),
         }
 
 

@@ -21,6 +21,11 @@ FALLEN_HEIGHT_M = 0.3  # a pelvis below this has fallen
 SLOT_S = TIMESTEP_S * SLOT_STEPS
 
 
+def fallen(tilt_rad: float | np.ndarray, pelvis_height_m: float | np.ndarray) -> bool | np.ndarray:
+    """Whether a robot, or each of many, has fallen."""
+    return (tilt_rad > FALLEN_TILT_RAD) | (pelvis_height_m < FALLEN_HEIGHT_M)
+
+
 @dataclass(frozen=True)
 class SensorNoise:
     """Standard deviations of white noise on each sensor; 0 = perfect. Default of the world: none (options, not a claim about X2)."""

@@ -22,7 +22,7 @@ from wbvla_sim import render
 from wbvla_sim.driver import MotorLaw
 from wbvla_sim.model.build import SOLVER_ITERATIONS, SOLVER_LS_ITERATIONS, joint_map
 from wbvla_sim.scene import Scene, to_mjcf
-from wbvla_sim.slots import FALLEN_HEIGHT_M, FALLEN_TILT_RAD, SlotOptions, SlotWorld
+from wbvla_sim.slots import SlotOptions, SlotWorld, fallen
 
 
 @dataclass(frozen=True)
@@ -212,7 +212,7 @@ class World(SlotWorld):
             "stance_height_m": float(d.qpos[2] - min(d.site_xpos[site][2] for site in self._soles)),
             "foot_contacts": np.array([bool(touching & geoms) for geoms in self._sole_geoms]),
             "boxes": {box.color: box for box in self.scene.boxes},
-            "fallen": tilt > FALLEN_TILT_RAD or d.qpos[2] < FALLEN_HEIGHT_M,
+            "fallen": fallen(tilt, d.qpos[2]),
             "driver": self.driver.state.value,
             "on_gantry": self.on_gantry,
         }
