@@ -141,6 +141,7 @@ class Stack:
     ) -> None:
         groups = (*launches, "record") if record is not None and "record" not in launches else tuple(launches)
         self.rows = node_table().launch(*groups)
+        self._defaults = {row.name: row.defaults_in(groups) for row in self.rows}
         self.parameters = {name: dict(values) for name, values in (parameters or {}).items()}
         if record is not None:
             self.parameters.setdefault("record", {})["output"] = str(Path(record).absolute())
@@ -168,16 +169,18 @@ class Stack:
     def start(self) -> None:
         """Start all processes; they are unconfigured until :meth:`wait_active`."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        overrides = self._folder / "parameters.yaml"
-        overrides.write_text(
-            yaml.safe_dump({name: {"ros__parameters": values} for name, values in self.parameters.items()} or {"/**": {"ros__parameters": {}}})
-        )
-        files = [str(node_table().parameter_file)] + ([str(overrides)] if self.parameters else [])
+        files = [self._parameter_file("defaults", self._defaults), str(node_table().parameter_file), self._parameter_file("parameters", self.parameters)]
         arguments = ["--ros-args", *(part for file in files for part in ("--params-file", file))]
         environment = {**ros_environment(self.domain_id), "ROS_LOG_DIR": str(self._folder / "ros")}
         for row in self.rows:
             own = {**environment, **row.dds_environment(environment)}
             self.processes[row.name] = _Process(row, arguments, own, self._folder / f"{row.name}.log", self._say)
+
+    def _parameter_file(self, name: str, parameters: Mapping[str, Mapping[str, Any]]) -> str:
+        file = self._folder / f"{name}.yaml"
+        said = {node: {"ros__parameters": dict(values)} for node, values in parameters.items() if values}
+        file.write_text(yaml.safe_dump(said or {"/**": {"ros__parameters": {}}}))  # an empty file is an error to rcl
+        return str(file)
 
     @property
     def client(self) -> StackClient:

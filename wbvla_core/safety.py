@@ -157,6 +157,16 @@ class SafetyLadder:
         """A valid IMU sample came."""
         self._imu_s = now_s
 
+    def note_pause(self, now_s: float, pause_s: float) -> None:
+        """This process could not run in the last ``pause_s`` (suspended, or its processor lent out): what it did not hear then is no silence of the robot.
+
+        Robot state only. Decisions go on ageing; and the driver damps by its own watchdog when it is LMO that stands still.
+        """
+        if self._state_s is not None:
+            self._state_s = min(now_s, self._state_s + pause_s)
+        if self._imu_s is not None:
+            self._imu_s = min(now_s, self._imu_s + pause_s)
+
     def fault(self, code: ErrorCode, reason: str) -> None:
         """Latch damping (e-stop, motor fault, non-finite state). The first reason is kept."""
         if self._latched is None:

@@ -31,6 +31,7 @@ from wbvla_msgs.msg import SafetyState
 SOURCES = ("vla", "teleop")
 IMU_PAIR_S = 0.0025  # half a 200 Hz period: a joint state waits for the IMU sample that is this near
 SAFETY_PERIOD_S = 0.1
+PAUSE_PERIODS = 2  # the watching timer this many periods late: this process did not run
 IMU_FRESH_S = 0.02  # without a near IMU sample the newest is taken up to this age; then the tick is skipped and the ladder sees silence
 
 
@@ -99,7 +100,7 @@ class LmoNode(ManagedNode):
         self._status: SafetyStatus | None = None
         self._safety_said_s = -math.inf
         self._driver_ignored_until_s = -math.inf
-        self._ticks, self._tick_s = 0, None
+        self._ticks, self._tick_s, self._watched_s = 0, None, None
         self._interval, self._compute, self._image_age = Timings(), Timings(), Timings()
 
     def start(self) -> None:
@@ -190,9 +191,14 @@ class LmoNode(ManagedNode):
 
     def _watch(self) -> None:
         """Runs by the clock: where no state comes, no tick runs, and somebody must still say and do what follows."""
+        now_s, period_s = time.monotonic(), 1.0 / self.settings["rate_hz"]
+        late_s = 0.0 if self._watched_s is None else now_s - self._watched_s - period_s
+        self._watched_s = now_s
         if self._state is None:
             return
-        status = self.ladder.evaluate(time.monotonic(), self._state.tilt_rad)
+        if late_s > PAUSE_PERIODS * period_s:
+            self.ladder.note_pause(now_s, late_s)  # timers run first: what the robot sent meanwhile still waits behind this one
+        status = self.ladder.evaluate(now_s, self._state.tilt_rad)
         if status.rung is SafetyRung.DAMPING and (self._tick_s is None or time.monotonic() - self._tick_s > self._limits.state_timeout_s):
             self._note_status(status, self._state.stamp_s)
             self._command_out.publish(self._write(damping_command(self.robot, self._state.stamp_s, self._state.q)))

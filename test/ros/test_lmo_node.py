@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from wbvla_core.damping import damping_gains  # noqa: E402
 from wbvla_core.errors import ErrorCode  # noqa: E402
 from wbvla_core.ros import codec  # noqa: E402
 from wbvla_core.types import LocoCommand  # noqa: E402
+from wbvla_lmo import node as lmo_node  # noqa: E402
 from wbvla_msgs.msg import LocoCommand as LocoCommandMsg  # noqa: E402
 from wbvla_msgs.msg import SafetyState  # noqa: E402
 from wbvla_msgs.srv import TakeControl  # noqa: E402
@@ -275,6 +278,31 @@ def test_without_robot_state_the_motors_are_told_to_damp_and_the_safety_state_sa
     took_s = until(lambda: len(bench.commands) > sent and not np.any(bench.commands[-1].stiffness), 2.0, "damping")
     assert took_s < 0.3  # 0.1 s of silence, and a period of the watching timer
     until(lambda: bench.safety.code in (ErrorCode.STATE_SILENT, ErrorCode.IMU_SILENT), 2.0)
+
+
+def test_a_process_that_stood_still_first_hears_what_the_robot_sent_meanwhile(graph, monkeypatch):
+    bench = Bench(graph, state_timeout_s=1.0).activate()
+    jump_s = 0.0
+    monkeypatch.setattr(lmo_node, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + jump_s))
+    stop = threading.Event()
+
+    def robot() -> None:  # a driver that sends at 50 Hz whatever this test does
+        while not stop.wait(0.02):
+            bench.at_s = round(bench.at_s + 0.02, 6)
+            bench.probe.state(bench.at_s)
+
+    sender = threading.Thread(target=robot, daemon=True)
+    sender.start()
+    try:
+        until(lambda: len(bench.commands) > 5, 5.0, "answers")
+        jump_s = 10.0
+        sent = len(bench.commands)
+        until(lambda: len(bench.commands) > sent + 20, 5.0, "answers after the jump")
+        assert bench.commands[-1].stiffness[0] == ROBOT.kp[0], "it still holds the joints"
+    finally:
+        stop.set()
+        sender.join()
+    until(lambda: bench.safety.state == SafetyState.DAMPING, 2.0, "damping now that the robot is silent")
 
 
 def test_a_driver_that_damps_by_itself_latches_lmo_too(bench):

@@ -121,6 +121,22 @@ def test_a_task_with_a_duration_moves_the_robot_and_leaves_it_standing(stack, wa
     watch.assert_standing(1.0)
 
 
+@pytest.mark.parametrize(
+    ("held", "seconds"), [(("sim",), 0.3), (("sim", "lmo", "render", "perception", "vla"), 1.5)], ids=["the simulator", "the whole machine"]
+)
+def test_what_holds_up_the_simulator_holds_up_its_robot_with_it(stack, watch, held, seconds):
+    watch.assert_standing(0.2)
+    for name in held:
+        stack.processes[name].signal(signal.SIGSTOP)
+    frozen = len(watch.samples["sim_state"])
+    time.sleep(seconds)
+    for name in held:
+        stack.processes[name].signal(signal.SIGCONT)
+    until(lambda: len(watch.samples["sim_state"]) > frozen + 50, 5.0, "a second of simulated time")
+    assert watch.last("safety_state").state == SafetyState.STAND, watch.last("safety_state").reason
+    watch.assert_standing(0.2)
+
+
 def test_the_vla_killed_in_mid_walk_leaves_a_standing_robot(stack, watch):
     goal = threading.Thread(target=lambda: _ignore(lambda: stack.send_goal("walk ahead", 60.0)), daemon=True)
     goal.start()

@@ -87,6 +87,22 @@ def test_every_parameter_in_the_file_is_declared_by_its_node():
             assert isinstance(parameter.default, (bool, str)) or (parameter.low <= parameter.default <= parameter.high), f"{row.name}.{name} has no range"
 
 
+def test_defaults_of_a_launch_group_are_declared_parameters_within_their_range():
+    pytest.importorskip("rclpy", reason="needs ROS 2: run `make setup`")
+    for row in node_table().nodes:
+        node = next(kind for kind in vars(importlib.import_module(row.module)).values() if getattr(kind, "NAME", None) == row.name)
+        assert set(row.defaults) <= set(row.launches), row.name
+        for group in row.defaults:
+            for name, value in row.defaults_in((group,)).items():
+                assert node.PARAMETERS[name].low <= value <= node.PARAMETERS[name].high, f"{row.name}.{name}"
+
+
+def test_lmo_is_patient_with_the_simulator_and_not_with_the_robot():
+    lmo = next(row for row in node_table().nodes if row.name == "lmo")
+    assert lmo.defaults_in(("sim", "record")) == {"state_timeout_s": 0.5}
+    assert lmo.defaults_in(("robot",)) == {}
+
+
 def test_every_type_of_the_table_can_be_imported():
     pytest.importorskip("rclpy", reason="needs ROS 2: run `make setup`")
     from wbvla_core.ros.qos import interface_class

@@ -118,6 +118,19 @@ def test_a_blind_robot_goes_to_damping_after_a_tenth_of_a_second_and_stays_there
     assert sense(ladder, 10.2).rung is SafetyRung.DAMPING  # it came back: still latched
 
 
+def test_a_pause_of_this_process_is_no_silence_of_the_robot_but_its_own_commands_age():
+    ladder = ladder_at(10.0)
+    ladder.take_control("vla", 10.0)
+    ladder.note_decision("vla", 10.0, 0.0)
+    ladder.note_pause(15.02, 5.0)  # heard at 10.0, slept from 10.02 to 15.02
+    status = ladder.evaluate(15.02, UPRIGHT)
+    assert (status.rung, status.code) == (SafetyRung.STAND, ErrorCode.CONTROL_SESSION_VOID)
+    assert ladder.evaluate(15.09, UPRIGHT).rung is SafetyRung.STAND
+    ladder.note_pause(15.09, 60.0)  # a pause longer than the silence grants nothing beyond now
+    assert ladder.evaluate(15.18, UPRIGHT).rung is SafetyRung.STAND
+    assert ladder.evaluate(15.20, UPRIGHT).code is ErrorCode.STATE_SILENT
+
+
 def test_tilt_latches_damping_and_losing_the_link_never_does():
     ladder = ladder_at()
     for second in range(3600):

@@ -59,7 +59,7 @@ def describe(groups: tuple[str, ...], *, arguments: tuple[DeclareLaunchArgument,
         changed = overrides(context) if overrides else {}
         out = []
         for row in node_table().launch(*groups):
-            parameters = [LaunchConfiguration("parameters"), changed.get(row.name, {})]
+            parameters = [row.defaults_in(groups), LaunchConfiguration("parameters"), changed.get(row.name, {})]
             node = Node(
                 package=PACKAGE,
                 executable=row.executable,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -100,6 +100,7 @@ class NodeEntry:
         critical: whether the whole stack stops when this process dies.
         loop: whether it belongs to the 50 Hz loop, which talks over UDP only.
         rss_limit_mb: what its resident memory is held to by the benchmark, 0 = no limit.
+        defaults: launch group -> parameters in place of the code's defaults there, under every parameter file.
     """
 
     name: str
@@ -110,6 +111,11 @@ class NodeEntry:
     critical: bool = False
     loop: bool = False
     rss_limit_mb: float = 0.0
+    defaults: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+
+    def defaults_in(self, groups: Iterable[str]) -> dict[str, object]:
+        """This node's defaults where it runs in these launch groups."""
+        return {name: value for group in groups for name, value in self.defaults.get(group, {}).items()}
 
     def dds_environment(self, environment: Mapping[str, str]) -> dict[str, str]:
         """What this process's environment has beside ``environment``: its Fast DDS profile. One that the operator chose is left alone.
