@@ -67,6 +67,12 @@ def gravity_from_quaternion(quat_wxyz: np.ndarray) -> np.ndarray:
     return out
 
 
+def yaw_from_quaternion(quat_wxyz: np.ndarray) -> np.ndarray:
+    """Heading of an orientation, rad in (-pi, pi], [..., 4] (w, x, y, z) -> [...]: where the body's x axis points, seen from above."""
+    w, x, y, z = np.moveaxis(np.asarray(quat_wxyz, dtype=np.float64), -1, 0)
+    return np.arctan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z))
+
+
 def pitch_roll_from_gravity(gravity: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """How far a body leans forward and to its left [...], rad, from unit gravity in its frame [..., 3]."""
     return np.arctan2(gravity[..., 0], -gravity[..., 2]), np.arctan2(gravity[..., 1], -gravity[..., 2])

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from wbvla_core.profiles import MINIMUM_JERK_PEAK, minimum_jerk
+from wbvla_core.numeric import MINIMUM_JERK_PEAK, clip, minimum_jerk
 from wbvla_core.robot import RobotSpec
-from wbvla_lmo.leg_kinematics import clip
 from wbvla_lmo.observation import MirrorMap
 
 BANK_RATE_HZ = 50.0  # recordings are resampled to this

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from wbvla_core.numeric import clip
 from wbvla_core.types import ArmChunk
-from wbvla_lmo.leg_kinematics import clip
 
 
 class ChunkFollower:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from wbvla_core.numeric import clip
 from wbvla_lmo.gait import LEGS, ReferenceGait
-from wbvla_lmo.leg_kinematics import clip
 
 _AXES = np.array((1.0, -1.0))  # of the joints about y and x: see Balance.feedback
 

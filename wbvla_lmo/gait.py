@@ -11,10 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from wbvla_core.numeric import clip
 from wbvla_core.robot import RobotSpec
 from wbvla_core.types import pitch_roll_from_gravity
 from wbvla_lmo.arm_mass import ArmMass
-from wbvla_lmo.leg_kinematics import DERIVATIVE_STEP_S, GRAVITY_M_S2, LEGS, LegInverse, centre_of_mass, clip, static_torque
+from wbvla_lmo.leg_kinematics import DERIVATIVE_STEP_S, GRAVITY_M_S2, LEGS, LegInverse, centre_of_mass, static_torque
 from wbvla_lmo.observation import ObservationConfig, posture_joints
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from wbvla_lmo.leg_kinematics import clip
+from wbvla_core.numeric import clip
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from wbvla_core.numeric import clip
 from wbvla_core.robot import RobotSpec, RobotSpecError
 
 LEG_AXES = np.array(((0, 1, 0), (1, 0, 0), (0, 0, 1), (0, 1, 0), (0, 1, 0), (1, 0, 0)), dtype=float)
@@ -137,11 +138,6 @@ class LegInverse:
         q[..., 0], q[..., 1], q[..., 2], q[..., 3] = pitch, roll, hip_yaw, knee
         q[..., 4], q[..., 5] = below - knee, -np.arcsin(clip(uy, -1.0, 1.0))
         return q, heading
-
-
-def clip(value: np.ndarray, low: np.ndarray | float, high: np.ndarray | float) -> np.ndarray:
-    """``np.clip`` without its argument handling, which costs more than the work on one robot's joints (50 Hz, one core)."""
-    return np.minimum(np.maximum(value, low), high)
 
 
 def rotation(axis: np.ndarray, angle: float) -> np.ndarray:

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from wbvla_core.angles import wrap
-from wbvla_lmo.leg_kinematics import clip
+from wbvla_core.numeric import clip, wrap
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from wbvla_core.numeric import clip
 from wbvla_core.robot import RobotSpec
 from wbvla_lmo.balance import Balance, BalanceConfig
 from wbvla_lmo.gait import GaitConfig, GaitReference, ReferenceGait
 from wbvla_lmo.gating import GatingConfig, IntentGate
-from wbvla_lmo.leg_kinematics import clip
 from wbvla_lmo.observation import ObservationBuilder, ObservationConfig
 from wbvla_lmo.path import PathConfig, PathTracker
 

@@ -15,7 +15,7 @@ import numpy as np
 from mujoco.batch import Batch
 
 from wbvla_core.robot import RobotSpec
-from wbvla_core.types import gravity_from_quaternion, pitch_roll_from_gravity
+from wbvla_core.types import gravity_from_quaternion, pitch_roll_from_gravity, yaw_from_quaternion
 from wbvla_sim.model.build import SLOT_STEPS, TIMESTEP_S, joint_map, robot_mjcf
 from wbvla_sim.slots import SensorNoise, fallen
 
@@ -264,8 +264,7 @@ class BatchWorld:
     @property
     def yaw_rad(self) -> np.ndarray:
         """Heading of each pelvis [N], rad in (-pi, pi]."""
-        w, x, y, z = self.qpos[:, 3:7].T
-        return np.arctan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z))
+        return yaw_from_quaternion(self.qpos[:, 3:7])
 
     @property
     def tilt_rad(self) -> np.ndarray:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import mujoco
 import numpy as np
 
-from wbvla_core.angles import wrap
+from wbvla_core.numeric import wrap
 from wbvla_core.robot import RobotSpec
 from wbvla_core.types import ArmChunk, Decision, LocoCommand, PolicyInput, RobotState
 from wbvla_sim.instructions import INSTRUCTIONS, Task, parse_instruction

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import mujoco
 import numpy as np
 
-from wbvla_core.angles import wrap
+from wbvla_core.numeric import wrap
 from wbvla_core.robot import RobotSpec
 from wbvla_core.types import ArmChunk, Decision, JointCommand, LocoCommand, RobotState
 from wbvla_sim.driver import DriverState

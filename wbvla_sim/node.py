@@ -23,7 +23,7 @@ from wbvla_core.errors import ErrorCode
 from wbvla_core.robot import load_robot
 from wbvla_core.ros import codec
 from wbvla_core.ros.lifecycle import ManagedNode, Parameter, run_node
-from wbvla_core.types import JointCommand, RobotState
+from wbvla_core.types import JointCommand, RobotState, yaw_from_quaternion
 from wbvla_msgs.msg import SafetyState, SimState
 from wbvla_sim.driver import WATCHDOG_S, DriverState
 from wbvla_sim.model.build import SLOT_STEPS, TIMESTEP_S
@@ -186,7 +186,7 @@ class SimNode(ManagedNode):
     def _publish(self, state: RobotState) -> None:
         """One sample of joints and IMU, same stamp; the IMU goes first, so that a joint state finds its partner there."""
         world, at_s = self.world, self._stamp_s(state)
-        quat = codec.quaternion_from_gravity(state.gravity, yaw_of(world.data.qpos[3:7]))
+        quat = codec.quaternion_from_gravity(state.gravity, yaw_from_quaternion(world.data.qpos[3:7]))
         self._imu_out.publish(codec.imu_msg("pelvis", at_s, quat, state.gyro, world.imu_acceleration()))
         self._joints_out.publish(codec.joint_state_msg(self.robot.joint_names, at_s, state.q, state.qd, world.torques()))
 
@@ -235,12 +235,6 @@ class SimNode(ManagedNode):
     def health(self) -> tuple[dict[str, object], str]:
         values = {"real_time_factor": float(self._factor), "dropped_lateness_s": float(self._lateness_s), "driver": self.world.driver.state.value}
         return values, "" if self._factor >= 0.98 else f"real-time factor {self._factor:.2f} is under 0.98: the machine is too busy"
-
-
-def yaw_of(quat_wxyz: np.ndarray) -> float:
-    """Heading of an orientation, rad."""
-    w, x, y, z = quat_wxyz
-    return float(np.arctan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z)))
 
 
 def _transform_broadcaster(node: ManagedNode) -> Callable[[object, str, np.ndarray], None] | None:

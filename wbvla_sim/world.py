@@ -17,7 +17,7 @@ import mujoco
 import numpy as np
 
 from wbvla_core.robot import RobotSpec
-from wbvla_core.types import RobotState, gravity_from_quaternion
+from wbvla_core.types import RobotState, gravity_from_quaternion, yaw_from_quaternion
 from wbvla_sim import render
 from wbvla_sim.driver import MotorLaw
 from wbvla_sim.model.build import SOLVER_ITERATIONS, SOLVER_LS_ITERATIONS, joint_map
@@ -193,8 +193,7 @@ class World(SlotWorld):
         stance_height_m (pelvis above the lower sole), foot_contacts [2] bool (left, right), boxes (color -> Box), fallen, driver, on_gantry.
         """
         d = self.data
-        w, x, y, z = d.qpos[3:7]
-        yaw = float(np.arctan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z)))
+        yaw = float(yaw_from_quaternion(d.qpos[3:7]))
         gravity = gravity_from_quaternion(d.qpos[3:7])
         tilt = float(np.arccos(np.clip(-gravity[2], -1.0, 1.0)))
         velocity = d.qvel[:3].copy()

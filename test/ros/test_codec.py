@@ -13,7 +13,7 @@ from sensor_msgs.msg import Image, Imu, JointState  # noqa: E402
 from wbvla_core.errors import CommandError, ErrorCode, ImageError, StateError  # noqa: E402
 from wbvla_core.robot import load_robot  # noqa: E402
 from wbvla_core.ros import codec, raw  # noqa: E402
-from wbvla_core.types import ArmChunk, JointCommand, LatentAction, LocoCommand, gravity_from_quaternion  # noqa: E402
+from wbvla_core.types import ArmChunk, JointCommand, LatentAction, LocoCommand, gravity_from_quaternion, yaw_from_quaternion  # noqa: E402
 from wbvla_msgs.msg import JointCommand as JointCommandMsg  # noqa: E402
 from wbvla_msgs.msg import LocoCommand as LocoCommandMsg  # noqa: E402
 
@@ -123,8 +123,10 @@ def test_an_orientation_built_from_gravity_and_heading_has_that_gravity():
     for _ in range(200):
         gravity = rng.normal(size=3)
         gravity /= np.linalg.norm(gravity)
-        quat = codec.quaternion_from_gravity(gravity, rng.uniform(-3, 3))
+        heading = rng.uniform(-3, 3)
+        quat = codec.quaternion_from_gravity(gravity, heading)
         np.testing.assert_allclose(gravity_from_quaternion(quat), gravity, atol=1e-12)
+        assert yaw_from_quaternion(quat) == pytest.approx(heading, abs=1e-9)
     np.testing.assert_allclose(codec.quaternion_from_gravity(np.array((0, 0, -1.0)), np.pi / 2), (np.sqrt(0.5), 0, 0, np.sqrt(0.5)), atol=1e-12)
 
 

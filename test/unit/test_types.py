@@ -5,10 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from wbvla_core.angles import wrap
 from wbvla_core.errors import CommandError, ErrorCode, StateError
-from wbvla_core.profiles import MINIMUM_JERK_PEAK, minimum_jerk
-from wbvla_core.types import ArmChunk, JointCommand, LocoCommand, RobotState, gravity_from_quaternion, pitch_roll_from_gravity
+from wbvla_core.numeric import MINIMUM_JERK_PEAK, minimum_jerk, wrap
+from wbvla_core.types import ArmChunk, JointCommand, LocoCommand, RobotState, gravity_from_quaternion, pitch_roll_from_gravity, yaw_from_quaternion
 
 RANGE_M = (0.46, 0.66)
 
@@ -52,6 +51,13 @@ def test_gravity_of_known_orientations():
     assert gravity_from_quaternion(np.array([half, half, 0, 0])) == pytest.approx([0, -1, 0])  # rolled 90 deg to the right: left side up
     assert gravity_from_quaternion(np.array([half, 0, half, 0])) == pytest.approx([1, 0, 0])  # pitched 90 deg, nose down
     assert gravity_from_quaternion(np.array([half, 0, 0, half])) == pytest.approx([0, 0, -1])  # yaw does not show
+
+
+def test_headings_of_known_orientations():
+    half = math.sqrt(0.5)
+    turned = np.array([[1.0, 0, 0, 0], [half, 0, 0, half], [half, 0, 0, -half], [half, half, 0, 0]])
+    assert yaw_from_quaternion(turned) == pytest.approx([0, math.pi / 2, -math.pi / 2, 0])  # ahead, left, right; a roll turns nothing
+    assert yaw_from_quaternion(np.array([0, 0, 0, 1.0])) == pytest.approx(math.pi)
 
 
 def test_a_body_that_leans_forward_and_one_that_leans_left():

@@ -11,7 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
-from wbvla_core.profiles import MINIMUM_JERK_PEAK, minimum_jerk
+from wbvla_core.numeric import MINIMUM_JERK_PEAK, minimum_jerk
 from wbvla_core.robot import RobotSpec, RobotSpecError
 
 

@@ -22,9 +22,8 @@ from typing import Any, Literal
 import numpy as np
 import tyro
 
-from wbvla_core.angles import wrap
 from wbvla_core.errors import WbvlaError
-from wbvla_core.profiles import minimum_jerk
+from wbvla_core.numeric import minimum_jerk, wrap
 from wbvla_core.robot import RobotSpec, load_robot
 from wbvla_core.types import ArmChunk, Decision, LocoCommand
 from wbvla_eval.lmo.measures import in_frame

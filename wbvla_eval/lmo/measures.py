@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from wbvla_core.angles import wrap
+from wbvla_core.numeric import wrap
 from wbvla_core.robot import RobotSpec
 from wbvla_eval.lmo.programs import DT_S, SETTLE_S, GoTo, ticks
 from wbvla_eval.lmo.runner import Log

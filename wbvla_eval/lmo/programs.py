@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from wbvla_core.angles import wrap
+from wbvla_core.numeric import wrap
 from wbvla_core.robot import RobotSpec
 from wbvla_eval.lmo.conditions import PROGRAM
 

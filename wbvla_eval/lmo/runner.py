@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from wbvla_core.angles import wrap
+from wbvla_core.numeric import wrap
 from wbvla_core.robot import RobotSpec
 from wbvla_eval.lmo.arms import BenchmarkArms
 from wbvla_eval.lmo.conditions import LOSS, NOISE, Conditions, Disturber, embody

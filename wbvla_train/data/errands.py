@@ -11,8 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from wbvla_core.angles import wrap
-from wbvla_core.profiles import minimum_jerk
+from wbvla_core.numeric import minimum_jerk, wrap
 from wbvla_train.data.motion import PRIMITIVES, BodyPath, Wearer, follow, gait_wobble
 
 ARM_M = 0.55  # how far a hand gets from its shoulder

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from wbvla_core.profiles import minimum_jerk
+from wbvla_core.numeric import minimum_jerk
 
 # name -> direction of (forward, left, turn left, rise)
 PRIMITIVES: dict[str, tuple[int, int, int, int]] = {

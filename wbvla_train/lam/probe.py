@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 import tyro
 
-from wbvla_core.angles import wrap
+from wbvla_core.numeric import wrap
 from wbvla_train.data.clips import Corpus, Pairs
 from wbvla_train.data.motion import PRIMITIVES
 from wbvla_train.lam.config import domains_of

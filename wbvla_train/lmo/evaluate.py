@@ -18,7 +18,7 @@ import numpy as np
 import torch
 import tyro
 
-from wbvla_core.angles import wrap
+from wbvla_core.numeric import wrap
 from wbvla_core.robot import RobotSpec, load_robot
 from wbvla_lmo.arm_motion import ReplayConfig
 from wbvla_lmo.pipeline import LegPipeline, PipelineConfig

@@ -7,7 +7,7 @@ import numpy as np
 from mujoco.batch import Batch
 
 from wbvla_core.robot import RobotSpec
-from wbvla_core.types import gravity_from_quaternion
+from wbvla_core.types import gravity_from_quaternion, yaw_from_quaternion
 from wbvla_lmo.observation import moved_mass_kg
 from wbvla_sim.model.build import SLOT_STEPS, TIMESTEP_S, robot_mjcf
 from wbvla_train.lmo.config import DisturbanceConfig, PhysicsConfig
@@ -183,8 +183,7 @@ class BatchPhysics:
         quat = self.qpos[:, 3:7]
         self.gravity = gravity_from_quaternion(quat)  # [N, 3]
         self.gyro = self.qvel[:, 3:6]
-        w, x, y, z = quat.T
-        self.yaw = np.arctan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z))
+        self.yaw = yaw_from_quaternion(quat)
         cos, sin = np.cos(self.yaw), np.sin(self.yaw)
         vx, vy = self.qvel[:, 0], self.qvel[:, 1]
         self.velocity = np.stack((cos * vx + sin * vy, cos * vy - sin * vx, self.qvel[:, 2]), axis=1)  # [N, 3] heading frame

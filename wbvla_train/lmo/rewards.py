@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from wbvla_core.angles import wrap
+from wbvla_core.numeric import wrap
 from wbvla_core.robot import RobotSpec
 from wbvla_lmo.path import advance_error, sway_over
 from wbvla_lmo.pipeline import LegPipeline

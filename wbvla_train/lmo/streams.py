@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from wbvla_core.profiles import MINIMUM_JERK_PEAK, minimum_jerk
+from wbvla_core.numeric import MINIMUM_JERK_PEAK, minimum_jerk
 from wbvla_core.robot import RobotSpec
 from wbvla_lmo.arm_motion import ArmReplay, ReplayConfig, synthetic_recordings
 from wbvla_train.lmo.config import CommandConfig, DisturbanceConfig
