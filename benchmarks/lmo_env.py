@@ -21,6 +21,7 @@ import tyro
 from mujoco import rollout
 from mujoco.batch import Batch
 from stable_baselines3 import PPO
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv
 
 from wbvla_train.lmo.config import PhysicsConfig, TrainConfig
@@ -128,6 +129,7 @@ def learning_rate_of(env: VecEnv, config: TrainConfig, seconds: float, per_updat
     steps = max(1, per_update // env.num_envs)
     policy = {"actor_size": config_actor_size(config), "layers": p.layers}
     model = PPO(AsymmetricPolicy, env, n_steps=steps, batch_size=steps * env.num_envs // p.minibatches, n_epochs=p.epochs, device="cpu", policy_kwargs=policy)
+    model.set_logger(Logger(None, []))
     size = steps * env.num_envs
     model.learn(size)
     done, began = 0, time.perf_counter()

@@ -23,6 +23,7 @@ import torch
 import tyro
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import Logger
 from torch.utils.tensorboard import SummaryWriter
 
 from wbvla_core.errors import WbvlaError
@@ -120,6 +121,7 @@ class Trainer:
             device="cpu",
             policy_kwargs={"actor_size": self.env.actor_size, "layers": p.layers, "log_std_init": p.log_std_init},
         )
+        self.model.set_logger(Logger(None, []))  # what is said is said here and in TensorBoard; its own would leave a folder in /tmp at each start
         self.averaged = {name: value.clone() for name, value in self.model.policy.state_dict().items()}
         self.steps_before = 0  # of the runs that this one continues
         self.wall_before_s = 0.0
