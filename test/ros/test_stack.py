@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,10 @@ def parameters(folder: Path) -> dict[str, dict[str, object]]:
     return {"sim": {"scene": "empty"}, "lmo": {"checkpoint": LEGS}, "vla": {"policy": "replay", "replay": str(replay)}}
 
 
+def stamp_s(msg) -> float:
+    return codec.stamp_s(msg.header.stamp)
+
+
 class Watch:
     """What an onlooker hears, with the monotonic time at which it came."""
 
@@ -67,6 +72,11 @@ class Watch:
     @property
     def pelvis(self) -> np.ndarray:
         return np.array(self.last("sim_state").qpos[:3])
+
+    @property
+    def robot_s(self) -> float:
+        """The robot's clock: it halts where a busy machine holds up the simulator."""
+        return stamp_s(self.last("sim_state"))
 
     @property
     def speed(self) -> float:
@@ -142,12 +152,13 @@ def test_the_vla_killed_in_mid_walk_leaves_a_standing_robot(stack, watch):
     goal.start()
     until(lambda: watch.last("safety_state").state == SafetyState.FOLLOW, 5.0, "LMO to follow")
     until(lambda: watch.speed > 0.12, 6.0, "the robot to walk")
-    killed_s = time.monotonic()
     stack.processes["vla"].signal(signal.SIGKILL)
-    until(lambda: any(at_s > killed_s and m.state == SafetyState.STAND for at_s, m in watch.samples["safety_state"]), 2.0, "STAND")
-    stand_s = next(at_s for at_s, m in watch.samples["safety_state"] if at_s > killed_s and m.state == SafetyState.STAND)
-    assert stand_s - killed_s < 0.3, "flags are zero within 0.3 s"
-    until(lambda: watch.speed < 0.12, 1.5, "standing within 1.5 s")
+    killed_s = watch.robot_s
+    until(lambda: watch.last("safety_state").state == SafetyState.STAND, 5.0, "STAND")
+    stood_s = next(at_s for at_s, m in ((stamp_s(m), m) for _, m in watch.samples["safety_state"]) if at_s > killed_s and m.state == SafetyState.STAND)
+    assert stood_s - killed_s < 0.3, "flags are zero within 0.3 s"
+    until(lambda: watch.speed < 0.12, 10.0, "the robot to stand still")
+    assert watch.robot_s - killed_s < 1.8, "it stands 1.5 s later"
     watch.assert_standing(2.0)
     assert stack.dead() == ["vla"]
 
@@ -158,13 +169,13 @@ def _ignore(function) -> None:
 
 
 def test_lmo_killed_makes_the_driver_damp_within_a_tenth_of_a_second_and_say_so(stack, watch):
-    killed_s = time.monotonic()
+    states: Counter[int] = Counter()
+    stack.client.listen("joint_states", lambda msg: states.update((codec.stamp_ns(msg.header.stamp),)))
+    until(lambda: len(states) > 20, 5.0, "joint states")
     stack.processes["lmo"].signal(signal.SIGKILL)
     until(lambda: watch.last("driver_state").state == SafetyState.DAMPING, 2.0, "the driver to damp")
-    last_command_s = watch.samples["joint_command"][-1][0]
-    damping_s = next(at_s for at_s, m in watch.samples["driver_state"] if m.state == SafetyState.DAMPING)
-    # the driver counts 0.1 s from the slot that was not answered; 0.06 s are for a slot, two deliveries and this process's own scheduling
-    assert damping_s - max(last_command_s, killed_s) < 0.16
+    # 0.1 s are five waits of 0.02 s: the state that nobody answered is sent once and four times again, however the machine stretches the waits
+    assert 3 <= max(list(states.values())) <= 5  # of the four one or two may have been lost
     assert watch.last("driver_state").code == ErrorCode.DRIVER_COMMAND_SILENT
     until(lambda: "damping: no JointCommand for 0.1 s" in (stack._folder / "sim.log").read_text(), 2.0, "the log line")
 
