@@ -326,7 +326,6 @@ class PrismaticVla(Vla):
                 bos_token_id=tokenizer.bos_id,
                 eos_token_id=None,
                 use_cache=False,
-                loss_type="ForCausalLM",  # the class's own; left open it is warned about
             )
         )
 

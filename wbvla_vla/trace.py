@@ -50,6 +50,9 @@ def record(model: Vla, max_words: int) -> Callable[[torch.Tensor, torch.Tensor],
         RuntimeError: the recorded graph answers differently from the model.
     """
     images, words = example_inputs(model, max_words)
+    for module in model.modules():
+        if getattr(module, "loss_type", "") is None:
+            module.loss_type = "ForCausalLM"  # tracing reads every property, and transformers' one warns of a loss that nobody asks for
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # shapes are constants on purpose: one image, one length of word list
         graph = torch.jit.freeze(torch.jit.trace(Plain(model), (images[0], words[0]), check_trace=False))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import threading
 from pathlib import Path
 
@@ -118,12 +119,15 @@ def test_one_observation_gives_one_decision_however_often_it_is_asked(chain: Cha
 
 
 @torch.no_grad()
-def test_the_recorded_graph_answers_like_the_model_for_any_image_and_sentence(chain: Chain) -> None:
+def test_the_recorded_graph_answers_like_the_model_for_any_image_and_sentence(chain: Chain, monkeypatch) -> None:
     from wbvla_vla.checkpoint import load_policy
     from wbvla_vla.trace import record
 
+    warned: list[tuple] = []  # transformers' own warnings, which come on a robot's terminal
+    monkeypatch.setattr(logging.Logger, "warning_once", lambda _, *text: warned.append(text))
     vla = load_policy(chain.policy, load_robot("x2")).vla
     run = record(vla.model, vla.tokenizer.max_words)
+    assert not warned
     generator = torch.Generator().manual_seed(5)
     for sentence in ("walk to the blue box and stop in front of it", "squat", "wave your left arm"):
         words = torch.from_numpy(vla.tokenizer.encode(sentence))[None]
