@@ -10,14 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 import tyro
 
 from wbvla_core.checkpoint import MANIFEST_FILE
 from wbvla_eval.lmo import results
 from wbvla_eval.lmo.command import Options as BenchmarkOptions
 from wbvla_eval.lmo.command import benchmark
+from wbvla_train.lmo.config import STATE_HOLDS
 from wbvla_train.lmo.export import export_checkpoint
+from wbvla_train.state_file import read_state
 
 # Heading of the column, suite, row, number.
 COLUMNS = (
@@ -61,7 +62,7 @@ def main() -> int:
         raise SystemExit(f"{options.run} holds no state_0001M.pt or later: give the folder of `wbvla train lmo --out`")
     lines = []
     for millions in sorted(m for m in numbered if m % options.every == 0 or m == max(numbered)):
-        state = torch.load(numbered[millions], weights_only=True, map_location="cpu")
+        state = read_state(numbered[millions], holds=STATE_HOLDS)
         where = options.out / f"{millions:04d}M"
         manifest = where / "x2" / MANIFEST_FILE
         # One that is newer than its state stays: made anew, it would name the commit of today and be another checkpoint to the benchmark.

@@ -7,6 +7,7 @@ needs neither torch nor ROS and answers at once.
 from __future__ import annotations
 
 import difflib
+import errno
 import importlib
 import sys
 import traceback
@@ -148,6 +149,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `wbvla ... | head`
         sys.stderr.close()
         return 141
+    except OSError as error:
+        if error.filename is None and error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            traceback.print_exc()
+            return 1
+        where = "" if error.filename is None else f": {error.filename}"
+        print(f"wbvla {verb.name}: {error.strerror}{where}", file=sys.stderr)
+        return 2
     except Exception:
         traceback.print_exc()
         return 1

@@ -18,11 +18,13 @@ from typing import Any
 import numpy as np
 import yaml
 
+from wbvla_core.errors import WbvlaError
+
 SCHEMA = 1
 KINDS = ("revolute", "prismatic")
 
 
-class RobotSpecError(ValueError):
+class RobotSpecError(WbvlaError):
     """A robot file that is missing or contradicts itself."""
 
 

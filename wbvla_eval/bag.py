@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from wbvla_core.errors import WbvlaError
 from wbvla_core.robot import RobotSpec
 from wbvla_core.ros.tables import topic_table
 from wbvla_core.safety import SafetyRung
@@ -26,7 +27,7 @@ from wbvla_sim.scene import Scene, random_scene
 IN_FLIGHT_NS = 500_000_000
 
 
-class BagError(ValueError):
+class BagError(WbvlaError):
     """A bag that cannot be judged; the text says what is missing."""
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from wbvla_core.checkpoint import git_commit, load_manifest, write_json
+from wbvla_core.errors import WbvlaError
 from wbvla_core.machine import describe_machine
 from wbvla_eval.protocol import KINEMATIC, Runner, Setup, TrialSpec, split_of
 from wbvla_eval.provenance import find_checkpoint
@@ -153,7 +154,13 @@ def markdown(name: str, report: dict[str, Any]) -> str:
 
 
 def campaign(name: str, setup: Setup, trials: Sequence[TrialSpec], *, processes: int, out: Path) -> dict[str, Any]:
-    """Run all trials, write ``results.json`` and ``results.md`` below ``out``, print the tables; returns the report."""
+    """Run all trials, write ``results.json`` and ``results.md`` below ``out``, print the tables; returns the report.
+
+    Raises:
+        WbvlaError: no trials, or no process to run them in.
+    """
+    if not trials or processes < 1:
+        raise WbvlaError(f"expected --trials and --processes of at least 1, got {len(trials)} trials and {processes} processes")
     splits = sorted({split_of(t.seed) for t in trials})
     if splits == ["training"]:
         print("note: these are training seeds; the numbers say nothing about unseen scenes", file=sys.stderr)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from wbvla_core.errors import WbvlaError
 from wbvla_core.robot import RobotSpec
 from wbvla_lmo.arm_motion import ArmRecording
 
@@ -19,7 +20,7 @@ GAP_S = 0.5  # a longer silence splits a recording
 MIN_S = 1.0  # shorter pieces are dropped
 
 
-class RecordingError(ValueError):
+class RecordingError(WbvlaError):
     """A recording that cannot be used; the text says what was expected and what came."""
 
 

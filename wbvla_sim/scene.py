@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import mujoco
 import numpy as np
 
+from wbvla_core.errors import WbvlaError
 from wbvla_core.robot import RobotSpec, load_robot
 from wbvla_sim.model import build
 
@@ -146,7 +147,13 @@ def random_scene(seed: int, *, kind: str = "walk_to", robot: RobotSpec | None = 
             another and none in the way to another, and distractors; "room": boxes anywhere around the robot; "empty": floor and walls.
         robot: whose camera must see the boxes; default: the X2.
         held_out: floor and walls of patterns that no training scene wears; everything else as without.
+
+    Raises:
+        WbvlaError: a seed below 0.
+        ValueError: an unknown kind.
     """
+    if seed < 0:
+        raise WbvlaError(f"expected a seed of at least 0, got {seed}")
     if kind not in KINDS:
         raise ValueError(f"scene kind must be one of {KINDS}, got {kind!r}")
     rng = np.random.default_rng((seed, KINDS.index(kind)))

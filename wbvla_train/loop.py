@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import signal
 import sys
 import time
@@ -25,8 +24,10 @@ import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from wbvla_core.errors import WbvlaError
 from wbvla_core.machine import describe_machine
 from wbvla_train.parallel import Part, Processes, checkpoint_blocks, find_shards, gather_weights, load_shards, save_shards, to_device
+from wbvla_train.state_file import read_state, write_state
 
 STATE_FILE = "state.pt"
 TERMINATED = "terminated"  # among a step's numbers: whether some process was told to end
@@ -151,15 +152,13 @@ class TrainLoop:
             "optimizer": self.optimizer.state_dict(),
             "settings": self._settings,
         }
-        temporary = self.run_dir / f".{STATE_FILE}.{os.getpid()}"
-        torch.save(state, temporary)
-        os.replace(temporary, self.run_dir / STATE_FILE)
+        write_state(self.run_dir / STATE_FILE, state)
 
     def resume(self) -> bool:
         """Continue from ``run_dir`` if it holds a state. A launched run's state goes on in any number of processes.
 
         Raises:
-            ValueError: a state of other settings.
+            WbvlaError: a damaged state, or one of other settings.
         """
         if self.processes.launched:
             found = find_shards(self.run_dir)
@@ -170,15 +169,15 @@ class TrainLoop:
             path = self.run_dir / STATE_FILE
             if not path.exists():
                 return False
-            state = torch.load(path, weights_only=True)
+            state = read_state(path, holds=("settings", "weights"))
         if state["settings"] != self._settings:
-            raise ValueError(f"{path} is the state of a run with other settings; give another --run-dir, or delete it to start anew")
+            raise WbvlaError(f"{path} is the state of a run with other settings; give another --run-dir, or delete it to start anew")
         if self.processes.launched:
             load_shards(path, self.processes, self._tensors())
         else:
             _, unknown = self.module.load_state_dict(state["weights"], strict=False)
             if unknown:
-                raise ValueError(f"{path} holds weights that this model lacks: {unknown[:4]}")
+                raise WbvlaError(f"{path} holds weights that this model lacks: {unknown[:4]}")
             self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.seconds = state["step"], state["seconds"]
         self.log(f"continuing at step {self.step} of {self.config.steps} ({path})")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 import sys
@@ -90,6 +91,48 @@ def test_a_refusal_is_one_sentence_with_its_code_and_no_traceback(capsys, monkey
     assert main.main(["inspect", "x"]) == 2
     text = capsys.readouterr().err
     assert text == "wbvla inspect: flags must be -1, 0 or 1, got 3 [COMMAND_FLAG_RANGE 400]\n"
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        ("demo --seed -1", "a seed of at least 0, got -1"),
+        ("demo --robot nosuch", "no robot 'nosuch'"),
+        ("eval walk-to --trials 0", "--trials and --processes of at least 1, got 0 trials"),
+        ("eval instructions --processes 0", "and 0 processes"),
+        ("data demos --episodes -2", "--episodes, --episodes-per-shard and --workers of at least 1, got -2"),
+        ("data video --frames 1", "--frames of at least 2, got 1"),
+    ],
+)
+def test_options_out_of_range_are_refused_in_one_sentence_that_names_them(argv, says, capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "argv", ["wbvla"])
+    if argv.startswith("data"):
+        argv += f" --output {tmp_path / 'data'}"
+    assert main.main(argv.split()) == 2
+    text = capsys.readouterr().err
+    assert says in text and text.count("\n") == 1
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_place_that_cannot_be_written_is_named_in_one_sentence(capsys, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setattr(inspect, "main", lambda argv: (tmp_path / "file" / "run").mkdir())
+    assert main.main(["inspect", "x"]) == 2
+    assert capsys.readouterr().err == f"wbvla inspect: Not a directory: {tmp_path / 'file' / 'run'}\n"
+
+
+def test_a_full_disk_is_a_sentence_and_a_connection_that_breaks_a_traceback(capsys, monkeypatch):
+    for error, status, says in (
+        (OSError(errno.ENOSPC, "No space left on device"), 2, "wbvla inspect: No space left on device\n"),
+        (ConnectionResetError(104, "x"), 1, "Traceback"),
+    ):
+
+        def fail(argv, error=error):
+            raise error
+
+        monkeypatch.setattr(inspect, "main", fail)
+        assert main.main(["inspect", "x"]) == status
+        assert capsys.readouterr().err.startswith(says)
 
 
 def test_ctrl_c_ends_with_the_status_of_an_interrupt(capsys, monkeypatch):

@@ -284,6 +284,24 @@ def test_a_run_with_other_settings_is_not_continued_unless_told_to_and_says_so_e
     assert third.changes == [{"steps": 512, "settings": ["total_steps: 512 -> 1024"]}]
 
 
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (("--steps", "0"), "--steps of at least 1, got 0"),
+        (("--seed", "-1"), "--seed of at least 0, got -1"),
+        (("--film-every", "0"), "--film-every of at least 1, got 0"),
+        (("--difficulty", "7"), r"--difficulty in \[0, 1\], got 7.0"),
+        (("--ablation", "nojdir"), "an ablation among none, no-jdir, .* got 'nojdir'"),
+        (("--robot", "nosuch"), "no robot 'nosuch'"),
+        (("--start-from", "nowhere/state.pt"), "no training state at nowhere/state.pt"),
+    ],
+)
+def test_an_option_that_cannot_be_is_refused_before_anything_is_written(argv, says, tmp_path):
+    with pytest.raises(WbvlaError, match=says):
+        main(["--preset", "debug", "--out", str(tmp_path / "run"), *argv])
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_changed_setting_is_named_by_its_place():
     was, now = {"a": 1, "s": [{"x": [1, 2]}]}, {"a": 1, "s": [{"x": [1, 3]}, {"y": 0}], "b": None}
     assert differences(was, now) == ["s[0].x: [1, 2] -> [1, 3]", 's[1]: null -> {"y": 0}']

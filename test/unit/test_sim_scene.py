@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from wbvla_core.errors import WbvlaError
 from wbvla_core.robot import load_robot
 from wbvla_sim.scene import COLORS, DISTRACTOR_COLORS, PATH_CLEARANCE_M, STAND_OFF_M, Box, random_scene
 from wbvla_sim.world import World
@@ -26,6 +27,11 @@ def test_same_seed_same_scene_and_another_seed_another():
 def test_unknown_kind_is_refused():
     with pytest.raises(ValueError, match="'walk_to'.*got 'moon'"):
         random_scene(0, kind="moon")
+
+
+def test_a_seed_below_zero_is_refused_as_a_wrong_option_and_not_as_a_bug():
+    with pytest.raises(WbvlaError, match="a seed of at least 0, got -1"):
+        random_scene(-1)
 
 
 def test_face_distance_by_hand():

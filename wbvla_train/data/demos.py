@@ -26,6 +26,7 @@ from typing import Literal
 import numpy as np
 
 from wbvla_core.checkpoint import load_manifest
+from wbvla_core.errors import WbvlaError
 from wbvla_core.robot import RobotSpec, load_robot
 from wbvla_core.types import Decision, LocoCommand, PolicyInput
 from wbvla_decoder.policy import ArmScaling, arm_state, posture
@@ -254,7 +255,15 @@ def make_shard(config: DemosConfig, number: int) -> dict[str, np.ndarray]:
 
 
 def make(config: DemosConfig, log=print) -> int:
-    """Record all shards that are missing; returns how many were made."""
+    """Record all shards that are missing; returns how many were made.
+
+    Raises:
+        WbvlaError: fewer than one episode, episode per shard or worker.
+    """
+    if min(config.episodes, config.episodes_per_shard, config.workers) < 1:
+        raise WbvlaError(
+            f"expected --episodes, --episodes-per-shard and --workers of at least 1, got {config.episodes}, {config.episodes_per_shard} and {config.workers}"
+        )
     return write_shards(config.output, config.settings(), make_shard, config, -(-config.episodes // config.episodes_per_shard), config.workers, log)
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import sys
 import time
 from dataclasses import asdict, dataclass, replace
@@ -20,6 +19,7 @@ import torch
 import torch.nn.functional as F
 import tyro
 
+from wbvla_core.errors import WbvlaError
 from wbvla_core.machine import describe_machine
 from wbvla_train.data.clips import Corpus, Pairs
 from wbvla_train.data.video import ROBOT_VIEW
@@ -31,6 +31,7 @@ from wbvla_train.lam.geometry import crop_lens, identity_grid, lens_from_view
 from wbvla_train.lam.health import CollapseMonitor, measure
 from wbvla_train.lam.model import LamOutput, pixels
 from wbvla_train.lam.slots import mask_loss
+from wbvla_train.state_file import read_state, write_state
 
 STATE_FILE = "state.pt"
 LOG_FILE = "log.jsonl"
@@ -206,7 +207,6 @@ class LamTrainer:
     def save(self, path: Path) -> None:
         """Write the whole state by rename."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
         state = {
             "digest": settings_digest(self.config),
             "step": self.step,
@@ -215,17 +215,16 @@ class LamTrainer:
             "model": self.model.state_dict(),
             "optimiser": self.optimiser.state_dict(),
         }
-        torch.save(state, temporary)
-        os.replace(temporary, path)
+        write_state(path, state)
 
     def restore(self, path: Path) -> None:
         """Raises:
-        ValueError: a state of other settings.
+        WbvlaError: a damaged state, or one of other settings.
         """
-        state = torch.load(path, weights_only=True, map_location=self.config.device)
+        state = read_state(path, holds=("digest", "model"), device=self.config.device)
         wanted = settings_digest(self.config)
         if state["digest"] != wanted:
-            raise ValueError(
+            raise WbvlaError(
                 f"{path} was made with other settings (digest {state['digest'][:12]}, wanted {wanted[:12]}); give another --run-dir, or --no-resume"
             )
         self.model.load_state_dict(state["model"])

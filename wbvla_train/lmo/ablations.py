@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import replace
 
+from wbvla_core.errors import WbvlaError
 from wbvla_train.lmo.config import StageConfig, TrainConfig
 
 
@@ -83,8 +84,8 @@ def ablated(config: TrainConfig, name: str) -> TrainConfig:
     """``config`` with one ablation; the name travels in the configuration.
 
     Raises:
-        ValueError: unknown name.
+        WbvlaError: unknown name.
     """
     if name not in ABLATIONS:
-        raise ValueError(f"expected an ablation among {', '.join(ABLATIONS)}, got {name!r}")
+        raise WbvlaError(f"expected an ablation among {', '.join(ABLATIONS)}, got {name!r}")
     return dataclasses.replace(ABLATIONS[name][1](config), ablation=name)

@@ -18,6 +18,7 @@ from wbvla_lmo.path import PathConfig
 from wbvla_lmo.pipeline import PipelineConfig
 
 STATE_FILE = "state.pt"  # resumable state in a run folder
+STATE_HOLDS = ("config", "policy", "steps")  # by which it is known
 
 
 @dataclass(frozen=True)

@@ -22,10 +22,11 @@ from wbvla_core.numeric import wrap
 from wbvla_core.robot import RobotSpec, load_robot
 from wbvla_lmo.arm_motion import ReplayConfig
 from wbvla_lmo.pipeline import LegPipeline, PipelineConfig
-from wbvla_train.lmo.config import DisturbanceConfig, PhysicsConfig
+from wbvla_train.lmo.config import STATE_HOLDS, DisturbanceConfig, PhysicsConfig
 from wbvla_train.lmo.network import mlp, weights_of
 from wbvla_train.lmo.physics import BatchPhysics
 from wbvla_train.lmo.streams import Pushes, RandomReaching, ReplayedArms
+from wbvla_train.state_file import read_state
 
 Actor = Callable[[np.ndarray], np.ndarray]
 
@@ -48,7 +49,7 @@ COMMANDS: tuple[tuple[str, tuple[int, int, int], float | None], ...] = (
 
 def load_actor(state_path: Path) -> tuple[Actor, dict]:
     """Deterministic actor of a training state, and the state."""
-    state = torch.load(state_path, weights_only=True, map_location="cpu")
+    state = read_state(state_path, holds=STATE_HOLDS)
     config = json.loads(state["config"])
     actor = actor_network(weights_of(state), config["ppo"]["layers"])
 

@@ -20,9 +20,10 @@ from wbvla_core.machine import describe_machine
 from wbvla_core.robot import load_robot
 from wbvla_lmo.pipeline import LegPipeline, PipelineConfig
 from wbvla_lmo.policy import MODEL_FILE, OBSERVATION_CLIP
-from wbvla_train.lmo.config import STATE_FILE
+from wbvla_train.lmo.config import STATE_FILE, STATE_HOLDS
 from wbvla_train.lmo.evaluate import actor_network, development_report
 from wbvla_train.lmo.network import weights_of
+from wbvla_train.state_file import read_state
 
 
 def actor_onnx(actor: torch.nn.Sequential) -> onnx.ModelProto:
@@ -68,7 +69,7 @@ def export_checkpoint(
         notes: how the weights came about, if not by one run of the command.
         development, evaluation: reports to keep in metrics.json.
     """
-    state = torch.load(run / state_file, weights_only=True, map_location="cpu")
+    state = read_state(run / state_file, holds=STATE_HOLDS)
     config = json.loads(state["config"])
     pipeline_config = PipelineConfig.from_json(config["pipeline"])
     robot = load_robot(config["robot"])

@@ -28,9 +28,10 @@ from torch.utils.tensorboard import SummaryWriter
 
 from wbvla_core.errors import WbvlaError
 from wbvla_train.lmo.ablations import ablated
-from wbvla_train.lmo.config import STATE_FILE, PPOConfig, TrainConfig
+from wbvla_train.lmo.config import STATE_FILE, STATE_HOLDS, PPOConfig, TrainConfig
 from wbvla_train.lmo.env import LmoVecEnv
 from wbvla_train.lmo.network import AsymmetricPolicy, weights_of
+from wbvla_train.state_file import read_state, write_state
 
 PRESETS: dict[str, TrainConfig] = {
     # seconds: does every part run?
@@ -63,8 +64,25 @@ class Arguments:
     wall_s: float | None = None  # stop (with a checkpoint) after this many seconds
 
 
+def refuse_impossible(args: Arguments) -> None:
+    """Raises:
+    WbvlaError: an option outside its range, by name.
+    """
+    for name, least in (("steps", 1), ("seed", 0), ("threads", 1), ("film_every", 1), ("wall_s", 0)):
+        value = getattr(args, name)
+        if value is not None and value < least:
+            raise WbvlaError(f"expected --{name.replace('_', '-')} of at least {least}, got {value}")
+    if args.difficulty is not None and not 0.0 <= args.difficulty <= 1.0:
+        raise WbvlaError(f"expected --difficulty in [0, 1], got {args.difficulty}")
+
+
 def config_of(args: Arguments) -> TrainConfig:
-    """Preset with the arguments laid over it."""
+    """Preset with the arguments laid over it.
+
+    Raises:
+        WbvlaError: an option outside its range, an unknown ablation.
+    """
+    refuse_impossible(args)
     c = PRESETS[args.preset]
     physics = dataclasses.replace(c.physics, threads=args.threads)
     c = dataclasses.replace(c, seed=args.seed, robot=args.robot, physics=physics)
@@ -98,10 +116,10 @@ class Trainer:
     def __init__(self, config: TrainConfig, out: Path, *, threads: int = 2, tensorboard: bool = False, film_every: int | None = None) -> None:
         torch.set_num_threads(threads)
         self.config, self.out, self.film_every = config, out, film_every
+        self.env = LmoVecEnv(config)
+        out.mkdir(parents=True, exist_ok=True)
         self.board = SummaryWriter(str(out / "tensorboard")) if tensorboard else None
         self._film: subprocess.Popen | None = None
-        out.mkdir(parents=True, exist_ok=True)
-        self.env = LmoVecEnv(config)
         self.rate = config.ppo.learning_rate
         p = config.ppo
         self.model = PPO(
@@ -149,9 +167,7 @@ class Trainer:
             "history": json.dumps(self.history),
             "changes": json.dumps(self.changes),
         }
-        temporary = self.out / f".{STATE_FILE}.{os.getpid()}"
-        torch.save(state, temporary)
-        os.replace(temporary, self.out / STATE_FILE)
+        write_state(self.out / STATE_FILE, state)
         return self.out / STATE_FILE
 
     def load(self, path: Path, change_settings: bool = False) -> None:
@@ -160,7 +176,7 @@ class Trainer:
         Raises:
             WbvlaError: a run with other settings, and ``change_settings`` is off; each one that differs is named.
         """
-        state = torch.load(path, weights_only=True, map_location="cpu")
+        state = read_state(path, holds=STATE_HOLDS)
         now = json.loads(json.dumps(dataclasses.asdict(self.config)))
         changed = [line for line in differences(json.loads(state["config"]), now) if not line.startswith(HOW_IT_IS_RUN)]
         if changed and not change_settings:
@@ -321,13 +337,14 @@ class _Watch(BaseCallback):
 def main(argv: list[str] | None = None) -> int:
     args = tyro.cli(Arguments, args=argv, prog="wbvla train lmo")
     config = config_of(args)
-    trainer = Trainer(config, args.out, threads=args.threads, tensorboard=args.tensorboard, film_every=args.film_every)
     newest = args.out / STATE_FILE
+    start = read_state(args.start_from, holds=STATE_HOLDS) if args.start_from is not None and not newest.is_file() else None
+    trainer = Trainer(config, args.out, threads=args.threads, tensorboard=args.tensorboard, film_every=args.film_every)
     if newest.is_file():
         trainer.load(newest, args.change_settings)
         print(f"continuing {newest}: {trainer.steps_before} of {config.total_steps} steps done")
-    elif args.start_from is not None:
-        trainer.load_weights(torch.load(args.start_from, weights_only=True, map_location="cpu"))
+    elif start is not None:
+        trainer.load_weights(start)
         print(f"starting from the weights of {args.start_from}")
     if args.difficulty is not None:
         trainer.env.curriculum.difficulty = args.difficulty

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from wbvla_core.errors import WbvlaError
 from wbvla_train.data.lerobot import stats
 from wbvla_train.data.lerobot.schema import camera_feature
 from wbvla_train.data.lerobot.video import Encoder
@@ -23,7 +24,7 @@ ARROW = {"float32": pa.float32(), "float64": pa.float64(), "int64": pa.int64(), 
 ARROW |= {"uint8": pa.uint8(), "uint16": pa.uint16(), "string": pa.string()}
 
 
-class DataError(ValueError):
+class DataError(WbvlaError):
     """A recording or data set that cannot be used; the text says what was expected, what came and what to do."""
 
 
