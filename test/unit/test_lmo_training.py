@@ -292,6 +292,7 @@ def test_a_run_with_other_settings_is_not_continued_unless_told_to_and_says_so_e
         (("--film-every", "0"), "--film-every of at least 1, got 0"),
         (("--difficulty", "7"), r"--difficulty in \[0, 1\], got 7.0"),
         (("--ablation", "nojdir"), "an ablation among none, no-jdir, .* got 'nojdir'"),
+        (("--ablation", "no-jdir+"), "joined by [+], got 'no-jdir[+]'"),
         (("--robot", "nosuch"), "no robot 'nosuch'"),
         (("--start-from", "nowhere/state.pt"), "no training state at nowhere/state.pt"),
     ],
@@ -452,6 +453,13 @@ def test_every_ablation_builds_steps_and_differs_from_the_method_only_in_its_con
         env.step_async(np.zeros((8, len(env.legs)), np.float32))
         observation, reward, _, _ = env.step_wait()
         assert np.all(np.isfinite(observation)) and np.all(np.isfinite(reward))
+
+
+def test_ablations_joined_by_a_plus_are_made_one_after_the_other():
+    both, base = ablated(small(), "no-path+no-jdir"), small()
+    assert both.pipeline == ablated(base, "no-path").pipeline != base.pipeline
+    assert both.stages == ablated(base, "no-jdir").stages != base.stages
+    assert both == dataclasses.replace(ablated(base, "no-jdir+no-path"), ablation="no-path+no-jdir")
 
 
 def test_ablation_switches_switch():

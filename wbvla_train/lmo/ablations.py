@@ -1,4 +1,4 @@
-"""Baselines and ablations: each is a change of the configuration, chosen by one word (``wbvla train lmo --ablation no-jdir``)."""
+"""Baselines and ablations: each is a change of the configuration, chosen by a word or by some joined by + (``wbvla train lmo --ablation no-jdir``)."""
 
 from __future__ import annotations
 
@@ -81,11 +81,14 @@ ABLATIONS: dict[str, tuple[str, Callable[[TrainConfig], TrainConfig]]] = {
 
 
 def ablated(config: TrainConfig, name: str) -> TrainConfig:
-    """``config`` with one ablation; the name travels in the configuration.
+    """``config`` with one ablation, or with several one after the other ("no-path+no-jdir"); the name travels in the configuration.
 
     Raises:
         WbvlaError: unknown name.
     """
-    if name not in ABLATIONS:
-        raise WbvlaError(f"expected an ablation among {', '.join(ABLATIONS)}, got {name!r}")
-    return dataclasses.replace(ABLATIONS[name][1](config), ablation=name)
+    changed = config
+    for word in name.split("+"):
+        if word not in ABLATIONS:
+            raise WbvlaError(f"expected an ablation among {', '.join(ABLATIONS)}, or some of them joined by +, got {name!r}")
+        changed = ABLATIONS[word][1](changed)
+    return dataclasses.replace(changed, ablation=name)

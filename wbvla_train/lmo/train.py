@@ -51,7 +51,7 @@ class Arguments:
     preset: Literal["debug", "x2", "tiny", "full"] = "x2"  # size of the run
     out: Path = Path("runs/train/lmo")  # checkpoints and logs; an existing run there is continued
     steps: int | None = None  # environment steps in all, instead of the preset's
-    ablation: str = "none"  # a baseline or ablation instead of the method; words in docs/lmo.md
+    ablation: str = "none"  # a baseline or ablation instead of the method, or some joined by +; words in docs/lmo.md
     seed: int = 1
     threads: int = 2  # of physics and of torch
     robot: str = "x2"
