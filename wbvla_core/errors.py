@@ -91,3 +91,15 @@ class LinkError(WbvlaError):
     """A remote policy that is silent, or a message that is not what the protocol says. Nothing is known of the robot: LMO's ladder decides."""
 
     code = ErrorCode.TASK_FAULT
+
+
+def require_at_least(options: object, **least: float) -> None:
+    """Check fields of a command's options against their lower bounds; None is an option that was not given.
+
+    Raises:
+        WbvlaError: the first that is below its bound, named as on the command line.
+    """
+    for name, bound in least.items():
+        value = getattr(options, name)
+        if value is not None and value < bound:
+            raise WbvlaError(f"expected --{name.replace('_', '-')} of at least {bound}, got {value}")

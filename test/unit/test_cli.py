@@ -100,7 +100,7 @@ def test_a_refusal_is_one_sentence_with_its_code_and_no_traceback(capsys, monkey
         ("demo --robot nosuch", "no robot 'nosuch'"),
         ("eval walk-to --trials 0", "--trials and --processes of at least 1, got 0 trials"),
         ("eval instructions --processes 0", "and 0 processes"),
-        ("data demos --episodes -2", "--episodes, --episodes-per-shard and --workers of at least 1, got -2"),
+        ("data demos --episodes -2", "--episodes of at least 1, got -2"),
         ("data video --frames 1", "--frames of at least 2, got 1"),
     ],
 )

@@ -26,7 +26,7 @@ from typing import Literal
 import numpy as np
 
 from wbvla_core.checkpoint import load_manifest
-from wbvla_core.errors import WbvlaError
+from wbvla_core.errors import require_at_least
 from wbvla_core.robot import RobotSpec, load_robot
 from wbvla_core.types import Decision, LocoCommand, PolicyInput
 from wbvla_decoder.policy import ArmScaling, arm_state, posture
@@ -260,10 +260,7 @@ def make(config: DemosConfig, log=print) -> int:
     Raises:
         WbvlaError: fewer than one episode, episode per shard or worker.
     """
-    if min(config.episodes, config.episodes_per_shard, config.workers) < 1:
-        raise WbvlaError(
-            f"expected --episodes, --episodes-per-shard and --workers of at least 1, got {config.episodes}, {config.episodes_per_shard} and {config.workers}"
-        )
+    require_at_least(config, episodes=1, episodes_per_shard=1, workers=1)
     return write_shards(config.output, config.settings(), make_shard, config, -(-config.episodes // config.episodes_per_shard), config.workers, log)
 
 

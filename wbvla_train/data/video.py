@@ -32,7 +32,7 @@ import tyro
 from PIL import Image
 
 from wbvla_core.checkpoint import write_json
-from wbvla_core.errors import WbvlaError
+from wbvla_core.errors import require_at_least
 from wbvla_core.robot import load_robot
 from wbvla_train.data import motion
 from wbvla_train.data.camera import CameraView, robot_view
@@ -334,9 +334,7 @@ def render(config: VideoConfig, log=print) -> int:
     Raises:
         WbvlaError: a clip of one frame, a room without clips, a seed below 0, no process to render in.
     """
-    for name, least in (("clips_per_room", 1), ("frames", 2), ("workers", 1), ("seed", 0)):
-        if getattr(config, name) < least:
-            raise WbvlaError(f"expected --{name.replace('_', '-')} of at least {least}, got {getattr(config, name)}")
+    require_at_least(config, clips_per_room=1, frames=2, workers=1, seed=0)
     shards = [Shard(split, domain, i) for split in config.splits for domain in config.domains for i in range(config.rooms(split, domain))]
     # Small splits first and domains in turn: an interrupted run leaves a smaller corpus, not half of one.
     shards.sort(key=lambda s: (s.split == "train", s.index, s.domain))

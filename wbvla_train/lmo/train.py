@@ -26,7 +26,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 from torch.utils.tensorboard import SummaryWriter
 
-from wbvla_core.errors import WbvlaError
+from wbvla_core.errors import WbvlaError, require_at_least
 from wbvla_train.lmo.ablations import ablated
 from wbvla_train.lmo.config import STATE_FILE, STATE_HOLDS, PPOConfig, TrainConfig
 from wbvla_train.lmo.env import LmoVecEnv
@@ -68,10 +68,7 @@ def refuse_impossible(args: Arguments) -> None:
     """Raises:
     WbvlaError: an option outside its range, by name.
     """
-    for name, least in (("steps", 1), ("seed", 0), ("threads", 1), ("film_every", 1), ("wall_s", 0)):
-        value = getattr(args, name)
-        if value is not None and value < least:
-            raise WbvlaError(f"expected --{name.replace('_', '-')} of at least {least}, got {value}")
+    require_at_least(args, steps=1, seed=0, threads=1, film_every=1, wall_s=0)
     if args.difficulty is not None and not 0.0 <= args.difficulty <= 1.0:
         raise WbvlaError(f"expected --difficulty in [0, 1], got {args.difficulty}")
 
