@@ -64,22 +64,15 @@ class Arguments:
     wall_s: float | None = None  # stop (with a checkpoint) after this many seconds
 
 
-def refuse_impossible(args: Arguments) -> None:
-    """Raises:
-    WbvlaError: an option outside its range, by name.
-    """
-    require_at_least(args, steps=1, seed=0, threads=1, film_every=1, wall_s=0)
-    if args.difficulty is not None and not 0.0 <= args.difficulty <= 1.0:
-        raise WbvlaError(f"expected --difficulty in [0, 1], got {args.difficulty}")
-
-
 def config_of(args: Arguments) -> TrainConfig:
     """Preset with the arguments laid over it.
 
     Raises:
         WbvlaError: an option outside its range, an unknown ablation.
     """
-    refuse_impossible(args)
+    require_at_least(args, steps=1, seed=0, threads=1, film_every=1, wall_s=0)
+    if args.difficulty is not None and not 0.0 <= args.difficulty <= 1.0:
+        raise WbvlaError(f"expected --difficulty in [0, 1], got {args.difficulty}")
     c = PRESETS[args.preset]
     physics = dataclasses.replace(c.physics, threads=args.threads)
     c = dataclasses.replace(c, seed=args.seed, robot=args.robot, physics=physics)
@@ -171,7 +164,7 @@ class Trainer:
         """Go on from :meth:`save`: robots start new episodes, all else continues.
 
         Raises:
-            WbvlaError: a run with other settings, and ``change_settings`` is off; each one that differs is named.
+            WbvlaError: a damaged state; a run with other settings, and ``change_settings`` is off: each one that differs is named.
         """
         state = read_state(path, holds=STATE_HOLDS)
         now = json.loads(json.dumps(dataclasses.asdict(self.config)))
