@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import sys
 import time
+import traceback
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
@@ -18,6 +18,8 @@ import numpy as np
 from wbvla_core.checkpoint import git_commit, load_manifest, write_json
 from wbvla_core.errors import WbvlaError
 from wbvla_core.machine import describe_machine
+from wbvla_core.workers import in_processes
+from wbvla_eval.journal import TrialJournal
 from wbvla_eval.protocol import KINEMATIC, Runner, Setup, TrialSpec, split_of
 from wbvla_eval.provenance import find_checkpoint
 from wbvla_eval.stats import poisson_upper_bound, rate_text, spread, wilson_interval
@@ -33,23 +35,41 @@ def _start_worker(setup: Setup) -> None:
     _runner = Runner(setup)
 
 
+def run_one(runner: Runner, trial: TrialSpec) -> dict[str, Any]:
+    """A trial's row; one that raises gives a row of kind "error", so that it does not end the campaign."""
+    started = time.monotonic()
+    try:
+        return runner.run(trial)
+    except Exception as error:
+        return trial.facts() | {
+            "ended": "error",
+            "success": False,
+            "failure": Failure.ERROR.value,
+            "reason": f"{type(error).__name__}: {error}",
+            "traceback": traceback.format_exc(),
+            "measures": {},
+            "wall_s": time.monotonic() - started,
+        }
+
+
 def _run(trial: TrialSpec) -> dict[str, Any]:
     assert _runner is not None
-    return _runner.run(trial)
+    return run_one(_runner, trial)
 
 
 def run_trials(setup: Setup, trials: Sequence[TrialSpec], processes: int) -> Iterator[dict[str, Any]]:
-    """Rows as they finish, in any order. One process: run here, so that errors and debuggers behave."""
+    """Rows as they finish, in any order. One process: run here, so that debuggers behave.
+
+    Raises:
+        WbvlaError: a worker process was killed.
+    """
     if processes <= 1 or len(trials) == 1:
         runner = Runner(setup)
-        yield from map(runner.run, trials)
+        yield from (run_one(runner, trial) for trial in trials)
         return
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # inherited by the workers: they already fill the cores
-    # spawn: neither a GL context nor torch's threads survive a fork
-    with multiprocessing.get_context("spawn").Pool(min(processes, len(trials)), _start_worker, (setup,)) as pool:
-        yield from pool.imap_unordered(_run, trials, chunksize=1)
-        pool.close()  # leaving by `with` alone would kill workers that are just closing their GL contexts
-        pool.join()
+    for _, row in in_processes(_run, trials, processes, initializer=_start_worker, initargs=(setup,)):
+        yield row
 
 
 def default_processes() -> int:
@@ -58,14 +78,14 @@ def default_processes() -> int:
     return max(1, cores - 1)
 
 
-def with_progress(rows: Iterable[dict[str, Any]], total: int) -> list[dict[str, Any]]:
-    """Print one line per finished trial; returns the rows in the order of the trials."""
-    done: list[dict[str, Any]] = []
+def with_progress(rows: Iterable[dict[str, Any]], total: int, before: Sequence[dict[str, Any]] = ()) -> list[dict[str, Any]]:
+    """Print one line per finished trial; returns the rows, those of ``before`` too, in the order of the trials."""
+    done: list[dict[str, Any]] = list(before)
     started = time.monotonic()
     for row in rows:
         done.append(row)
         good = sum(r["success"] for r in done)
-        left_s = (time.monotonic() - started) / len(done) * (total - len(done))
+        left_s = (time.monotonic() - started) / (len(done) - len(before)) * (total - len(done))
         mark = "ok  " if row["success"] else row["failure"]
         print(
             f"[{len(done):>{len(str(total))}}/{total}] seed {row['seed']}  {row['instruction']!r}: {mark}  {row['reason']}"
@@ -94,16 +114,19 @@ def summarise(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     def block(part: Sequence[dict[str, Any]]) -> dict[str, Any]:
         n, good = len(part), sum(r["success"] for r in part)
         falls = sum(r["failure"] == Failure.FALL.value for r in part)
-        hours = sum(r["measures"]["duration_s"] for r in part) / 3600.0
+        # A trial that raised, or whose simulation broke down, says nothing about falling.
+        seen = n - sum(r["failure"] in (Failure.ERROR.value, Failure.DIVERGED.value) for r in part)
+        hours = sum(r["measures"].get("duration_s", 0.0) for r in part) / 3600.0
         low, high = wilson_interval(good, n)
-        fall_low, fall_high = wilson_interval(n - falls, n)
+        fall_low, fall_high = wilson_interval(seen - falls, seen) if seen else (0.0, 1.0)
         out: dict[str, Any] = {
             "trials": n,
             "successes": good,
             "success_rate": good / n,
             "success_interval_95": [low, high],
             "falls": falls,
-            "no_fall_rate": (n - falls) / n,
+            "trials_seen_to_the_end": seen,
+            "no_fall_rate": (seen - falls) / seen if seen else None,
             "no_fall_interval_95": [fall_low, fall_high],
             "falls_per_hour_at_most_95": poisson_upper_bound(falls, hours) if hours > 0 else None,
             "failures": dict(Counter(r["failure"] for r in part if r["failure"])),
@@ -131,7 +154,7 @@ def markdown(name: str, report: dict[str, Any]) -> str:
         f"sensor noise {'typical' if setup['noise'] else 'off'}. Commit `{report['git_commit'][:12]}`, {report['wall_s'] / 60:.1f} min on {report['machine']}.",
         "",
         f"- Success: **{rate_text(everything['successes'], everything['trials'])}**",
-        f"- No fall: **{rate_text(everything['trials'] - everything['falls'], everything['trials'])}**"
+        f"- No fall: **{rate_text(everything['trials_seen_to_the_end'] - everything['falls'], everything['trials_seen_to_the_end'])}**"
         + (f"; at most {everything['falls_per_hour_at_most_95']:.1f} falls per hour of motion (95 %)" if everything["falls_per_hour_at_most_95"] else ""),
         "",
         "| instruction | success (Wilson 95 %) | falls | failures | time moving, s |",
@@ -156,8 +179,10 @@ def markdown(name: str, report: dict[str, Any]) -> str:
 def campaign(name: str, setup: Setup, trials: Sequence[TrialSpec], *, processes: int, out: Path) -> dict[str, Any]:
     """Run all trials, write ``results.json`` and ``results.md`` below ``out``, print the tables; returns the report.
 
+    Finished trials are kept in ``trials.jsonl`` as they come; called again with the same ``out``, only the others are run.
+
     Raises:
-        WbvlaError: no trials, or no process to run them in.
+        WbvlaError: no trials, no process to run them in, or ``out`` holds trials of something else.
     """
     if not trials or processes < 1:
         raise WbvlaError(f"expected --trials and --processes of at least 1, got {len(trials)} trials and {processes} processes")
@@ -165,10 +190,19 @@ def campaign(name: str, setup: Setup, trials: Sequence[TrialSpec], *, processes:
     if splits == ["training"]:
         print("note: these are training seeds; the numbers say nothing about unseen scenes", file=sys.stderr)
     checkpoints = checkpoint_rows(setup)  # refuses before anything is started
-    out.mkdir(parents=True, exist_ok=True)
-    print(f"{len(trials)} trials on {' and '.join(splits)} seeds in {processes} processes, policy {setup.policy}, LMO {setup.lmo} -> {out}", flush=True)
     started = time.monotonic()
-    rows = with_progress(run_trials(setup, trials, processes), len(trials))
+    with TrialJournal(out, journal_key(setup, checkpoints)) as journal:
+        print(f"{len(trials)} trials on {' and '.join(splits)} seeds in {processes} processes, policy {setup.policy}, LMO {setup.lmo} -> {out}", flush=True)
+        done, missing = split_done(trials, journal.rows)
+        if done:
+            print(f"{len(done)} of them are in {journal.path} already", flush=True)
+
+        def kept() -> Iterator[dict[str, Any]]:
+            for row in run_trials(setup, missing, processes):
+                journal.add(row)
+                yield row
+
+        rows = with_progress(kept(), len(trials), done)
     report = {
         "schema": SCHEMA,
         "setup": asdict(setup),
@@ -185,4 +219,35 @@ def campaign(name: str, setup: Setup, trials: Sequence[TrialSpec], *, processes:
     (out / "results.md").write_text(markdown(name, report))
     print("\n" + markdown(name, report).split("\n## Failures")[0])
     print(f"written: {out / 'results.json'}, {out / 'results.md'}")
+    errors = summary_errors(report)
+    if errors:
+        print(f"{errors} of {len(rows)} trials raised an exception and count as failed; the same command runs them again", file=sys.stderr)
     return report
+
+
+def summary_errors(report: dict[str, Any]) -> int:
+    """How many trials of a report raised an exception."""
+    return int(report["summary"]["all"]["failures"].get(Failure.ERROR.value, 0))
+
+
+def journal_key(setup: Setup, checkpoints: Sequence[dict[str, str]]) -> dict[str, Any]:
+    """What rows of one journal have in common: everything but the trial itself and what is kept of failures."""
+    settings = {name: value for name, value in asdict(setup).items() if name not in ("keep_failures", "directory", "policy", "lmo")}
+    hashes = {row["role"]: row["hash"] or row["path"] for row in checkpoints}
+    return settings | hashes | {"criteria": asdict(Criteria())}
+
+
+def split_done(trials: Sequence[TrialSpec], rows: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[TrialSpec]]:
+    """(rows of trials that are finished, trials still to run). A trial that raised is run again.
+
+    A row belongs to a trial when seed, sentence and time limits agree; its number is the trial's.
+    """
+    found = {(r["seed"], r["instruction"], r["timeout_s"], r["duration_s"]): r for r in rows if r["failure"] != Failure.ERROR.value}
+    done, missing = [], []
+    for trial in trials:
+        row = found.get((trial.seed, trial.instruction, trial.timeout_s, trial.duration_s))
+        if row is None:
+            missing.append(trial)
+        else:
+            done.append(row | {"index": trial.index})
+    return done, missing

@@ -25,7 +25,9 @@ def trace_of(log: EpisodeLog, robot: RobotSpec, scene: Scene) -> Trace:
 def judge_log(task: Task, log: EpisodeLog, trace: Trace, criteria: Criteria | None = None) -> Verdict:
     """The verdict on a lock-step episode."""
     fault = log.reason if log.outcome == Outcome.FAULT.value else ""
-    return judge(task, trace, criteria, stance_target_m=STANCE_TARGET_M.get(task.kind), fault=fault)
+    diverged = log.reason if log.outcome == Outcome.DIVERGED.value else ""
+    target_m = STANCE_TARGET_M.get(task.kind)
+    return judge(task, trace, criteria, stance_target_m=target_m, fault=fault, diverged=diverged)
 
 
 def recording_of(log: EpisodeLog, robot: RobotSpec, trace: Trace) -> Recording:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import tyro
 
-from wbvla_eval.campaign import campaign, default_processes
+from wbvla_eval.campaign import campaign, default_processes, summary_errors
 from wbvla_eval.protocol import TEST_SEEDS, Setup, instruction_trials
 
 SEED_OFFSET = 500_000  # apart from the scenes of walk-to in the same range
@@ -42,7 +42,7 @@ class InstructionOptions:
     videos: int = 1
     """Failed trials per worker that are kept as video and log."""
     out: Path | None = None
-    """Directory of the results; default runs/eval-instructions-<time>."""
+    """Directory of the results; default runs/eval-instructions-<time>. Finished trials in it are not run again."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -50,5 +50,5 @@ def main(argv: Sequence[str]) -> int:
     out = options.out or Path("runs") / time.strftime("eval-instructions-%Y%m%d-%H%M%S")
     setup = Setup(options.robot, options.policy, options.lmo, options.noise, options.decision_delay_ticks, options.videos, str(out))
     trials = instruction_trials(options.trials, options.seed_base, kinds=options.kinds, paraphrase=options.paraphrase)
-    campaign("Instructions", setup, trials, processes=options.processes, out=out)
-    return 0
+    report = campaign("Instructions", setup, trials, processes=options.processes, out=out)
+    return 1 if summary_errors(report) else 0

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from wbvla_core.checkpoint import load_manifest, write_json
+from wbvla_core.errors import ErrorCode
 from wbvla_core.robot import RobotSpec
 from wbvla_core.safety import SafetyRung
 from wbvla_eval.bag import decode
@@ -57,7 +58,17 @@ def judge_recording(facts: EpisodeFacts, recording: Recording) -> Verdict:
     """The verdict on a recorded episode; a driver or LMO in damping at any time is a fall."""
     damped = [s for s in (*recording.driver, *recording.safety) if s.rung is SafetyRung.DAMPING and 0.0 <= s.time_s <= recording.end_s]
     fault = f"damping ({damped[0].reason})" if damped else ""
-    return judge(facts.task, recording.trace, stance_target_m=STANCE_TARGET_M.get(facts.task.kind), duration_s=facts.duration_s, fault=fault)
+    # In simulation the driver's motors have no fault of their own: the code says that the physics broke down.
+    diverged = [s.reason for s in recording.driver if s.rung is SafetyRung.DAMPING and s.code == ErrorCode.MOTOR_FAULT]
+    target_m = STANCE_TARGET_M.get(facts.task.kind)
+    return judge(
+        facts.task,
+        recording.trace,
+        stance_target_m=target_m,
+        duration_s=facts.duration_s,
+        fault=fault,
+        diverged=diverged[0] if diverged else "",
+    )
 
 
 def produce(

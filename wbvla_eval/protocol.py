@@ -67,6 +67,18 @@ class TrialSpec:
     timeout_s: float
     duration_s: float | None = None
 
+    def facts(self) -> dict[str, Any]:
+        """What a row of results says of the trial itself."""
+        return {
+            "index": self.index,
+            "seed": self.seed,
+            "task": self.task.instruction,
+            "kind": self.task.kind,
+            "instruction": self.instruction,
+            "timeout_s": self.timeout_s,
+            "duration_s": self.duration_s,
+        }
+
 
 def _spec(index: int, seed: int, task: Task, paraphrase: bool, timeout_s: float | None) -> TrialSpec:
     rng = np.random.default_rng((seed, 2))
@@ -161,12 +173,7 @@ class Runner:
         )
         trace = trace_of(log, self.robot, scene)
         verdict = judge_log(trial.task, log, trace)
-        row = {
-            "index": trial.index,
-            "seed": trial.seed,
-            "task": trial.task.instruction,
-            "kind": trial.task.kind,
-            "instruction": trial.instruction,
+        row = trial.facts() | {
             "ended": log.outcome,
             "success": verdict.success,
             "failure": verdict.failure.value if verdict.failure else None,

@@ -21,6 +21,8 @@ from wbvla_sim.scene import STAND_OFF_M
 class Failure(str, enum.Enum):
     """Why a trial does not count. One kind per trial: the first that applies, in this order."""
 
+    DIVERGED = "diverged"  # the simulation broke down: a fault of the simulator, counted as a failed trial and not as a fall
+    ERROR = "error"  # the trial raised an exception; the reason names it
     FALL = "fall"  # tilted or sunk beyond recovery at any time; also damping latched
     COLLIDE = "collide"  # ended closer to the target's face than success allows, or ran into something and did not arrive
     WRONG_BOX = "wrong_box"  # stopped properly, but at another box
@@ -112,13 +114,21 @@ def fall_time_s(trace: Trace, criteria: Criteria) -> float | None:
 
 
 def judge(
-    task: Task, trace: Trace, criteria: Criteria | None = None, *, stance_target_m: float | None = None, duration_s: float | None = None, fault: str = ""
+    task: Task,
+    trace: Trace,
+    criteria: Criteria | None = None,
+    *,
+    stance_target_m: float | None = None,
+    duration_s: float | None = None,
+    fault: str = "",
+    diverged: str = "",
 ) -> Verdict:
     """Decide one trial.
 
     Args:
         duration_s: how long an open-ended motion was asked for; default: as long as the trace.
         fault: why the episode was broken off with the robot down or the driver in damping, "" if it was not; such a trial is a fall.
+        diverged: why the simulation broke down, "" if it did not. It goes before everything else.
         stance_target_m: stance height that "squat down" or "stand up" asks for, m; needed for these two.
 
     Raises:
@@ -127,6 +137,8 @@ def judge(
     criteria = criteria or Criteria()
     fell_s = fall_time_s(trace, criteria)
     measures = _common_measures(trace)
+    if diverged:
+        return Verdict(False, Failure.DIVERGED, diverged, measures)
     if fell_s is not None or fault:
         measures["fall_time_s"] = fell_s if fell_s is not None else float(trace.time_s[-1])
         if task.kind == "walk_to":

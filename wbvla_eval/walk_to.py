@@ -9,7 +9,7 @@ from pathlib import Path
 
 import tyro
 
-from wbvla_eval.campaign import campaign, default_processes
+from wbvla_eval.campaign import campaign, default_processes, summary_errors
 from wbvla_eval.protocol import TEST_SEEDS, Setup, walk_to_trials
 
 
@@ -40,7 +40,7 @@ class WalkToOptions:
     videos: int = 1
     """Failed trials per worker that are kept as video and log."""
     out: Path | None = None
-    """Directory of the results; default runs/eval-walk-to-<time>."""
+    """Directory of the results; default runs/eval-walk-to-<time>. Finished trials in it are not run again."""
     require: float | None = None
     """Exit with status 1 if the success rate is below this."""
 
@@ -52,4 +52,6 @@ def main(argv: Sequence[str]) -> int:
     trials = walk_to_trials(options.trials, options.seed_base, paraphrase=options.paraphrase, timeout_s=options.timeout_s)
     report = campaign("Walk to the box", setup, trials, processes=options.processes, out=out)
     rate = report["summary"]["all"]["success_rate"]
+    if summary_errors(report):
+        return 1
     return 0 if options.require is None or rate >= options.require else 1

@@ -19,7 +19,7 @@ from wbvla_core.robot import RobotSpec
 from wbvla_core.types import RobotState
 from wbvla_sim.driver import MotorLaw
 from wbvla_sim.model.build import TIMESTEP_S, robot_urdf
-from wbvla_sim.slots import SlotOptions, SlotWorld, fallen
+from wbvla_sim.slots import SlotOptions, SlotWorld, diverged, fallen
 
 CONTACT_RADIUS_M = 0.005  # of the sphere at each contact point, lowest point in the sole's plane
 
@@ -66,7 +66,7 @@ class DrakeWorld(SlotWorld):
 
     @property
     def time_s(self) -> float:
-        return float(self._simulator.get_context().get_time())
+        return self._count * self.options.step_s
 
     def _restart(self) -> None:
         from pydrake.math import RigidTransform
@@ -83,6 +83,23 @@ class DrakeWorld(SlotWorld):
         self._simulator.Initialize()
 
     def _advance(self, law: MotorLaw) -> None:
+        if self.fault:
+            self._count += self._steps
+            return
+        sound = self.plant.GetPositionsAndVelocities(self._context).copy()
+        try:
+            self._integrate(law)
+            state = self.plant.GetPositionsAndVelocities(self._context)
+            nq = self.plant.num_positions()
+            broke = "absurd velocities" if diverged(state[:nq], state[nq:]) else ""
+        except RuntimeError as error:  # Drake's solver does not converge
+            broke = str(error).splitlines()[0]
+        if broke:
+            sound[self.plant.num_positions() :] = 0.0
+            self.plant.SetPositionsAndVelocities(self._context, sound)
+            self._diverge(f"Drake: {broke}")
+
+    def _integrate(self, law: MotorLaw) -> None:
         for _ in range(self._steps):
             q, qd = self.plant.GetPositions(self._context)[self._q], self.plant.GetVelocities(self._context)[self._v]
             self._torque(law.torque(q, qd, self.robot) - np.clip(self._stopping * qd, -self._friction, self._friction))

@@ -47,6 +47,7 @@ class Outcome(str, enum.Enum):
     DURATION = "duration"
     TIMEOUT = "timeout"
     FAULT = "fault"  # fallen, or the driver in damping
+    DIVERGED = "diverged"  # the simulation did; this says nothing about the robot
 
 
 @dataclass(frozen=True)
@@ -166,6 +167,9 @@ def run_episode(
     while True:
         now_s = world.time_s
         elapsed_s = now_s - start_s
+        if world.fault:
+            outcome, reason = Outcome.DIVERGED, world.fault
+            break
         if world.truth()["fallen"] or world.driver.state.value == "damping":
             outcome, reason = Outcome.FAULT, world.driver.reason or "fallen"
             break

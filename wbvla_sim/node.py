@@ -23,6 +23,7 @@ from wbvla_core.errors import ErrorCode
 from wbvla_core.robot import load_robot
 from wbvla_core.ros import codec
 from wbvla_core.ros.lifecycle import ManagedNode, Parameter, run_node
+from wbvla_core.ros.qos import service
 from wbvla_core.types import JointCommand, RobotState, yaw_from_quaternion
 from wbvla_msgs.msg import SafetyState, SimState
 from wbvla_sim.driver import WATCHDOG_S, DriverState
@@ -127,6 +128,8 @@ class SimNode(ManagedNode):
             self._arrived.notify_all()
         if request == "rearm":
             self.world.rearm()
+            if self.world.fault:
+                self.say(f"rearm refused: {self.world.fault}; call {service('sim_reset').name} to begin anew", error=True)
         elif request == "reset":
             self.world.hoist()
         command = self._await_command()
@@ -222,7 +225,7 @@ class SimNode(ManagedNode):
         self._driver_said = (driver.state, now_s)
         msg = SafetyState(
             state=RUNGS[driver.state],
-            code=int(ErrorCode.DRIVER_COMMAND_SILENT if damping else ErrorCode.NONE),
+            code=int(self._driver_code(damping)),
             reason=driver.reason,
             source="lmo",
             command_age_s=-1.0,
@@ -231,6 +234,11 @@ class SimNode(ManagedNode):
         )
         msg.header.stamp, msg.header.frame_id = codec.stamp_msg((self._epoch_us + round(self.world.time_s * 1e6)) / 1e6), self.NAME
         self._driver_out.publish(msg)
+
+    def _driver_code(self, damping: bool) -> ErrorCode:
+        if self.world.fault:
+            return ErrorCode.MOTOR_FAULT  # the physics diverged: nothing drives the joints any more
+        return ErrorCode.DRIVER_COMMAND_SILENT if damping else ErrorCode.NONE
 
     def health(self) -> tuple[dict[str, object], str]:
         values = {"real_time_factor": float(self._factor), "dropped_lateness_s": float(self._lateness_s), "driver": self.world.driver.state.value}

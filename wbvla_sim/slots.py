@@ -18,12 +18,23 @@ from wbvla_sim.model.build import SLOT_STEPS, TIMESTEP_S
 
 FALLEN_TILT_RAD = 0.8  # the safety ladder's own threshold
 FALLEN_HEIGHT_M = 0.3  # a pelvis below this has fallen
+DIVERGED_SPEED = 200.0  # rad/s or m/s: no joint of the robot gets near this; the integration has diverged
 SLOT_S = TIMESTEP_S * SLOT_STEPS
 
 
 def fallen(tilt_rad: float | np.ndarray, pelvis_height_m: float | np.ndarray) -> bool | np.ndarray:
     """Whether a robot, or each of many, has fallen."""
     return (tilt_rad > FALLEN_TILT_RAD) | (pelvis_height_m < FALLEN_HEIGHT_M)
+
+
+def diverged(qpos: np.ndarray, qvel: np.ndarray) -> bool | np.ndarray:
+    """Whether a simulation, or each of many, has diverged: coordinates or velocities not finite, or velocities that no robot has.
+
+    Args:
+        qpos, qvel: generalised coordinates and velocities [..., nq], [..., nv].
+    """
+    finite = np.isfinite(qpos).all(axis=-1) & np.isfinite(qvel).all(axis=-1)
+    return ~finite | (np.abs(qvel).max(axis=-1) > DIVERGED_SPEED)
 
 
 @dataclass(frozen=True)
@@ -62,9 +73,14 @@ class SlotOptions:
 
 
 class SlotWorld:
-    """See the module text. A subclass sets its engine up, then calls :meth:`reset`."""
+    """See the module text. A subclass sets its engine up, then calls :meth:`reset`.
+
+    A simulation that diverges is a fault of the simulator, not of the robot: the engine keeps its last sound state, time goes on,
+    the driver damps with the reason, and ``fault`` holds that reason until :meth:`reset`.
+    """
 
     slot_s = SLOT_S
+    fault = ""
 
     def __init__(self, robot: RobotSpec, options: SlotOptions) -> None:
         self.robot, self.options = robot, options
@@ -81,7 +97,7 @@ class SlotWorld:
         raise NotImplementedError
 
     def _advance(self, law: MotorLaw) -> None:
-        """5 ms of physics under a motor law."""
+        """5 ms of physics under a motor law. Where the physics diverges: call :meth:`_diverge`, keep the last sound state, let time go on."""
         raise NotImplementedError
 
     def _measure(self) -> RobotState:
@@ -103,6 +119,7 @@ class SlotWorld:
     def reset(self, seed: int = 0) -> RobotState:
         """Back to the start: default pose at the origin, looking along +x. The seed drives noise and pushes."""
         self._rng = np.random.default_rng(seed)
+        self.fault = ""
         self._restart()
         self.driver.reset(0.0)
         self._inbox: deque[tuple[float, JointCommand]] = deque()
@@ -129,6 +146,11 @@ class SlotWorld:
             if on_step:
                 on_step(self.state())
         return self.state()
+
+    def _diverge(self, why: str) -> None:
+        """Note that the physics diverged, and damp."""
+        self.fault = f"the simulation diverged at {self.time_s:.3f} s: {why}"
+        self.driver.damp(self.fault)
 
     def _step(self) -> None:
         now_s = self.time_s

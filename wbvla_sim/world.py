@@ -22,7 +22,10 @@ from wbvla_sim import render
 from wbvla_sim.driver import MotorLaw
 from wbvla_sim.model.build import SOLVER_ITERATIONS, SOLVER_LS_ITERATIONS, joint_map
 from wbvla_sim.scene import Scene, to_mjcf
-from wbvla_sim.slots import SlotOptions, SlotWorld, fallen
+from wbvla_sim.slots import DIVERGED_SPEED, SlotOptions, SlotWorld, diverged, fallen
+
+# MuJoCo answers each of these by setting the data back to its start, time included, and goes on as if nothing had been.
+RESETTING_WARNINGS = (mujoco.mjtWarning.mjWARN_BADQPOS, mujoco.mjtWarning.mjWARN_BADQVEL, mujoco.mjtWarning.mjWARN_BADQACC)
 
 
 @dataclass(frozen=True)
@@ -73,11 +76,38 @@ class World(SlotWorld):
     def _restart(self) -> None:
         mujoco.mj_resetData(self.model, self.data)
         self._place((0.0, 0.0, self.robot.default_stance_height_m), (1.0, 0.0, 0.0, 0.0), self.robot.default_q)
+        self._sound_qpos = self.data.qpos.copy()
         self._set_gantry(self.options.gantry)
 
     def _advance(self, law: MotorLaw) -> None:
-        self._apply(law)
-        mujoco.mj_step(self.model, self.data)
+        d = self.data
+        before_s = d.time
+        if not self.fault:
+            self._apply(law)
+            mujoco.mj_step(self.model, d)
+            self._check(before_s)
+        if self.fault:
+            d.time = before_s + self.model.opt.timestep
+        else:
+            self._sound_qpos = d.qpos.copy()
+
+    def _check(self, before_s: float) -> None:
+        """Notice a step that diverged, and put the last sound pose back, at rest, at the time before that step."""
+        d = self.data
+        step_s = self.model.opt.timestep
+        # Cheap, because it runs at 200 Hz. A reset shows in the time, but for the first step of all. NaN compares false.
+        if before_s > 0.0 and d.time > before_s + step_s / 2 and np.abs(d.qvel).max() <= DIVERGED_SPEED:
+            return
+        resets = [warning.name for warning in RESETTING_WARNINGS if d.warning[warning].number]
+        if not resets and not diverged(d.qpos, d.qvel):
+            return
+        gantry = self.on_gantry  # MuJoCo's own reset has let the robot go, or caught it
+        mujoco.mj_resetData(self.model, d)
+        d.time, d.qpos[:] = before_s, self._sound_qpos
+        mujoco.mj_forward(self.model, d)
+        d.eq_active[self._gantry] = gantry
+        what = ", ".join(name.removeprefix("mjWARN_").lower() for name in resets) or "absurd velocities"
+        self._diverge(f"MuJoCo reports {what}")
 
     def _commanded(self) -> None:
         self._set_gantry(False)
@@ -99,13 +129,15 @@ class World(SlotWorld):
         self.data.qvel[:2] += velocity_m_s
 
     def rearm(self) -> None:
-        """Leave the driver's damping: it waits for a command again."""
-        self.driver.rearm(self.time_s)
+        """Leave the driver's damping: it waits for a command again. A simulation that diverged stays damped until :meth:`hoist` or :meth:`reset`."""
+        if not self.fault:
+            self.driver.rearm(self.time_s)
 
     def hoist(self) -> None:
         """Lift the robot onto the gantry where it is: upright, default pose, soles on the floor, driver waiting. Time goes on."""
         x, y = self.data.qpos[:2]
         yaw = self.truth()["yaw_rad"]
+        self.fault = ""
         self._place((x, y, self.robot.default_stance_height_m), (np.cos(yaw / 2), 0.0, 0.0, np.sin(yaw / 2)), self.robot.default_q)
         self.driver.reset(self.time_s)
         self._inbox.clear()

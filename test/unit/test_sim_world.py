@@ -221,3 +221,58 @@ def test_recorded_pose_can_be_put_back_and_seen(world):
 def test_unknown_camera_is_refused(world):
     with pytest.raises(ValueError, match="'head' or 'outside', got 'tail'"):
         world.render("tail")
+
+
+# -- a simulation that diverges ------------------------------------------------------------------------------------------
+
+
+def standing(empty):
+    """A world a fifth of a second after its gantry let go."""
+    world = World(X2, empty)
+    for _ in range(10):
+        world.slot(hold(stamp_s=world.time_s))
+    return world
+
+
+@pytest.mark.parametrize(
+    ("array", "value"),
+    [("qvel", np.nan), ("qvel", 1e12), ("qvel", 300.0), ("qvel", np.inf), ("qpos", np.nan), ("qacc_warmstart", np.nan)],
+)
+def test_a_diverged_step_is_a_fault_of_the_simulation_and_time_goes_on(empty, array, value):
+    world = standing(empty)
+    pose, before_s = world.data.qpos.copy(), world.time_s
+    getattr(world.data, array)[7] = value
+    stamps = []
+    world.slot(hold(stamp_s=world.time_s), on_step=lambda state: stamps.append(state.stamp_s))
+    assert stamps == pytest.approx(before_s + np.array((0.005, 0.010, 0.015, 0.020)))  # MuJoCo's own reset would begin at 0
+    if array == "qacc_warmstart" and not world.fault:
+        return  # the solver began from nothing and converged: nothing broke
+    assert world.fault.startswith("the simulation diverged at 0.2")
+    assert world.driver.state is DriverState.DAMPING and world.driver.reason == world.fault
+    assert np.array_equal(world.data.qpos, pose) and not world.data.qvel.any()  # the last sound pose, at rest
+
+
+def test_a_diverged_simulation_stays_damped_until_it_begins_anew(empty):
+    world = standing(empty)
+    world.data.qvel[0] = np.nan
+    world.slot(hold(stamp_s=world.time_s))
+    world.rearm()
+    assert world.driver.state is DriverState.DAMPING
+    world.hoist()
+    assert not world.fault and world.on_gantry and world.driver.state is DriverState.WAITING
+    for _ in range(10):
+        world.slot(hold(stamp_s=world.time_s))
+    assert not world.fault and world.driver.state is DriverState.RUNNING
+    world.data.qvel[0] = np.nan
+    world.slot(hold(stamp_s=world.time_s))
+    assert world.fault
+    world.reset(0)
+    assert not world.fault and world.time_s == 0.0
+
+
+def test_a_hard_kick_is_no_divergence(empty):
+    world = standing(empty)
+    world.push(np.array((50.0, 0.0)))
+    for _ in range(50):
+        world.slot(hold(stamp_s=world.time_s))
+    assert not world.fault and world.truth()["fallen"]

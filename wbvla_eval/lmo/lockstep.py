@@ -12,7 +12,6 @@ Seeds start at 2 000 000; training and development use others.
 from __future__ import annotations
 
 import json
-import multiprocessing
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -26,6 +25,7 @@ from wbvla_core.errors import WbvlaError
 from wbvla_core.numeric import minimum_jerk, wrap
 from wbvla_core.robot import RobotSpec, load_robot
 from wbvla_core.types import ArmChunk, Decision, LocoCommand
+from wbvla_core.workers import in_processes
 from wbvla_eval.lmo.measures import in_frame
 from wbvla_eval.stats import poisson_upper_bound, wilson_interval
 from wbvla_sim.slots import SensorNoise, SlotWorld
@@ -254,8 +254,7 @@ def evaluate(options: Options) -> dict[str, Any]:
     cases = [c for c in CASES if options.only in c.name]
     jobs = [(case, options.seed_base + 1000 * CASES.index(case) + i, options) for case in cases for i in range(options.trials)]
     if options.processes > 1:
-        with multiprocessing.get_context("spawn").Pool(options.processes) as pool:
-            results = list(pool.imap_unordered(run_trial, jobs))
+        results = [result for _, result in in_processes(run_trial, jobs, options.processes)]
     else:
         results = [run_trial(job) for job in jobs]
     return {

@@ -31,7 +31,7 @@ from wbvla_core.robot import RobotSpec, load_robot
 from wbvla_core.types import Decision, LocoCommand, PolicyInput
 from wbvla_decoder.policy import ArmScaling, arm_state, posture
 from wbvla_perception.preprocess import ImageSpec, policy_image
-from wbvla_sim.episode import EpisodeLog, Policy, run_episode
+from wbvla_sim.episode import EpisodeLog, Outcome, Policy, run_episode
 from wbvla_sim.expert import SQUAT_HEIGHT_M, Perturbation, Perturbed, ScriptedTeleoperator
 from wbvla_sim.instructions import SIDES, TASKS, Task, sample_instruction
 from wbvla_sim.kinematic import KinematicController, KinematicWorld
@@ -246,8 +246,11 @@ def make_shard(config: DemosConfig, number: int) -> dict[str, np.ndarray]:
     parts = []
     for episode in range(first, first + config.episodes_per_shard):
         try:
-            parts.append(record_episode(config, robot, episode, learned)[0])
-        except RuntimeError as error:  # fell before the task began: no demonstration to keep
+            rows, episode_log = record_episode(config, robot, episode, learned)
+            if episode_log.outcome == Outcome.DIVERGED.value:
+                raise RuntimeError(episode_log.reason)
+            parts.append(rows)
+        except RuntimeError as error:  # fell before the task began, or the physics diverged: no demonstration to keep
             print(f"episode {episode} left out: {error}", flush=True)
     if not parts:
         raise RuntimeError(f"no episode of shard {number} could be recorded; is the leg policy {config.lmo} able to stand?")

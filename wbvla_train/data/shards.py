@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
 import os
 import time
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from wbvla_core.errors import WbvlaError
+from wbvla_core.workers import in_processes
 
 DATASET_FILE = "dataset.json"
 Maker = Callable[[Any, int], dict[str, np.ndarray]]  # (settings, shard number) -> arrays; a module-level function
@@ -58,8 +58,8 @@ def _run(jobs: list, workers: int):
     if workers <= 1 or len(jobs) <= 1:
         yield from map(_write_one, jobs)
         return
-    with multiprocessing.get_context("spawn").Pool(min(workers, len(jobs)), initializer=os.nice, initargs=(10,)) as pool:
-        yield from pool.imap_unordered(_write_one, jobs)
+    for _, name in in_processes(_write_one, jobs, workers, initializer=os.nice, initargs=(10,)):
+        yield name
 
 
 def _write_one(job: tuple[str, Maker, Any, int]) -> str:

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import atexit
 import json
-import multiprocessing
 import os
 import sys
 import time
@@ -34,6 +33,7 @@ from PIL import Image
 from wbvla_core.checkpoint import write_json
 from wbvla_core.errors import require_at_least
 from wbvla_core.robot import load_robot
+from wbvla_core.workers import in_processes
 from wbvla_train.data import motion
 from wbvla_train.data.camera import CameraView, robot_view
 from wbvla_train.data.mp4 import write_mp4
@@ -347,11 +347,11 @@ def render(config: VideoConfig, log=print) -> int:
     settings = {key: (str(value) if isinstance(value, Path) else value) for key, value in vars(config).items()}
     (config.output / "config.json").write_text(json.dumps(settings, indent=2) + "\n")
     started = time.perf_counter()
-    with multiprocessing.get_context("spawn").Pool(config.workers) as pool:
-        for done, _ in enumerate(pool.imap_unordered(render_shard, [(config, s) for s in missing]), start=1):
-            if done % 20 == 0 or done == len(missing):
-                elapsed = time.perf_counter() - started
-                log(f"video: {done}/{len(missing)} rooms, {elapsed:.0f} s, {elapsed / done * (len(missing) - done):.0f} s to go")
+    work = in_processes(render_shard, [(config, s) for s in missing], config.workers)
+    for done, _ in enumerate(work, start=1):
+        if done % 20 == 0 or done == len(missing):
+            elapsed = time.perf_counter() - started
+            log(f"video: {done}/{len(missing)} rooms, {elapsed:.0f} s, {elapsed / done * (len(missing) - done):.0f} s to go")
     return len(missing)
 
 

@@ -8,8 +8,6 @@ is added, and it is encoded as cameras do: several sizes, rates, qualities, rota
 from __future__ import annotations
 
 import atexit
-import contextlib
-import multiprocessing
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -19,6 +17,7 @@ import cv2
 import numpy as np
 
 from wbvla_core.checkpoint import write_json
+from wbvla_core.workers import in_processes
 from wbvla_train.data import motion, rooms
 from wbvla_train.data.video import rotation
 
@@ -257,13 +256,13 @@ def make_set(folder: Path, seed: int, good: int, faulty: int, log=lambda text: N
     """``good`` films of each domain and ``faulty`` of each fault, and their ``truth.json`` in a folder beside."""
     folder.mkdir(parents=True, exist_ok=True)
     jobs = [(folder, seed, kind, index) for kind in KINDS for index in range(good if kind in ("loco", "mani") else faulty)]
-    films: list[MadeFilm] = []
-    with contextlib.ExitStack() as stack:
-        work = map if workers == 1 else stack.enter_context(multiprocessing.get_context("spawn").Pool(workers)).imap
-        for done, made in enumerate(work(_make_film, jobs), start=1):
-            films.extend(made)
-            if done % 50 == 0 or done == len(jobs):
-                log(f"made films: {done} of {len(jobs)}")
+    made: dict[int, list[MadeFilm]] = {}
+    work = enumerate(map(_make_film, jobs)) if workers == 1 else in_processes(_make_film, jobs, workers)
+    for number, group in work:
+        made[number] = group
+        if len(made) % 50 == 0 or len(made) == len(jobs):
+            log(f"made films: {len(made)} of {len(jobs)}")
+    films = [film for number in sorted(made) for film in made[number]]
     write_json(truth_path(folder), {"schema": 1, "seed": seed, "films": [asdict(film) for film in films]})
     return films
 
