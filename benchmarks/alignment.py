@@ -17,6 +17,7 @@ import numpy as np
 import tyro
 
 from wbvla_cli.record import read_messages, typestore
+from wbvla_core.console import program
 from wbvla_core.robot import load_robot
 from wbvla_core.ros.tables import topic_table
 from wbvla_sim.scene import random_scene, to_mjcf
@@ -108,4 +109,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    program(main)

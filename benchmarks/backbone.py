@@ -15,6 +15,7 @@ import numpy as np
 import torch
 import tyro
 
+from wbvla_core.console import program
 from wbvla_vla.config import ImageTextConfig, LanguageConfig, TowerConfig
 from wbvla_vla.engine import EngineConfig, build
 from wbvla_vla.image_text import MAX_WORDS, ImageTextVla, load_image_text
@@ -74,4 +75,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    program(main)

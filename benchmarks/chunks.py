@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 import tyro
 
+from wbvla_core.console import program
 from wbvla_core.robot import load_robot
 from wbvla_core.types import ArmChunk, Decision, PolicyInput
 from wbvla_eval.episode_log import judge_log, trace_of
@@ -193,4 +194,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    program(main)

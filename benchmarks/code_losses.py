@@ -21,6 +21,7 @@ import numpy as np
 import torch
 import tyro
 
+from wbvla_core.console import program
 from wbvla_core.robot import load_robot
 from wbvla_train.data import primitives, sentences
 from wbvla_train.data.clips import SIDECAR
@@ -121,4 +122,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    program(main)

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 import tyro
 
+from wbvla_core.console import program
 from wbvla_train.lam.export import load_lam
 from wbvla_train.vla.codes import read_labelled
 from wbvla_vla.tokens import KINDS
@@ -67,4 +68,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    program(main)

@@ -17,6 +17,7 @@ import tyro
 from rosbags.highlevel import AnyReader
 
 from wbvla_cli.record import typestore
+from wbvla_core.console import program
 from wbvla_train.data.lerobot.convert import convert
 from wbvla_train.data.lerobot.reader import open_dataset
 
@@ -69,4 +70,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    program(main)

@@ -29,7 +29,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass, replace
@@ -42,6 +41,7 @@ import tyro
 from safetensors.torch import load_file
 
 from wbvla_core.checkpoint import MANIFEST_FILE, load_manifest, sha256_file, write_json
+from wbvla_core.console import program
 from wbvla_core.machine import describe_machine
 from wbvla_core.robot import load_robot
 from wbvla_eval.campaign import run_trials
@@ -458,4 +458,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program(main)

@@ -19,6 +19,7 @@ import torch
 import tyro
 from safetensors.torch import load_file
 
+from wbvla_core.console import program
 from wbvla_core.robot import load_robot
 from wbvla_perception.preprocess import ImageSpec
 from wbvla_train.lam.export import load_lam
@@ -153,4 +154,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    program(main)

@@ -23,6 +23,7 @@ import torch
 import tyro
 from torch.nn import functional as F
 
+from wbvla_core.console import program
 from wbvla_core.machine import describe_machine
 from wbvla_core.robot import RobotSpec, load_robot
 from wbvla_core.types import PolicyInput, RobotState
@@ -234,4 +235,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program(main)

@@ -27,6 +27,7 @@ import tyro
 from torch import nn
 from transformers import T5EncoderModel  # noqa: F401  loaded before there is a stand-in for torchvision, which it would look into
 
+from wbvla_core.console import program
 from wbvla_core.machine import describe_machine
 from wbvla_train.data.video import ROBOT_VIEW
 from wbvla_train.lam.config import LamTrainConfig, preset
@@ -237,6 +238,9 @@ def run(config: BenchmarkConfig, log=print) -> dict[str, float]:
     return seconds
 
 
-if __name__ == "__main__":
+def main() -> None:
     run(tyro.cli(BenchmarkConfig, description=__doc__))
-    sys.exit(0)
+
+
+if __name__ == "__main__":
+    program(main)

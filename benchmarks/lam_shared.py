@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import statistics
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from pathlib import Path
 import tyro
 
 from wbvla_core.checkpoint import METRICS_FILE, write_json
+from wbvla_core.console import program
 from wbvla_train.lam.config import LamTrainConfig, domains_of, preset
 from wbvla_train.lam.probe import ProbeConfig, evaluate
 from wbvla_train.lam.train import train
@@ -119,9 +119,12 @@ def table(config: CompareConfig) -> list[str]:
     return lines
 
 
-if __name__ == "__main__":
+def main() -> None:
     options = tyro.cli(CompareConfig, description=__doc__)
     if not options.only_table:
         run(options)
     print("\n".join(table(options)))
-    sys.exit(0)
+
+
+if __name__ == "__main__":
+    program(main)

@@ -13,6 +13,7 @@ from typing import Any
 import tyro
 
 from wbvla_core.checkpoint import MANIFEST_FILE
+from wbvla_core.console import program
 from wbvla_eval.lmo import results
 from wbvla_eval.lmo.command import Options as BenchmarkOptions
 from wbvla_eval.lmo.command import benchmark
@@ -99,4 +100,4 @@ def cells(report: dict[str, Any]) -> list[str]:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    program(main)

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import tyro
 
+from wbvla_core.console import program
 from wbvla_core.robot import load_robot
 from wbvla_core.types import LocoCommand, RobotState
 from wbvla_lmo.controller import LmoController
@@ -87,4 +88,4 @@ def timed(call: Callable[[], None], count: int, after: Callable[[], None] | None
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    program(main)

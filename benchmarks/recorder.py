@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 import tempfile
 import time
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from stack import Row, cpu_seconds, resident_mb
 
 from wbvla_cli.record_node import MAX_QUEUED_BYTES
 from wbvla_cli.runner import Stack
+from wbvla_core.console import program
 from wbvla_core.robot import load_robot
 from wbvla_core.ros import codec
 from wbvla_core.ros.qos import interface_class, qos, topic
@@ -44,7 +44,8 @@ class Options:
     """where the bag goes (29 MB/s) before it is deleted; default: a temporary folder"""
 
 
-def main(options: Options) -> int:
+def main() -> int:
+    options = tyro.cli(Options)
     folder = Path(tempfile.mkdtemp(prefix="wbvla-recorder-", dir=options.folder))
     robot = load_robot("x2")
     rng = np.random.default_rng(0)
@@ -110,4 +111,4 @@ def main(options: Options) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(tyro.cli(Options)))
+    program(main)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
-import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import tyro
 
+from wbvla_core.console import program
 from wbvla_core.machine import describe_machine
 from wbvla_core.robot import RobotSpec, load_robot
 from wbvla_core.types import PolicyInput, RobotState
@@ -101,4 +101,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program(main)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import tempfile
 import threading
 import time
@@ -22,6 +21,7 @@ import tyro
 
 from wbvla_cli.record import read_messages
 from wbvla_cli.runner import Stack
+from wbvla_core.console import program
 from wbvla_core.ros.process import StopSignal
 from wbvla_core.ros.tables import topic_table
 
@@ -161,4 +161,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program(main)

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import tyro
 
+from wbvla_core.console import program
 from wbvla_core.machine import describe_machine
 from wbvla_core.robot import load_robot
 from wbvla_perception.preprocess import ImageSpec
@@ -85,4 +86,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    program(main)

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 import tyro
 
+from wbvla_core.console import program
 from wbvla_train.data.clips import Corpus
 from wbvla_train.data.film.gates import Gates
 from wbvla_train.data.film.made import encode, render_take
@@ -119,4 +120,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    program(main)

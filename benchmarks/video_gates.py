@@ -9,7 +9,6 @@ has that reason, and lies at the fault (cuts: within 0.25 s). Every film that is
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import cv2
 import tyro
 
 from wbvla_core.checkpoint import write_json
+from wbvla_core.console import program
 from wbvla_eval.stats import wilson_interval
 from wbvla_train.data.film.duplicates import mark_duplicates
 from wbvla_train.data.film.ingest import IngestConfig, ingest, load_records
@@ -100,6 +100,9 @@ def evaluate(config: EvaluateConfig, log=print) -> dict:
     return result
 
 
-if __name__ == "__main__":
+def main() -> None:
     evaluate(tyro.cli(EvaluateConfig, description=__doc__))
-    sys.exit(0)
+
+
+if __name__ == "__main__":
+    program(main)

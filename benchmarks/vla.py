@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import tyro
 
+from wbvla_core.console import program
 from wbvla_core.robot import load_robot
 from wbvla_core.types import PolicyInput, RobotState
 from wbvla_perception.preprocess import policy_image
@@ -60,4 +61,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    program(main)

@@ -13,6 +13,7 @@ from typing import Annotated
 import tyro
 
 from wbvla_cli.record import typestore
+from wbvla_core.console import program
 from wbvla_core.robot import RobotSpecError
 from wbvla_train.data.lerobot import check as checks
 from wbvla_train.data.lerobot import edit
@@ -172,4 +173,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program(main)

@@ -22,6 +22,7 @@ from typing import Annotated, Any
 import tyro
 
 from wbvla_core.checkpoint import load_manifest, write_json
+from wbvla_core.console import program
 from wbvla_core.errors import ErrorCode, InstructionError, WbvlaError
 from wbvla_core.robot import RobotSpec, load_robot
 from wbvla_core.ros.tables import share_dir
@@ -334,4 +335,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program(main)

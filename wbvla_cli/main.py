@@ -7,14 +7,12 @@ needs neither torch nor ROS and answers at once.
 from __future__ import annotations
 
 import difflib
-import errno
 import importlib
 import sys
-import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from wbvla_core.errors import WbvlaError
+from wbvla_core.console import REFUSED, run
 
 
 @dataclass(frozen=True)
@@ -113,20 +111,29 @@ def explain_import(error: ModuleNotFoundError, verb: Verb) -> str | None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit status. Refusals are one sentence on stderr, never a traceback."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    if not argv or argv[0] in ("-h", "--help", "help"):
-        print(usage())
-        return 0
-    if argv[0] == "--version":
-        print(_version())
-        return 0
     found = find_verb(argv)
     if found is None:
-        if argv[0] in GROUPS and (len(argv) == 1 or argv[1] in ("-h", "--help")):
-            print(usage(argv[0]))
-            return 0
-        print(suggestion(argv), file=sys.stderr)
-        return 2
+        return run("wbvla", lambda: answer(argv))
     verb, rest = found
+    return run(f"wbvla {verb.name}", lambda: call(verb, rest))
+
+
+def answer(argv: Sequence[str]) -> int:
+    """Help, version, or what was meant by words that are no verb."""
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(usage())
+    elif argv[0] == "--version":
+        print(_version())
+    elif argv[0] in GROUPS and (len(argv) == 1 or argv[1] in ("-h", "--help")):
+        print(usage(argv[0]))
+    else:
+        print(suggestion(argv), file=sys.stderr)
+        return REFUSED
+    return 0
+
+
+def call(verb: Verb, rest: list[str]) -> int:
+    """Import a verb's module and hand it the words after the verb; 3 where a package that it needs is missing."""
     try:
         module = importlib.import_module(verb.module)
     except ModuleNotFoundError as error:
@@ -137,28 +144,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 3
     # tyro takes the program's name from here, so that a verb's help shows how it was called
     sys.argv = [f"wbvla {verb.name}", *rest]
-    try:
-        return int(module.main(rest) or 0)
-    except KeyboardInterrupt:
-        print(f"wbvla {verb.name}: interrupted", file=sys.stderr)
-        return 130
-    except WbvlaError as error:
-        code = f" [{error.code.name} {int(error.code)}]" if error.code else ""
-        print(f"wbvla {verb.name}: {error}{code}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:  # `wbvla ... | head`
-        sys.stderr.close()
-        return 141
-    except OSError as error:
-        if error.filename is None and error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            traceback.print_exc()
-            return 1
-        where = "" if error.filename is None else f": {error.filename}"
-        print(f"wbvla {verb.name}: {error.strerror}{where}", file=sys.stderr)
-        return 2
-    except Exception:
-        traceback.print_exc()
-        return 1
+    return int(module.main(rest) or 0)
 
 
 def _version() -> str:

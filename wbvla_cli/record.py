@@ -26,6 +26,7 @@ from rosbags.typesys.store import Typestore
 
 from wbvla_cli.notes import HELP as NOTES_HELP
 from wbvla_cli.notes import Notebook
+from wbvla_core.console import program
 from wbvla_core.ros.tables import message_folders, topic_table
 from wbvla_teleop.keyboard import RawTerminal
 from wbvla_teleop.recording.audit import as_table, audit_bag, write_json
@@ -203,4 +204,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program(main)

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 import yaml
 
+from wbvla_core.console import program
 from wbvla_core.errors import WbvlaError
 from wbvla_core.ros.process import PARENT_VARIABLE, StopSignal, hurry
 from wbvla_core.ros.tables import NodeEntry, node_table, share_dir
@@ -312,4 +313,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program(main)

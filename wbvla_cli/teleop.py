@@ -18,6 +18,7 @@ import yaml
 
 from wbvla_cli.notes import HELP as NOTES_HELP
 from wbvla_cli.notes import Notebook
+from wbvla_core.console import program
 from wbvla_core.robot import load_robot
 from wbvla_core.ros.tables import share_dir
 from wbvla_teleop.gamepad import Gamepad
@@ -180,4 +181,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program(main)

@@ -13,6 +13,7 @@ import tyro
 
 from wbvla_cli import view_html
 from wbvla_cli.view_data import load_bag, load_dataset
+from wbvla_core.console import program
 from wbvla_core.robot import RobotSpecError
 from wbvla_train.data.lerobot.bag import TopicMap, find_bags
 from wbvla_train.data.lerobot.episode import DataError, shown
@@ -73,4 +74,4 @@ def _view(options: ViewOptions) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program(main)

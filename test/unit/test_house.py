@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -182,3 +183,25 @@ def test_the_environment_script_gives_checkouts_their_own_domain_and_keeps_what_
     assert first.endswith("LOCALHOST egl") and first != second
     assert 1 <= int(first.split()[0]) <= 100
     assert domain(tmp_path / "a", preset="42").startswith("42 ")
+
+
+def test_continuous_integration_runs_as_somebody_with_an_ordinary_shell(tmp_path):
+    """Only what downloads need is handed on: a test that needs a variable of this machine must fail."""
+    (tmp_path / ".ci").mkdir()
+    (tmp_path / ".ci" / "run").write_text((ROOT / ".ci" / "run").read_text())
+    make = tmp_path / "make"
+    make.write_text(f"""#!/bin/sh
+env > {tmp_path}/"$1"
+case "$2" in ARGS=--junit-xml=*) echo '<testsuites><testsuite tests="1"/></testsuites>' > build/ci/pytest.xml ;; esac
+""")
+    make.chmod(0o755)
+    here = {"HOME": str(tmp_path), "PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHONUNBUFFERED": "1", "PYTHONPATH": "/junk", "ROS_DOMAIN_ID": "7"}
+    here |= {"PIP_INDEX_URL": "https://packages.example/a b", "TORCH_INDEX_URL": "https://torch.example", "SSL_CERT_FILE": "/etc/x.pem", "https_proxy": "p"}
+    done = subprocess.run(["bash", str(tmp_path / ".ci" / "run")], env=here, capture_output=True, text=True)
+    assert done.returncode == 0 and "1 passed" in done.stdout, done.stderr
+    for target in ("test", "lint"):
+        seen = dict(line.split("=", 1) for line in (tmp_path / target).read_text().splitlines())
+        for name in ("PWD", "OLDPWD", "SHLVL", "_"):  # of the shell that wrote it
+            seen.pop(name, None)
+        kept = ("HOME", "PATH", "PIP_INDEX_URL", "TORCH_INDEX_URL", "SSL_CERT_FILE", "https_proxy")
+        assert seen == {name: here[name] for name in kept} | {"LANG": "C.UTF-8"}

@@ -21,6 +21,7 @@ from typing import Any, Literal
 import numpy as np
 import tyro
 
+from wbvla_core.console import program
 from wbvla_core.errors import WbvlaError
 from wbvla_core.numeric import minimum_jerk, wrap
 from wbvla_core.robot import RobotSpec, load_robot
@@ -267,8 +268,8 @@ def evaluate(options: Options) -> dict[str, Any]:
     }
 
 
-def main(argv: Sequence[str]) -> int:
-    options = tyro.cli(Options, prog="python -m wbvla_eval.lmo.lockstep", args=list(argv))
+def main(argv: Sequence[str] | None = None) -> int:
+    options = tyro.cli(Options, prog="python -m wbvla_eval.lmo.lockstep", args=argv)
     began = time.monotonic()
     try:
         report = evaluate(options)
@@ -290,6 +291,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    import sys
-
-    raise SystemExit(main(sys.argv[1:]))
+    program(main)

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import tyro
 
+from wbvla_core.console import program
 from wbvla_core.robot import RobotSpec, load_robot
 from wbvla_eval.lmo import programs
 from wbvla_eval.lmo.conditions import NOMINAL, Disturber
@@ -162,4 +163,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    program(main)

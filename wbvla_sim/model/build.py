@@ -23,6 +23,7 @@ from pathlib import Path
 import mujoco
 import numpy as np
 
+from wbvla_core.console import program
 from wbvla_core.robot import Joint, RobotSpec, load_robot
 from wbvla_sim.model.shapes import Shape, x2_shapes
 
@@ -410,7 +411,11 @@ def generated_files() -> dict[Path, str]:
     return files
 
 
-if __name__ == "__main__":
+def main() -> None:
     for path, text in generated_files().items():
         path.write_text(text)
         print(f"wrote {path.name}")
+
+
+if __name__ == "__main__":
+    program(main)

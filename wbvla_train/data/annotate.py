@@ -7,7 +7,6 @@ Every answer is written at once: leave when you like, the next run goes on with 
 from __future__ import annotations
 
 import csv
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 import tyro
 from PIL import Image
 
+from wbvla_core.console import program
 from wbvla_core.errors import WbvlaError
 from wbvla_train.data import primitives, sentences
 from wbvla_train.data.clips import SIDECAR
@@ -198,4 +198,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program(main)

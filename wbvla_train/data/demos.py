@@ -26,6 +26,7 @@ from typing import Literal
 import numpy as np
 
 from wbvla_core.checkpoint import load_manifest
+from wbvla_core.console import program
 from wbvla_core.errors import require_at_least
 from wbvla_core.robot import RobotSpec, load_robot
 from wbvla_core.types import Decision, LocoCommand, PolicyInput
@@ -275,6 +276,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    import sys
-
-    sys.exit(main(sys.argv[1:]))
+    program(main)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from wbvla_core.console import program
 from wbvla_core.robot import RobotSpec, load_robot
 from wbvla_perception.preprocess import ImageSpec, policy_image
 from wbvla_sim.scene import COLORS, Box, random_scene
@@ -143,6 +144,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    import sys
-
-    sys.exit(main(sys.argv[1:]))
+    program(main)

@@ -19,7 +19,6 @@ from __future__ import annotations
 import atexit
 import json
 import os
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -31,6 +30,7 @@ import tyro
 from PIL import Image
 
 from wbvla_core.checkpoint import write_json
+from wbvla_core.console import program
 from wbvla_core.errors import require_at_least
 from wbvla_core.robot import load_robot
 from wbvla_core.workers import in_processes
@@ -361,4 +361,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program(main)

@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from wbvla_core.checkpoint import METRICS_FILE, write_json
+from wbvla_core.console import program
 from wbvla_core.errors import WbvlaError
 from wbvla_core.robot import load_robot
 from wbvla_decoder.model import ActionDecoder, DecoderOutput
@@ -219,6 +220,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    import sys
-
-    sys.exit(main(sys.argv[1:]))
+    program(main)

@@ -18,7 +18,6 @@ import hashlib
 import json
 import os
 import re
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ import numpy as np
 import torch
 import tyro
 
+from wbvla_core.console import program
 from wbvla_core.errors import CheckpointError, ErrorCode, WbvlaError
 from wbvla_perception.preprocess import ImageSpec
 from wbvla_train.data.camera import CameraView
@@ -326,4 +326,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program(main)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import torch
 import tyro
 from PIL import Image
 
+from wbvla_core.console import program
 from wbvla_train.data.clips import Corpus, Pairs
 from wbvla_train.lam.export import Lam, load_lam
 from wbvla_train.lam.health import batch_of
@@ -110,4 +110,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program(main)

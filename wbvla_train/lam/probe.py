@@ -8,7 +8,6 @@ alone is right in most pairs.
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import torch
 import torch.nn.functional as F
 import tyro
 
+from wbvla_core.console import program
 from wbvla_core.numeric import wrap
 from wbvla_train.data.clips import Corpus, Pairs
 from wbvla_train.data.motion import PRIMITIVES
@@ -327,4 +327,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program(main)

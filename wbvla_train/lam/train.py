@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 import tyro
 
+from wbvla_core.console import program
 from wbvla_core.errors import WbvlaError
 from wbvla_core.machine import describe_machine
 from wbvla_train.data.clips import Corpus, Pairs
@@ -361,4 +362,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program(main)

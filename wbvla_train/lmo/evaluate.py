@@ -18,6 +18,7 @@ import numpy as np
 import torch
 import tyro
 
+from wbvla_core.console import program
 from wbvla_core.numeric import wrap
 from wbvla_core.robot import RobotSpec, load_robot
 from wbvla_lmo.arm_motion import ReplayConfig
@@ -422,4 +423,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    program(main)

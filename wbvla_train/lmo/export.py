@@ -16,6 +16,7 @@ import tyro
 from onnx import TensorProto, helper, numpy_helper
 
 from wbvla_core import checkpoint
+from wbvla_core.console import program
 from wbvla_core.machine import describe_machine
 from wbvla_core.robot import load_robot
 from wbvla_lmo.pipeline import LegPipeline, PipelineConfig
@@ -156,4 +157,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    program(main)

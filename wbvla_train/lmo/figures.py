@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import tyro
 
+from wbvla_core.console import program
 from wbvla_lmo.gating import GatingConfig, IntentGate
 
 TICK_S = 0.02
@@ -64,4 +65,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    program(main)

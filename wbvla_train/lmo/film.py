@@ -16,6 +16,7 @@ import numpy as np
 import torch
 import tyro
 
+from wbvla_core.console import program
 from wbvla_core.robot import load_robot
 from wbvla_lmo.pipeline import PipelineConfig
 from wbvla_sim import render
@@ -92,4 +93,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    program(main)

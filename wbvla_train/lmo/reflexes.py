@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import tyro
 
+from wbvla_core.console import program
 from wbvla_lmo.balance import Balance, BalanceConfig
 from wbvla_train.lmo.config import TrainConfig
 from wbvla_train.lmo.env import LmoVecEnv
@@ -94,4 +95,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    program(main)

@@ -26,6 +26,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 from torch.utils.tensorboard import SummaryWriter
 
+from wbvla_core.console import program
 from wbvla_core.errors import WbvlaError, require_at_least
 from wbvla_train.lmo.ablations import ablated
 from wbvla_train.lmo.config import STATE_FILE, STATE_HOLDS, PPOConfig, TrainConfig
@@ -349,4 +350,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    program(main)

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import copy
 import json
-import sys
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -31,6 +30,7 @@ import torch
 from torch import nn
 
 from wbvla_core import checkpoint
+from wbvla_core.console import program
 from wbvla_core.errors import WbvlaError
 from wbvla_perception.preprocess import ImageSpec
 from wbvla_sim.instructions import SIDES, TASKS, sample_instruction
@@ -391,4 +391,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    program(main)

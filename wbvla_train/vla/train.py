@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
+from wbvla_core.console import program
 from wbvla_core.errors import WbvlaError
 from wbvla_core.robot import load_robot
 from wbvla_perception.preprocess import ImageSpec
@@ -137,6 +138,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    import sys
-
-    sys.exit(main(sys.argv[1:]))
+    program(main)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +9,7 @@ from typing import Annotated
 import numpy as np
 import tyro
 
+from wbvla_core.console import program
 from wbvla_train.data.film.gates import Gates, Segment, judge
 from wbvla_train.data.film.ingest import list_films
 from wbvla_train.data.film.measure import Measure
@@ -74,4 +74,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program(main)

@@ -12,7 +12,6 @@ import fcntl
 import json
 import multiprocessing
 import os
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -25,6 +24,7 @@ from typing import Annotated
 import tyro
 
 from wbvla_core.checkpoint import write_json
+from wbvla_core.console import program
 from wbvla_core.errors import WbvlaError
 from wbvla_train.data.film import sheet
 from wbvla_train.data.film.duplicates import mark_duplicates
@@ -291,4 +291,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program(main)

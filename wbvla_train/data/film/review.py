@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +9,7 @@ from typing import Annotated
 import tyro
 
 from wbvla_core.checkpoint import write_json
+from wbvla_core.console import program
 from wbvla_core.errors import WbvlaError
 from wbvla_train.data.film import sheet
 from wbvla_train.data.film.duplicates import mark_duplicates
@@ -53,4 +53,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program(main)
