@@ -12,7 +12,9 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 from rosbags.highlevel import AnyReader
+from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
 from rosbags.typesys import Stores, get_typestore
 
 from wbvla_teleop.recording import storage
@@ -58,6 +60,35 @@ def test_rosbags_reads_every_message_back_in_order_by_the_index(tmp_path, monkey
     assert len(late) == 10
     assert repair(tmp_path / "bag") is None, "a whole bag is left alone"
     assert not (tmp_path / "bag" / ".reserve").exists()
+
+
+def test_metadata_is_what_humbles_and_jazzys_rosbag2_both_read(tmp_path):
+    """Humble's decoder wants offered_qos_profiles as one string of YAML with numbers for the policies, which is version 4 to 8; 9 is a list with words."""
+    forever = QosTime(2**31 - 1, 2**32 - 1)  # Fast DDS' infinity, which both translate
+    keep, reliable, latched, automatic = QosHistory.KEEP_LAST, QosReliability.RELIABLE, QosDurability.TRANSIENT_LOCAL, QosLiveliness.AUTOMATIC
+    offered = Qos(keep, 1, reliable, latched, forever, forever, automatic, forever, False)
+    for name, mend in (("bag", False), ("mended", True)):
+        writer = BagWriter(tmp_path / name)
+        writer.open()
+        topic = writer.add_connection("/a", "std_msgs/msg/String", typestore=STORE, offered_qos_profiles=[offered])
+        writer.write(topic, 10**18, message("number 0"))
+        writer.close()
+        if mend:
+            (tmp_path / name / "metadata.yaml").unlink()
+            assert repair(tmp_path / name) == 1
+        metadata = yaml.safe_load((tmp_path / name / "metadata.yaml").read_text())["rosbag2_bagfile_information"]
+        assert metadata["version"] == 8 and metadata["storage_identifier"] == "mcap"
+        text = metadata["topics_with_message_count"][0]["topic_metadata"]["offered_qos_profiles"]
+        assert isinstance(text, str)
+        profile = yaml.safe_load(text)[0]
+        # rmw: keep last 1, reliable 1, transient local 1, automatic 1
+        assert {key: profile[key] for key in ("history", "depth", "reliability", "durability", "liveliness")} == {
+            "history": 1, "depth": 1, "reliability": 1, "durability": 1, "liveliness": 1,
+        }  # fmt: skip
+        assert profile["deadline"] == {"sec": 0x7FFFFFFF, "nsec": 0xFFFFFFFF}
+        assert next(scan(bag_file(tmp_path / name)))[0].qos == text, "the same inside the MCAP file"
+        with AnyReader([tmp_path / name]) as reader:
+            assert reader.connections[0].ext.offered_qos_profiles == [offered]
 
 
 def test_a_chunk_is_closed_by_age_so_that_slow_topics_reach_the_disk(tmp_path, monkeypatch):

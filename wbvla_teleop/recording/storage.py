@@ -170,13 +170,16 @@ class Storage(McapWriter):
         super().abort()
 
 
+VERSION = 8  # of metadata.yaml: the newest that Humble's rosbag2 reads, and Jazzy's too. 9 writes QoS as a list, which Humble refuses
+
+
 class BagWriter(Writer):
     """rosbags' writer over :class:`Storage`: ``open``, ``add_connection``, ``write``, ``flush``, ``close``."""
 
     STORAGE_PLUGINS = {StoragePlugin.MCAP: Storage}
 
     def __init__(self, path: Path) -> None:
-        super().__init__(path, version=Writer.VERSION_LATEST, storage_plugin=StoragePlugin.MCAP)
+        super().__init__(path, version=VERSION, storage_plugin=StoragePlugin.MCAP)
 
     def flush(self) -> None:
         """Close the chunk if it is old enough; call at least twice a second."""
