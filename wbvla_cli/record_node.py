@@ -25,6 +25,7 @@ from rosbags.interfaces import Connection, Qos, QosDurability, QosHistory, QosLi
 from std_msgs.msg import String
 
 from wbvla_cli.record import typestore
+from wbvla_core.ros.health import Health, Level
 from wbvla_core.ros.lifecycle import ManagedNode, Parameter, run_node
 from wbvla_core.ros.qos import interface_class, qos
 from wbvla_core.ros.tables import Endpoint, Profile, topic_table
@@ -69,6 +70,7 @@ class RecordNode(ManagedNode):
         self._polled, self._sources = Polled(), []
         self._in_bytes = self._out_bytes = 0  # each counted up by one thread; the difference waits
         self._written = self._lost = self._lost_before = 0
+        self._full = ""  # why recording stopped, where the disk was full
         latched = (row.name for row in topic_table().topics.values() if topic_table().profile(row.key).durability == "transient_local")
         self._latched: dict[str, bytes | None] = dict.fromkeys(latched)  # the last message of each latched topic: every episode begins with them
         self._facts: dict[str, Any] = {}
@@ -132,6 +134,7 @@ class RecordNode(ManagedNode):
             self._lost += len(batch)
             self.edges.bad("writer", f"the disk cannot follow: more than {MAX_QUEUED_BYTES >> 20} MiB wait; messages are lost")
             return
+        self.edges.good("writer")
         self._in_bytes += sum(len(data) for _, _, data in batch)
         self._queue.put(batch)
 
@@ -181,6 +184,7 @@ class RecordNode(ManagedNode):
         self._bag = bag
 
     def _start_episode(self) -> str:
+        self._full = ""
         self._adopt(self._session.begin(**{"instruction": "", "notes": "", **self._facts}))
         for name, data in self._latched.items():
             if data is not None:
@@ -242,6 +246,7 @@ class RecordNode(ManagedNode):
 
     def _stop_full(self, error: DiskFullError) -> None:
         """Keep what is there and say so; a session waits for room, a single bag is over."""
+        self._full = str(error)
         if self._session is not None:
             self.say(f"recording stops: {error}. {self._finish('kept', ended_because='disk full')}", error=True)
         else:
@@ -270,9 +275,13 @@ class RecordNode(ManagedNode):
         if getattr(self, "_session", None) is not None:
             self._session.close()
 
-    def health(self) -> tuple[dict[str, object], str]:
+    def health(self) -> Health:
         values = {"messages": self._written, "lost": self._lost, "waiting_bytes": self._in_bytes - self._out_bytes}
-        return values, f"{self._lost} messages were lost: the disk cannot follow" if self._lost else ""
+        if self._full:
+            return Health(values, Level.ERROR, f"recording stopped: {self._full}")
+        if self.edges.is_bad("writer"):
+            return Health(values, Level.ERROR, f"{self._lost} messages were lost: the disk cannot follow")
+        return Health(values, Level.WARN if self._lost else Level.OK, f"{self._lost} messages were lost" if self._lost else "")
 
 
 def _bag_qos(profile: Profile) -> Qos:

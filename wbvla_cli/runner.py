@@ -70,7 +70,7 @@ class _Process:
         self.row = row
         # a session of its own: a terminal's Ctrl-C reaches the runner alone, which then stops the nodes in order
         self.popen = subprocess.Popen(
-            [sys.executable, "-m", row.module, *arguments],
+            [sys.executable, "-m", "wbvla_core.start", row.module, *arguments],
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

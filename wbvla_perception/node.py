@@ -7,7 +7,9 @@ from sensor_msgs.msg import Image
 
 from wbvla_core.robot import load_robot
 from wbvla_core.ros import codec
+from wbvla_core.ros.health import Health, Level
 from wbvla_core.ros.lifecycle import ManagedNode, Parameter, run_node
+from wbvla_core.ros.qos import topic
 from wbvla_core.timeline import TickFollower
 from wbvla_perception.preprocess import ImageSpec, policy_image
 
@@ -46,8 +48,12 @@ class PerceptionNode(ManagedNode):
             self._out.publish(codec.image_msg(policy_image(image, self._spec), at_s, frame_id))
             self._sent += 1
 
-    def health(self) -> tuple[dict[str, object], str]:
-        return {"camera_images": self._received, "policy_images": self._sent}, ""
+    def health(self) -> Health:
+        values = {"camera_images": self._received, "policy_images": self._sent}
+        missing = self.heard.missing("camera_image", "usable camera image")
+        if missing and self.edges.is_bad(topic("camera_image").name):
+            return Health(values, Level.ERROR, f"{missing}: the camera's images are refused, the log says why")
+        return Health(values, Level.STALE if missing else Level.OK, missing)
 
 
 def main(argv: list[str] | None = None) -> None:

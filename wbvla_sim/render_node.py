@@ -14,6 +14,7 @@ import numpy as np
 from wbvla_core.errors import ErrorCode, StateError
 from wbvla_core.robot import load_robot
 from wbvla_core.ros import codec
+from wbvla_core.ros.health import Health, Level
 from wbvla_core.ros.lifecycle import ManagedNode, Parameter, run_node
 from wbvla_core.ros.qos import topic
 from wbvla_core.timeline import TickFollower
@@ -73,8 +74,9 @@ class RenderNode(ManagedNode):
         self._image_out.publish(codec.image_msg(image, at_s, FRAME))
         self._info_out.publish(codec.camera_info_msg(*self._size, math.radians(self.robot.camera.fovy_deg), at_s, FRAME))
 
-    def health(self) -> tuple[dict[str, object], str]:
-        return {"frames": self._frames, "render_ms": self._render_s * 1e3}, ""
+    def health(self) -> Health:
+        missing = self.heard.missing("sim_state", "simulator state")
+        return Health({"frames": self._frames, "render_ms": self._render_s * 1e3}, Level.STALE if missing else Level.OK, missing)
 
 
 def main(argv: list[str] | None = None) -> None:

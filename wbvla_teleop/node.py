@@ -22,6 +22,7 @@ from std_srvs.srv import Trigger
 
 from wbvla_core.robot import RobotSpec, load_robot
 from wbvla_core.ros import codec, raw
+from wbvla_core.ros.health import Health, Level
 from wbvla_core.ros.lifecycle import ManagedNode, Parameter, run_node
 from wbvla_core.ros.tables import share_dir
 from wbvla_core.timeline import TickFollower
@@ -213,9 +214,12 @@ class TeleopNode(ManagedNode):
         self._loco_out.publish(command)
         self._decisions += 1
 
-    def health(self) -> tuple[dict[str, object], str]:
+    def health(self) -> Health:
         values = {"grip": self._deadman.grip.value, "decisions": self._decisions, "stance_height_m": float(self._mapper.height_m)}
-        return values, "control was lost: let the dead-man go" if self._deadman.grip is Grip.LOST else ""
+        if self._deadman.grip is Grip.LOST:
+            return Health(values, Level.WARN, "control was lost: let the dead-man go")
+        missing = self.heard.missing("teleop_joy", "message of the operator's device")
+        return Health(values, Level.STALE if missing else Level.OK, missing)
 
 
 def joy_msg(axes: list[float], buttons: list[int]) -> Joy:

@@ -23,6 +23,7 @@ from wbvla_core.checkpoint import load_manifest
 from wbvla_core.errors import ErrorCode, LinkError, WbvlaError
 from wbvla_core.robot import RobotSpec, load_robot
 from wbvla_core.ros import codec, raw
+from wbvla_core.ros.health import Health, Level
 from wbvla_core.ros.lifecycle import ManagedNode, Parameter, run_node
 from wbvla_core.ros.qos import action
 from wbvla_core.ros.tables import share_dir
@@ -122,6 +123,7 @@ class VlaNode(ManagedNode):
         self._last: Decision | None = None
         self._worker: threading.Thread | None = None
         self._skipped_images = self._decisions = 0
+        self._fault = ""  # why the last task ended, where that was a fault
         self._inference, self._image_age = Timings(300), Timings(300)
         self.listen("policy_image", self._decode_image, self._on_image)
         self.listen_raw("joint_states", lambda data: self._joints.append((raw.stamp_s(data), data)))
@@ -214,6 +216,7 @@ class VlaNode(ManagedNode):
                 self._explain("task failed", error)
                 end = TaskEnd(Result.FAULT, ErrorCode.TASK_FAULT, f"{type(error).__name__}: {error}")
             self._let_go(task)
+            self._fault = str(end) if end.outcome == Result.FAULT else ""
             with self._wake:
                 self._task = None
             task.future.set_result(end)
@@ -344,9 +347,15 @@ class VlaNode(ManagedNode):
         self.edges.good("robot state")
         return state
 
-    def health(self) -> tuple[dict[str, object], str]:
+    def health(self) -> Health:
         values: dict[str, object] = {"decisions": self._decisions, "skipped_images": self._skipped_images}
-        return values | self._inference.report("inference") | self._image_age.report("image_age"), ""
+        values |= self._inference.report("inference") | self._image_age.report("image_age")
+        if self.edges.is_bad("remote policy"):
+            return Health(values, Level.ERROR, "the remote policy does not answer")
+        missing = self.heard.missing("policy_image", "policy image")
+        if missing:
+            return Health(values, Level.ERROR if self._task is not None else Level.STALE, missing)
+        return Health(values, Level.WARN if self._fault else Level.OK, self._fault and f"the last task ended by a fault: {self._fault}")
 
 
 def _nearest(samples: deque[tuple[float, bytes]], stamp_s: float, name: str) -> bytes:

@@ -19,6 +19,7 @@ from sensor_msgs.msg import CameraInfo, Image, Imu, JointState
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from wbvla_core.errors import CommandError, ErrorCode, ImageError, StateError
+from wbvla_core.ros.health import Health
 from wbvla_core.safety import SafetyStatus
 from wbvla_core.types import ArmChunk, JointCommand, LatentAction, LocoCommand, RobotState, gravity_from_quaternion
 from wbvla_msgs.msg import JointCommand as JointCommandMsg
@@ -288,10 +289,10 @@ def camera_info_msg(width: int, height: int, fovy_rad: float, at_s: float, frame
 
 
 # -- diagnostics -------------------------------------------------------------------------------------------------------
-def diagnostics_msg(at_s: float, node: str, values: dict[str, object], *, warning: str = "") -> DiagnosticArray:
-    """One status of one node; units belong into the keys (``compute_p99_ms``)."""
-    status = DiagnosticStatus(level=DiagnosticStatus.WARN if warning else DiagnosticStatus.OK, name=f"wbvla: {node}", message=warning or "ok", hardware_id=node)
-    status.values = [KeyValue(key=key, value=f"{value:.4g}" if isinstance(value, float) else str(value)) for key, value in values.items()]
+def diagnostics_msg(at_s: float, node: str, health: Health) -> DiagnosticArray:
+    """One status of one node, stamped with the node's clock; units belong into the keys (``compute_p99_ms``)."""
+    status = DiagnosticStatus(level=bytes((health.level,)), name=f"wbvla: {node}", message=health.message or "ok", hardware_id=node)
+    status.values = [KeyValue(key=key, value=f"{value:.4g}" if isinstance(value, float) else str(value)) for key, value in health.values.items()]
     msg = DiagnosticArray(status=[status])
     msg.header.stamp = stamp_msg(at_s)
     return msg

@@ -13,18 +13,20 @@ no traceback for anything that an operator can cause.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import sys
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NoReturn, TypeVar
 
 import rclpy
-from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
 from rclpy.callback_groups import ReentrantCallbackGroup
+from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import ParameterException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.impl.implementation_singleton import rclpy_implementation
@@ -33,19 +35,23 @@ from rclpy.signals import SignalHandlerOptions
 
 from wbvla_core.errors import WbvlaError
 from wbvla_core.ros import codec
-from wbvla_core.ros.process import LEAVING_PRIORITY, MANAGED_VARIABLE, StopSignal, go_realtime, leave, resident_mb
+from wbvla_core.ros.health import Health, Heard, Level
+from wbvla_core.ros.misspelt import explain_broken_file, misspelt, parameter_files, sections
+from wbvla_core.ros.process import LEAVING_PRIORITY, MANAGED_VARIABLE, Stopped, StopSignal, go_realtime, leave, resident_mb
 from wbvla_core.ros.qos import interface_class, qos, service, topic
+from wbvla_core.ros.tables import node_table
 
 RCLError = rclpy_implementation.RCLError
 T = TypeVar("T")
 POLL_S = 0.1  # how long an idle node takes to notice a signal: rcl_wait is C code, Python handlers run when it returns
 FAREWELL_S = 0.05  # from the shutdown transition to the end: for its answer to leave
+LEAVING_STEP_S = 0.25  # where a signal or the end of their starter reaches all nodes at once: between one start order and the next
 SWITCH_INTERVAL_S = 1e-3  # Python's default of 5 ms would let a worker thread delay the executor by a quarter of a 50 Hz tick
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """Declaration of one ROS parameter; all are read at configure.
+    """Declaration of one ROS parameter; all are read at configure, and none can be set from then until cleanup.
 
     Attributes:
         default: value, and by it the type.
@@ -81,6 +87,10 @@ class EdgeLog:
             self._logger.error(f"{key}: {text}")
         self._bad[key] = self._bad.get(key, 0) + 1
 
+    def is_bad(self, key: str) -> bool:
+        """Whether ``key`` was bad when it was last heard of."""
+        return self._bad.get(key, 0) > 0
+
     def good(self, key: str) -> None:
         """``key`` is good now; logged if it was bad, with how often."""
         count = self._bad.get(key, 0)
@@ -101,7 +111,9 @@ class ManagedNode(LifecycleNode):
         super().__init__(self.NAME, **node_options)
         for name, parameter in self.PARAMETERS.items():
             self.declare_parameter(name, parameter.default, parameter.descriptor())
+        self.add_on_set_parameters_callback(self._refuse_late_parameters)
         self._guard_transitions()
+        self._configured = False
         self.edges = EdgeLog(self.get_logger())
         self.active = False
         self.dropped = 0  # malformed messages refused since configure
@@ -109,6 +121,11 @@ class ManagedNode(LifecycleNode):
         self.finished = False  # set by the shutdown transition: the process ends
         self.settings: dict[str, Any] = {}
         self._owned: list[tuple[Callable[[Any], Any], Any]] = []
+        self._kept: list[Any] = []  # services that live as long as the process
+        self.heard = Heard()
+        self.abandoning: Callable[[], Any] = contextlib.nullcontext  # around load(): a signal may end it (run_node)
+        self._steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self._dropped_reported = 0
         # A service that awaits another service's answer would, in the node's one exclusive group, lock out that answer and everything else for good.
         # One thread spins each node, so that nothing runs at the same time in a reentrant group either.
         self._calls = ReentrantCallbackGroup()
@@ -130,6 +147,15 @@ class ManagedNode(LifecycleNode):
 
         service.callback = guarded
 
+    def _refuse_late_parameters(self, parameters: list[Any]) -> SetParametersResult:
+        """What is read at configure cannot be changed by a set that comes later: say so instead of "successful"."""
+        late = [parameter.name for parameter in parameters if parameter.name in self.PARAMETERS]
+        if not (late and self._configured):
+            return SetParametersResult(successful=True)
+        stage, way = ("active", "deactivate, clean up") if self.active else ("inactive", "clean up")
+        text = f"{self.NAME} is {stage} and has read {', '.join(late)} at configure: a new value would change nothing"
+        return SetParametersResult(successful=False, reason=f"{text}. To change it: {way}, set, configure")
+
     # -- hooks -----------------------------------------------------------------------------------------------------------
     def load(self) -> None: ...
 
@@ -139,9 +165,9 @@ class ManagedNode(LifecycleNode):
 
     def unload(self) -> None: ...
 
-    def health(self) -> tuple[dict[str, object], str]:
-        """(values for diagnostics, warning or ""), once a second while active."""
-        return {}, ""
+    def health(self) -> Health:
+        """What diagnostics say, once a second while active."""
+        return Health()
 
     # -- what subclasses use -----------------------------------------------------------------------------------------------
     def publisher(self, key: str) -> Any:
@@ -150,11 +176,14 @@ class ManagedNode(LifecycleNode):
         self._owned.append((self.destroy_lifecycle_publisher, made))
         return made
 
-    def listen(self, key: str, decode: Callable[[Any], T], handle: Callable[[T], None]) -> Any:
-        """Subscribe to topic ``key``. Every message passes ``decode``; one that it refuses is dropped, counted and logged on the edge."""
+    def listen(self, key: str, decode: Callable[[Any], T], handle: Callable[[T], None], *, inactive: bool = False) -> Any:
+        """Subscribe to topic ``key``. Every message passes ``decode``; one that it refuses is dropped, counted and logged on the edge.
+
+        ``inactive``: from configure on, for what must be known when the node is activated. Else only while it is active.
+        """
 
         def receive(msg: Any) -> None:
-            if self.active and (value := self.accept(key, decode, msg)) is not None:
+            if (self.active or inactive) and (value := self.accept(key, decode, msg)) is not None:
                 handle(value)
 
         return self._subscribe(key, receive, raw=False)
@@ -167,11 +196,18 @@ class ManagedNode(LifecycleNode):
             self.refuse(topic(key).name, error)
             return None
         self.edges.good(topic(key).name)
+        self.heard.note(key)
         return value
 
     def listen_raw(self, key: str, handle: Callable[[bytes], None]) -> Any:
         """Subscribe to topic ``key`` without decoding: for topics of which only few messages are looked at."""
-        return self._subscribe(key, lambda data: handle(data) if self.active else None, raw=True)
+
+        def receive(data: bytes) -> None:
+            if self.active:
+                self.heard.note(key)
+                handle(data)
+
+        return self._subscribe(key, receive, raw=True)
 
     def _subscribe(self, key: str, receive: Callable[[Any], None], *, raw: bool) -> Any:
         made = self.create_subscription(interface_class(topic(key).type), topic(key).name, receive, qos(key), raw=raw)
@@ -191,10 +227,13 @@ class ManagedNode(LifecycleNode):
         code = f" [{error.code.name} {int(error.code)}]" if isinstance(error, WbvlaError) else ""
         self.edges.bad(name, f"message dropped: {error}{code}")
 
-    def serve(self, key: str, handle: Callable[[Any, Any], Any]) -> Any:
-        """Service ``key`` of the table; freed at cleanup."""
+    def serve(self, key: str, handle: Callable[[Any, Any], Any], *, always: bool = False) -> Any:
+        """Service ``key`` of the table; freed at cleanup, or with the node where it is to be ``always`` there."""
         made = self.create_service(interface_class(service(key).type), service(key).name, handle, callback_group=self._calls)
-        self._owned.append((self.destroy_service, made))
+        if always:
+            self._kept.append(made)
+        else:
+            self._owned.append((self.destroy_service, made))
         return made
 
     def client(self, key: str) -> Any:
@@ -204,17 +243,23 @@ class ManagedNode(LifecycleNode):
         return made
 
     def every(self, period_s: float, handle: Callable[[], None]) -> Any:
-        """Call ``handle`` every ``period_s`` while active; freed at cleanup."""
-        made = self.create_timer(period_s, lambda: handle() if self.active else None)
+        """Call ``handle`` every ``period_s`` while active; freed at cleanup.
+
+        By the machine's clock: with use_sim_time the node's stands still with the simulator, and a watchdog must not.
+        """
+        made = self.create_timer(period_s, lambda: handle() if self.active else None, clock=self._steady)
         self._owned.append((self.destroy_timer, made))
         return made
 
     # -- transitions -------------------------------------------------------------------------------------------------------
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         self.settings = {name: self.get_parameter(name).value for name in self.PARAMETERS}
-        self.dropped = 0
+        self.dropped = self._dropped_reported = 0
+        self._configured = True
         try:
-            self.load()
+            self._refuse_misspelt()
+            with self.abandoning():
+                self.load()
             self._diagnostics = self.publisher("diagnostics")
             self.every(self.DIAGNOSTICS_PERIOD_S, self._report)
         except Exception as error:
@@ -223,9 +268,25 @@ class ManagedNode(LifecycleNode):
             return TransitionCallbackReturn.FAILURE
         return super().on_configure(state)
 
+    def _refuse_misspelt(self) -> None:
+        """ValueError where a parameter file or the command line names a parameter that this node does not have."""
+        given = getattr(self, "_parameter_overrides", {})  # what the process was given for this node, declared or not
+        unknown = [name for name in given if not self.has_parameter(name)]
+        nodes = [row.name for row in node_table().nodes]
+        elsewhere = {name for _, _, names in sections([str(node_table().parameter_file)]) for name in names}
+        known = [*self.PARAMETERS, "use_sim_time"]
+        refusals, remarks = misspelt(self.get_name(), unknown, known, parameter_files(sys.argv), nodes, elsewhere)
+        for text in remarks:
+            self.say(text)
+        if refusals:
+            raise ValueError("; ".join(refusals))
+
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         result = super().on_activate(state)
+        if result is not TransitionCallbackReturn.SUCCESS:
+            return result
         try:
+            self.heard.begin()
             self.active = True
             self.start()
         except Exception as error:
@@ -249,6 +310,14 @@ class ManagedNode(LifecycleNode):
         self._free()
         return super().on_cleanup(state)
 
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """A transition raised: end as unconfigured, with nothing that still runs."""
+        self.say("a transition failed; this node begins again as unconfigured", error=True)
+        if self.active:
+            self.on_deactivate(state)
+        self._free()
+        return TransitionCallbackReturn.SUCCESS
+
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         if self.active:
             self.on_deactivate(state)
@@ -269,18 +338,25 @@ class ManagedNode(LifecycleNode):
             self.get_logger().error(f"{what}:\n{''.join(traceback.format_exception(error))}")
 
     def _free(self) -> None:
+        self._configured = False
         try:
             self.unload()
         except Exception as error:
             self._explain("unloading failed", error)
         while self._owned:
             destroy, entity = self._owned.pop()
-            destroy(entity)
+            try:
+                destroy(entity)
+            except Exception as error:
+                self._explain("unloading failed", error)
 
     def _report(self) -> None:
-        values, warning = self.health()
-        values = {"dropped_messages": self.dropped, "rss_mb": resident_mb(), **values}
-        self._diagnostics.publish(codec.diagnostics_msg(time.time(), self.NAME, values, warning=warning))
+        health, dropped = self.health(), self.dropped - self._dropped_reported
+        self._dropped_reported = self.dropped
+        if dropped and health.level is Level.OK:
+            health = replace(health, level=Level.WARN, message=f"{dropped} malformed messages were dropped since the last report; the log says why")
+        health = replace(health, values={"dropped_messages": self.dropped, "rss_mb": resident_mb(), **health.values})
+        self._diagnostics.publish(codec.diagnostics_msg(self.get_clock().now().nanoseconds / 1e9, self.NAME, health))
 
 
 def run_node(make: Callable[[], ManagedNode], argv: list[str] | None = None) -> NoReturn:
@@ -291,23 +367,24 @@ def run_node(make: Callable[[], ManagedNode], argv: list[str] | None = None) -> 
     """
     stop = StopSignal(managed=os.environ.get(MANAGED_VARIABLE) == "1")
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    rclpy.init(args=argv, signal_handler_options=SignalHandlerOptions.NO)
+    unraisable = sys.unraisablehook
+    sys.unraisablehook = lambda what: None if what.exc_type is Stopped else unraisable(what)
+    name = getattr(make, "NAME", "node")
+    init_or_leave(name, argv)
     status, node, executor = 0, None, SingleThreadedExecutor()
     try:
         scheduling = go_realtime() if getattr(make, "REALTIME", False) else ""
         node = make()
+        node.abandoning = stop.abandoning
         if scheduling:
             node.say(scheduling)
         executor.add_node(node)
-        while not (stop.is_set() or node.failure or node.finished) and rclpy.ok():
-            executor.spin_once(timeout_sec=POLL_S)
-        if node.finished:
-            time.sleep(FAREWELL_S)
+        _spin(node, executor, stop)
         status = 1 if node.failure else 0
-    except ExternalShutdownException:
+    except (ExternalShutdownException, Stopped):
         pass
     except (ParameterException, WbvlaError) as error:
-        print(f"{getattr(make, 'NAME', 'node')}: {error}", file=sys.stderr)
+        print(f"{name}: {error}", file=sys.stderr)
         status = 2
     except Exception:
         traceback.print_exc()
@@ -323,6 +400,37 @@ def run_node(make: Callable[[], ManagedNode], argv: list[str] | None = None) -> 
         gc.collect()
         rclpy.try_shutdown()
     leave(status)
+
+
+def init_or_leave(name: str, argv: list[str] | None) -> None:
+    """rclpy.init without its signal handlers; arguments that ROS refuses end the process with one sentence."""
+    try:
+        rclpy.init(args=argv, signal_handler_options=SignalHandlerOptions.NO)
+    except Exception as error:  # RCLError, or rclpy's own for unknown arguments
+        print(f"{name}: {explain_broken_file(parameter_files(argv or sys.argv), error)}", file=sys.stderr)
+        leave(2)
+
+
+def leaving_rank(name: str) -> int:
+    """How many start orders of the node table leave before this node: 0 for the VLA, more for LMO, still more for what stands in for the robot."""
+    orders = sorted({row.order for row in node_table().nodes}, reverse=True)
+    return next((orders.index(row.order) for row in node_table().nodes if row.name == name), 0)
+
+
+def _spin(node: ManagedNode, executor: SingleThreadedExecutor, stop: StopSignal) -> None:
+    """Until there is a reason to end. What is heard by all nodes at once is obeyed in their order; a node that is not active keeps nobody up."""
+    rank, said = leaving_rank(node.NAME), False
+    while rclpy.ok() and not (node.failure or node.finished):
+        if not node.active and (stop.is_set() or stop.interrupted):
+            return
+        if stop.orphaned() and not said:
+            said = True
+            node.say("the process that started this node is gone, and so it leaves, too", error=True)
+        if stop.due(rank * LEAVING_STEP_S if stop.managed or stop.orphaned() else 0.0):
+            return
+        executor.spin_once(timeout_sec=POLL_S)
+    if node.finished:
+        time.sleep(FAREWELL_S)
 
 
 def _close(node: ManagedNode) -> None:

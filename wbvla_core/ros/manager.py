@@ -14,6 +14,7 @@ from typing import Any
 import rclpy
 from lifecycle_msgs.msg import State, Transition
 from lifecycle_msgs.srv import ChangeState, GetState
+from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 
@@ -99,6 +100,8 @@ class LifecycleManager:
     def take_down(self, timeout_s: float = 0.5) -> None:
         """Shut down in reverse order; a node that is gone or does not answer in time is passed over."""
         for name in reversed(self.names):
+            if name not in self._node.get_node_names():
+                continue
             try:
                 request = ChangeState.Request(transition=Transition(label="shutdown"))  # the label fits every state, an id only one
                 self._call(self._change[name], request, name, time.monotonic() + timeout_s)
@@ -128,16 +131,16 @@ class LifecycleManager:
 
 def main(argv: list[str] | None = None) -> None:
     """Process for the launch files: parameters ``launches`` (groups of the node table) and ``timeout_s``. Stays until it is signalled, then takes all down."""
-    from rclpy.signals import SignalHandlerOptions
-
+    from wbvla_core.ros.lifecycle import init_or_leave
     from wbvla_core.ros.process import StopSignal, leave
     from wbvla_core.ros.tables import node_table
 
     stop = StopSignal()
-    rclpy.init(args=argv, signal_handler_options=SignalHandlerOptions.NO)
+    init_or_leave("lifecycle_manager", argv)
     node = Node("lifecycle_manager")
-    groups = node.declare_parameter("launches", ["sim"]).value
-    timeout_s = node.declare_parameter("timeout_s", 120.0).value
+    fixed = ParameterDescriptor(read_only=True)  # read once, here: a set that came later would change nothing
+    groups = node.declare_parameter("launches", ["sim"], fixed).value
+    timeout_s = node.declare_parameter("timeout_s", 120.0, fixed).value
     manager = LifecycleManager(node, [row.name for row in node_table().launch(*groups)], say=node.get_logger().info)
     executor = SingleThreadedExecutor()
     executor.add_node(node)
