@@ -8,7 +8,8 @@ STAND     older, or nobody in control: flags zero, stance height held, arms hold
           long as it takes. A biped that goes limp falls, so losing the link never does that. After
           ``session_timeout_s`` without a usable command the source's session is void, and control must be taken again.
 DAMPING   latched, left only through :meth:`SafetyLadder.rearm`. Only where balance itself is lost or blind: joint
-          state or IMU silent, tilt, motor fault, e-stop.
+          state or IMU silent, tilt, motor fault, e-stop. The latch belongs to the process: :meth:`SafetyLadder.restart`
+          keeps it, so that no lifecycle transition is a way around rearm.
 
 All times are the receiver's monotonic clock, handed in as ``now_s``: nothing here reads a clock. Nothing here knows
 ROS. The caller validates messages first: a malformed one is dropped and counted, never noted here, so that it neither
@@ -93,6 +94,23 @@ class SafetyLadder:
         self._imu_s: float | None = None
         self._latched: tuple[ErrorCode, str] | None = None
         self._void_reason = ""
+
+    @property
+    def latched(self) -> str:
+        """Why damping is latched; "" where it is not."""
+        return self._latched[1] if self._latched is not None else ""
+
+    def restart(self, limits: SafetyLimits | None = None) -> None:
+        """Begin again, for example after a lifecycle transition. Ages and control are forgotten, the latch is not.
+
+        Args:
+            limits: new thresholds; None keeps the present ones.
+        """
+        self.limits = limits or self.limits
+        self._took_s = self._command_s = -math.inf
+        self._image_age_at_command_s = math.inf
+        self._state_s = self._imu_s = None
+        self._void("")
 
     # -- control ---------------------------------------------------------------------------------------------------
     def take_control(self, source: str, now_s: float) -> int:

@@ -20,6 +20,7 @@ from wbvla_core.damping import damping_command
 from wbvla_core.errors import CommandError, ErrorCode, WbvlaError
 from wbvla_core.robot import RobotSpec, load_robot
 from wbvla_core.ros import codec, raw
+from wbvla_core.ros.health import Health, Level
 from wbvla_core.ros.lifecycle import ManagedNode, Parameter, run_node
 from wbvla_core.ros.tables import share_dir
 from wbvla_core.ros.timing import Timings
@@ -52,6 +53,16 @@ class LmoNode(ManagedNode):
         "max_tilt_rad": Parameter(0.8, "tilt of the pelvis beyond which the joints damp, latched [rad]", 0.1, 1.5),
     }
 
+    def __init__(self, **node_options: Any) -> None:
+        """The ladder, its e-stop and its rearm are the process's: no transition forgets a latch, and the e-stop can be called in every state."""
+        super().__init__(**node_options)
+        self.ladder = SafetyLadder(sources=SOURCES)
+        self._state: RobotState | None = None
+        self._driver: SafetyState | None = None  # what the driver said last
+        self.serve("estop", self._on_estop, always=True)
+        self.serve("rearm", self._on_rearm, always=True)
+        self.say("a new process: nothing is latched, an e-stop or a fault of an earlier one is not known here")
+
     # -- configure -----------------------------------------------------------------------------------------------------------
     def make_controller(self, robot: RobotSpec) -> Any:
         """The 50 Hz controller (tests bring their own)."""
@@ -79,16 +90,14 @@ class LmoNode(ManagedNode):
         for source in SOURCES:
             self.listen(f"{source}_loco", lambda m: codec.loco_from_msg(m, height), lambda v, s=source: self._on_half(s, self._pairers[s].add_first(*v), v[0]))
             self.listen(f"{source}_arms", lambda m: codec.arms_from_msg(m, arms), lambda v, s=source: self._on_half(s, self._pairers[s].add_second(*v), v[0]))
-        self.listen("driver_state", lambda msg: msg, self._on_driver)
+        self.listen("driver_state", lambda msg: msg, self._on_driver, inactive=True)
         self.serve("take_control", self._on_take_control)
-        self.serve("rearm", self._on_rearm)
-        self.serve("estop", self._on_estop)
         self._driver_rearm = self.client("driver_rearm")
         self.every(1.0 / s["rate_hz"], self._watch)
         self._reset()
 
     def _reset(self) -> None:
-        self.ladder = SafetyLadder(self._limits, sources=SOURCES)
+        self.ladder.restart(self._limits)
         self._follower = TickFollower(1.0 / self.settings["rate_hz"])
         self._pairers: dict[str, StampPairer[LocoCommand, ArmChunk]] = {source: StampPairer() for source in SOURCES}
         self._imu: tuple[float, bytes] | None = None  # newest sample: stamp, serialized
@@ -105,6 +114,13 @@ class LmoNode(ManagedNode):
 
     def start(self) -> None:
         self._reset()
+        if self._driver is not None:
+            self._heed_driver(self._driver)
+        if self.ladder.latched:
+            self.say(f"still damping, latched: {self.ladder.latched}; only a rearm leaves it (`wbvla rearm`)", error=True)
+
+    def unload(self) -> None:
+        self._state = None
 
     def stop(self) -> None:
         """The safe command when LMO goes: damping. The robot must hang or sit by then; the driver would damp by itself 0.1 s later."""
@@ -240,12 +256,17 @@ class LmoNode(ManagedNode):
 
     def _on_estop(self, _request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         self.ladder.fault(ErrorCode.ESTOP, "e-stop was called")
-        response.success, response.message = True, "damping, latched; call rearm to leave"
+        response.success, response.message = True, "damping, latched; call rearm to leave (`wbvla rearm`)"
+        if not self.active:
+            response.message = "latched; LMO is not active and commands nothing. Activated, it damps until it is rearmed (`wbvla rearm`)"
+            self.say(f"e-stop: {response.message}", error=True)
         return response
 
     async def _on_rearm(self, _request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         """Rearm the driver's latch, where there is one, then the ladder's."""
         try:
+            if not self.active:
+                raise CommandError("rearm refused: LMO is not active and does not see the robot; activate it first", ErrorCode.REARM_REFUSED)
             if self._state is None:
                 raise CommandError("rearm refused: no robot state has come yet", ErrorCode.REARM_REFUSED)
             if self._driver_rearm.service_is_ready():
@@ -263,6 +284,11 @@ class LmoNode(ManagedNode):
         return response
 
     def _on_driver(self, msg: SafetyState) -> None:
+        self._driver = msg
+        if self.active:
+            self._heed_driver(msg)
+
+    def _heed_driver(self, msg: SafetyState) -> None:
         """The driver's own latch: what LMO commands no longer reaches the motors, so say so and demand a rearm."""
         if msg.state == SafetyState.DAMPING and codec.stamp_s(msg.header.stamp) > self._driver_ignored_until_s:
             self.ladder.fault(ErrorCode.DRIVER_COMMAND_SILENT, f"the driver is damping: {msg.reason}")
@@ -283,11 +309,17 @@ class LmoNode(ManagedNode):
             self._safety_said_s = now_s
         self._status = status
 
-    def health(self) -> tuple[dict[str, object], str]:
+    def health(self) -> Health:
         values: dict[str, object] = {"ticks": self._ticks, "torn_decisions": sum(p.dropped for p in self._pairers.values())}
         values |= self._interval.report("tick_interval") | self._compute.report("compute") | self._image_age.report("image_age")
-        damping = self._status is not None and self._status.rung is SafetyRung.DAMPING
-        return values, f"damping: {self._status.reason}" if damping else ""
+        status = self._status
+        if self.ladder.latched:
+            return Health(values, Level.ERROR, f"damping: {self.ladder.latched}; `wbvla rearm` leaves it")
+        if missing := self.heard.missing("joint_states", "joint states") or self.heard.missing("imu", "IMU samples"):
+            return Health(values, Level.STALE, missing)
+        if status is not None and status.rung is SafetyRung.STAND and status.source:  # somebody is in control and is not followed
+            return Health(values, Level.WARN, f"standing: {status.reason}")
+        return Health(values)
 
 
 def main(argv: list[str] | None = None) -> None:

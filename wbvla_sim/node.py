@@ -22,6 +22,7 @@ from std_msgs.msg import String
 from wbvla_core.errors import ErrorCode
 from wbvla_core.robot import load_robot
 from wbvla_core.ros import codec
+from wbvla_core.ros.health import Health, Level
 from wbvla_core.ros.lifecycle import ManagedNode, Parameter, run_node
 from wbvla_core.ros.qos import service
 from wbvla_core.types import JointCommand, RobotState, yaw_from_quaternion
@@ -51,7 +52,7 @@ class SimNode(ManagedNode):
         "sensor_noise": Parameter(False, "add typical white noise to joint and IMU readings"),
         "state_delay_s": Parameter(0.0, "age of the published state [s], rounded to 5 ms", 0.0, 0.1),
         "command_delay_s": Parameter(0.0, "time from the arrival of a command to the motors [s], rounded to 5 ms", 0.0, 0.1),
-        "publish_clock": Parameter(False, "publish /clock, for nodes that run with use_sim_time"),
+        "publish_clock": Parameter(False, "publish /clock, for nodes that run with use_sim_time; always where this node itself has use_sim_time"),
     }
 
     def load(self) -> None:
@@ -64,13 +65,16 @@ class SimNode(ManagedNode):
             command_delay_s=s["command_delay_s"],
             watchdog_s=WATCHDOG_S,
         )
+        before = self.world.driver if hasattr(self, "world") else None
         self.world = World(self.robot, scene, options=options)
         self.world.reset(s["seed"])
+        if before is not None and before.state is DriverState.DAMPING:  # as on a robot: configuring anew is no rearm
+            self.world.driver.damp(before.reason)
         self._imu_out = self.publisher("imu")
         self._joints_out = self.publisher("joint_states")
         self._sim_out = self.publisher("sim_state")
         self._driver_out = self.publisher("driver_state")
-        self._clock_out = self.publisher("clock") if s["publish_clock"] else None
+        self._clock_out = self.publisher("clock") if s["publish_clock"] or self.get_parameter("use_sim_time").value else None
         self._description_out = self.publisher("robot_description")
         self._tf_out = _transform_broadcaster(self)
         self._arrived = threading.Condition()
@@ -110,6 +114,8 @@ class SimNode(ManagedNode):
             self._arrived.notify_all()
             response.success = self.active and self._arrived.wait_for(lambda: self._request is None or self._stopping, timeout=1.0)
         response.message = f"{what} done" if response.success else f"{what} not done: the simulator does not run"
+        if response.success and what == "rearm" and self.world.fault:
+            response.success, response.message = False, f"rearm not done: {self._why_damping()}"
         return response
 
     # -- physics thread --------------------------------------------------------------------------------------------------------
@@ -219,9 +225,7 @@ class SimNode(ManagedNode):
             return
         damping = driver.state is DriverState.DAMPING
         if said is None or said[0] is not driver.state:
-            self.say(
-                f"driver: {driver.state.value}{f': {driver.reason}; call the rearm service to leave' if damping else ''}", error=damping and not self._bidden
-            )
+            self.say(f"driver: {driver.state.value}{f': {self._why_damping()}' if damping else ''}", error=damping and not self._bidden)
         self._driver_said = (driver.state, now_s)
         msg = SafetyState(
             state=RUNGS[driver.state],
@@ -235,14 +239,24 @@ class SimNode(ManagedNode):
         msg.header.stamp, msg.header.frame_id = codec.stamp_msg((self._epoch_us + round(self.world.time_s * 1e6)) / 1e6), self.NAME
         self._driver_out.publish(msg)
 
+    def _why_damping(self) -> str:
+        """Reason, and what the operator can do."""
+        way = f"service {service('sim_reset').name} begins anew" if self.world.fault else "`wbvla rearm` leaves it"
+        return f"{self.world.driver.reason}; {way}"
+
     def _driver_code(self, damping: bool) -> ErrorCode:
         if self.world.fault:
             return ErrorCode.MOTOR_FAULT  # the physics diverged: nothing drives the joints any more
         return ErrorCode.DRIVER_COMMAND_SILENT if damping else ErrorCode.NONE
 
-    def health(self) -> tuple[dict[str, object], str]:
-        values = {"real_time_factor": float(self._factor), "dropped_lateness_s": float(self._lateness_s), "driver": self.world.driver.state.value}
-        return values, "" if self._factor >= 0.98 else f"real-time factor {self._factor:.2f} is under 0.98: the machine is too busy"
+    def health(self) -> Health:
+        driver = self.world.driver
+        values = {"real_time_factor": float(self._factor), "dropped_lateness_s": float(self._lateness_s), "driver": driver.state.value}
+        if driver.state is DriverState.DAMPING:
+            return Health(values, Level.ERROR, f"the driver is damping: {self._why_damping()}")
+        if self._factor < 0.98:
+            return Health(values, Level.WARN, f"real-time factor {self._factor:.2f} is under 0.98: the machine is too busy")
+        return Health(values)
 
 
 def _transform_broadcaster(node: ManagedNode) -> Callable[[object, str, np.ndarray], None] | None:

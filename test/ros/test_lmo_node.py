@@ -12,6 +12,7 @@ import pytest
 pytest.importorskip("rclpy", reason="needs ROS 2: run `make setup`")
 
 from rclpy.lifecycle import TransitionCallbackReturn  # noqa: E402
+from rclpy.lifecycle.managed_entity import ManagedEntity  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
 
 from wbvla_core.damping import damping_gains  # noqa: E402
@@ -312,3 +313,103 @@ def test_a_driver_that_damps_by_itself_latches_lmo_too(bench):
     bench.probe.send("driver_state", msg)
     until(lambda: bench.slot() and bench.safety.state == SafetyState.DAMPING, 2.0)
     assert bench.safety.code == ErrorCode.DRIVER_COMMAND_SILENT
+
+
+# -- the latch outlives every transition -----------------------------------------------------------------------------------------
+def go(lmo, *transitions: str) -> None:
+    for transition in transitions:
+        assert getattr(lmo, f"trigger_{transition}")() is TransitionCallbackReturn.SUCCESS, transition
+
+
+class Fails(ManagedEntity):
+    """Something in a node whose transition ends in an error."""
+
+    def on_deactivate(self, state) -> TransitionCallbackReturn:
+        return TransitionCallbackReturn.ERROR
+
+
+def raises_an_error(lmo) -> None:
+    entity = Fails()
+    lmo.add_managed_entity(entity)
+    assert lmo.trigger_deactivate() is TransitionCallbackReturn.ERROR
+    lmo._managed_entities.remove(entity)
+    assert lmo._state_machine.current_state[1] == "unconfigured"
+
+
+def refuses_once(lmo) -> None:
+    """Configuring anew is refused the first time, as with a checkpoint that is not there."""
+    go(lmo, "deactivate", "cleanup")
+    make, lmo.make_controller = lmo.make_controller, lambda robot: (_ for _ in ()).throw(ValueError("no such checkpoint"))
+    assert lmo.trigger_configure() is TransitionCallbackReturn.FAILURE
+    lmo.make_controller = make
+
+
+WAYS = {
+    "deactivated": lambda lmo: go(lmo, "deactivate"),
+    "cleaned up": lambda lmo: go(lmo, "deactivate", "cleanup"),
+    "through an error": raises_an_error,
+    "through a refusal": refuses_once,
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_an_estop_outlives_every_transition_until_rearm(graph, way, capfd):
+    bench = Bench(graph, state_timeout_s=1.0).activate()
+    lmo = bench.lmo
+    assert "a new process: nothing is latched" in capfd.readouterr().err
+    bench.slot()
+    assert bench.probe.call("estop").success
+    WAYS[way](lmo)
+    refusal = bench.probe.call("rearm")
+    assert not refusal.success and "not active" in refusal.message  # nobody sees how the robot lies
+    while lmo._state_machine.current_state[1] != "active":
+        go(lmo, "configure" if lmo._state_machine.current_state[1] == "unconfigured" else "activate")
+    text = capfd.readouterr().err
+    assert "still damping, latched: e-stop was called" in text and "new process" not in text
+    assert not np.any(bench.slot().stiffness)
+    until(lambda: bench.safety.code == ErrorCode.ESTOP, 2.0)
+    assert bench.take("teleop").code == ErrorCode.CONTROL_WHILE_DAMPING
+    assert bench.probe.call("rearm").success
+    assert bench.slot().stiffness[0] == ROBOT.kp[0]
+    go(lmo, "deactivate", "activate")
+    assert bench.slot().stiffness[0] == ROBOT.kp[0], "rearmed is rearmed"
+
+
+@pytest.mark.parametrize("state", ["unconfigured", "inactive"])
+def test_an_estop_is_heard_in_every_state_and_says_what_it_does(graph, state):
+    bench = Bench(graph, state_timeout_s=1.0)
+    if state == "inactive":
+        go(bench.lmo, "configure")
+    answer = bench.probe.call("estop")
+    assert answer.success and "not active" in answer.message and "latched" in answer.message
+    if state == "unconfigured":
+        go(bench.lmo, "configure")
+    go(bench.lmo, "activate")
+    assert not np.any(bench.slot().stiffness)
+    until(lambda: bench.safety.code == ErrorCode.ESTOP, 2.0)
+
+
+def test_a_fall_is_not_forgotten_by_a_restart_either_and_a_former_life_does_not_count_as_silence(graph):
+    bench = Bench(graph, state_timeout_s=1.0).activate()
+    bench.slot(gravity=np.array((np.sin(0.85), 0.0, -np.cos(0.85))))
+    go(bench.lmo, "deactivate", "cleanup", "configure", "activate")
+    assert not np.any(bench.slot().stiffness)
+    until(lambda: bench.safety.code == ErrorCode.TILT, 2.0)
+    assert bench.probe.call("rearm").success
+    go(bench.lmo, "deactivate")
+    bench.lmo.ladder.note_state(time.monotonic() - 60.0)  # a minute passes
+    go(bench.lmo, "activate")
+    assert bench.slot().stiffness[0] == ROBOT.kp[0]
+
+
+def test_what_the_driver_said_while_lmo_was_inactive_counts_when_it_is_activated(graph):
+    bench = Bench(graph, state_timeout_s=1.0)
+    go(bench.lmo, "configure")
+    for state in (SafetyState.DAMPING, SafetyState.WAITING, SafetyState.DAMPING):  # only the last one does
+        msg = SafetyState(state=state, reason="no JointCommand for 0.1 s")
+        msg.header.stamp = codec.stamp_msg(bench.at_s + state)
+        bench.probe.send("driver_state", msg)
+        until(lambda state=state: bench.lmo._driver is not None and bench.lmo._driver.state == state, 2.0)
+        assert not bench.lmo.ladder.latched
+    go(bench.lmo, "activate")
+    assert not np.any(bench.slot().stiffness)

@@ -92,6 +92,21 @@ def test_the_robot_hangs_until_the_first_command_then_runs_then_damps_when_comma
     assert heard["clock"] and not sim._thread.is_alive()
 
 
+def test_the_drivers_latch_outlives_every_transition_of_the_simulator(graph, probe):
+    sim, heard = up(graph, SimNode, scene="empty"), probe.heard
+    until(lambda: heard["joint_states"] and heard["driver_state"])
+    answer(probe, codec.stamp_s(heard["joint_states"][-1].header.stamp))
+    until(lambda: heard["driver_state"][-1].state == SafetyState.DAMPING, 5.0, "damping")
+    for transitions in (("deactivate", "activate"), ("deactivate", "cleanup", "configure", "activate")):
+        for transition in transitions:
+            assert getattr(sim, f"trigger_{transition}")() is TransitionCallbackReturn.SUCCESS
+        heard["driver_state"].clear()
+        until(lambda: heard["driver_state"], 5.0)
+        assert heard["driver_state"][-1].state == SafetyState.DAMPING and "no JointCommand" in heard["driver_state"][-1].reason
+    assert probe.call("driver_rearm").success
+    until(lambda: heard["driver_state"][-1].state == SafetyState.WAITING, 5.0)
+
+
 def test_a_machine_that_stood_still_for_ten_seconds_is_not_taken_for_a_silent_lmo(graph, probe, monkeypatch):
     up(graph, SimNode, scene="empty")
     heard = probe.heard

@@ -168,6 +168,24 @@ def test_the_first_fault_is_the_one_that_is_reported():
     assert sense(ladder, 10.0).reason == "left knee"
 
 
+@pytest.mark.parametrize("code", [ErrorCode.ESTOP, ErrorCode.TILT, ErrorCode.MOTOR_FAULT])
+def test_beginning_again_forgets_ages_and_control_but_never_the_latch(code):
+    ladder = ladder_at()
+    ladder.take_control("teleop", 10.0)
+    ladder.note_decision("teleop", 10.0, 0.0)
+    ladder.restart()
+    assert (ladder.source, ladder.latched) == ("", "")
+    assert ladder.evaluate(1000.0, UPRIGHT).rung is SafetyRung.STAND  # not blind: nothing was heard yet in this life
+    ladder.fault(code, "why")
+    ladder.restart(SafetyLimits(state_timeout_s=0.5))
+    status = sense(ladder, 1000.1)
+    assert (status.rung, status.code, status.reason, ladder.latched) == (SafetyRung.DAMPING, code, "why", "why")
+    assert ladder.limits.state_timeout_s == 0.5
+    ladder.rearm(1000.1, UPRIGHT)
+    ladder.restart()
+    assert sense(ladder, 1000.2).rung is SafetyRung.STAND and ladder.latched == ""
+
+
 @pytest.mark.parametrize("bad", [{"command_timeout_s": 0.0}, {"state_timeout_s": math.nan}, {"session_timeout_s": 0.1}])
 def test_limits_that_make_no_sense_are_refused(bad):
     with pytest.raises(ValueError):
