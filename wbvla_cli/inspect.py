@@ -72,6 +72,11 @@ def _brief(value: Any, limit: int = 100) -> str:
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
+def _recorded(robot: dict[str, Any]) -> str:
+    numbers = len(robot.get("numbers", ()))
+    return f"{numbers} of its numbers are compared at load" if numbers else "its numbers are not recorded: one that was changed is not noticed"
+
+
 def describe(manifest: Manifest, known: dict[str, Manifest]) -> str:
     """The page that a person reads."""
     robot = manifest.robot
@@ -81,6 +86,7 @@ def describe(manifest: Manifest, known: dict[str, Manifest]) -> str:
         f"  robot          {robot['name']} {robot['version']}, {len(robot['joint_names'])} joints, {robot['fingerprint'][:SHORT_HASH]}"
         if robot
         else "  robot          any",
+        *([f"  robot spec     {_recorded(robot)}"] if robot else []),
         f"  rate           {'not run on a robot' if manifest.rate_hz is None else f'{manifest.rate_hz:g} Hz'}",
         f"  git commit     {manifest.git_commit}",
     ]

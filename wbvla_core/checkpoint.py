@@ -9,16 +9,26 @@ parents (a VLA names its LAMs, a policy its VLA). A node hands what it expects t
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
 import json
+import math
 import os
+import shutil
 import subprocess
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from wbvla_core.errors import CheckpointError, ErrorCode
+from wbvla_core import robot_numbers
+from wbvla_core.errors import CheckpointError, ErrorCode, WbvlaError
 from wbvla_core.robot import RobotSpec
+
+T = TypeVar("T")
 
 SCHEMA_VERSION = 1
 MANIFEST_FILE = "manifest.json"
@@ -32,7 +42,8 @@ class Manifest:
 
     Attributes:
         kind, name: place in the tree, ``checkpoints/<kind>/<name>``.
-        robot: {name, version, joint_names, fingerprint} of the robot that the model was made for, or None (a LAM).
+        robot: {name, version, joint_names, fingerprint, numbers} of the robot that the model was made for, or None (a LAM). ``numbers``: what
+            this kind depends on of the robot spec (:mod:`wbvla_core.robot_numbers`); older manifests have none.
         inputs, outputs: per tensor name {shape, dtype, unit, ...}.
         rate_hz: how often the model runs; None where it does not run on a robot.
         normalisation: statistics and scales that inference needs.
@@ -64,8 +75,20 @@ class Manifest:
 
     @property
     def hash(self) -> str:
-        """sha256 of the canonical manifest text: identifies weights, contract and lineage at once."""
-        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+        """sha256 of the canonical manifest text: identifies weights, contract and lineage at once.
+
+        Without the robot's numbers: they repeat the spec, and were added to checkpoints that others already name by this hash. A number
+        that is damaged differs from the spec and is refused.
+        """
+        data = self.to_json()
+        if data["robot"]:
+            data["robot"].pop("numbers", None)
+        return hashlib.sha256(json.dumps(data, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+    def unguarded(self, robot: RobotSpec) -> list[str]:
+        """Numbers of the robot spec that this kind depends on and this manifest does not record: that they changed is not noticed."""
+        recorded = (self.robot or {}).get("numbers", {})
+        return [name for name in robot_numbers.numbers_of(robot, self.kind) if name not in recorded]
 
     def path(self, file_name: str) -> Path:
         """Absolute path of one of :attr:`files`."""
@@ -86,8 +109,10 @@ def sha256_file(path: Path) -> str:
     return digest.hexdigest()
 
 
-def robot_entry(robot: RobotSpec) -> dict[str, Any]:
-    return {"name": robot.name, "version": robot.version, "joint_names": list(robot.joint_names), "fingerprint": robot.fingerprint}
+def robot_entry(robot: RobotSpec, kind: str | None = None) -> dict[str, Any]:
+    """A robot as manifests name it; with the numbers that a checkpoint of this ``kind`` depends on."""
+    entry = {"name": robot.name, "version": robot.version, "joint_names": list(robot.joint_names), "fingerprint": robot.fingerprint}
+    return entry | ({"numbers": robot_numbers.numbers_of(robot, kind)} if kind else {})
 
 
 def git_commit(where: Path | None = None) -> str:
@@ -103,9 +128,76 @@ def git_commit(where: Path | None = None) -> str:
 
 def write_json(path: Path, data: Any) -> None:
     """Write JSON by rename, so that a killed process leaves the old file or the new one, never half of one."""
+    text = json.dumps(data, indent=2, sort_keys=True, allow_nan=False) + "\n"
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(data, indent=2, sort_keys=True, allow_nan=False) + "\n")
-    os.replace(temporary, path)
+    try:
+        temporary.write_text(text)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def give_umask_mode(path: Path) -> None:
+    """Give a file the mode that a newly made one has here. Some libraries leave theirs readable by their owner alone."""
+    probe = path.with_name(f".{path.name}.mode.{os.getpid()}")
+    handle = os.open(probe, os.O_CREAT | os.O_WRONLY, 0o666)
+    try:
+        os.chmod(path, os.fstat(handle).st_mode & 0o777)
+    finally:
+        os.close(handle)
+        probe.unlink(missing_ok=True)
+
+
+# The codes of a full disk (or quota, or file size limit), and how libraries outside Python spell them.
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def no_room(error: BaseException) -> str | None:
+    """What the system said where ``error`` means that the disk is full, else None."""
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
+        return os.strerror(error.errno)
+    return next((os.strerror(code) for code in NO_ROOM if f"(os error {code})" in str(error)), None)
+
+
+@contextmanager
+def writing(directory: str | os.PathLike) -> Iterator[Path]:
+    """A folder to write a checkpoint into. Its files take their places in ``directory`` when the block ends, the manifest last.
+
+    One writer at a time: another process waits until this one is done. Where the block raises, ``directory`` keeps what it had.
+    What a killed process left half written is removed.
+
+    Raises:
+        CheckpointError: the disk is full.
+    """
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    lock = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for left in directory.glob(".new-*"):
+            shutil.rmtree(left, ignore_errors=True)
+        folder = directory / f".new-{os.getpid()}"
+        folder.mkdir()
+        try:
+            yield folder
+            written = sorted(folder.iterdir(), key=lambda path: path.name == MANIFEST_FILE)
+            for path in written:
+                give_umask_mode(path)
+            if {MANIFEST_FILE, METRICS_FILE} & {path.name for path in written} == {MANIFEST_FILE}:
+                (directory / METRICS_FILE).unlink(missing_ok=True)  # of an earlier export
+            for path in written:
+                os.replace(path, directory / path.name)
+        except Exception as error:
+            if (why := no_room(error)) is None:
+                raise
+            raise CheckpointError(
+                f"cannot write the checkpoint {directory}: {why}; what it held before is untouched. Make room and run the same command again",
+                ErrorCode.CHECKPOINT_MISSING,
+            ) from error
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        os.close(lock)
 
 
 def save_manifest(
@@ -122,7 +214,7 @@ def save_manifest(
     parents: dict[str, Manifest | str] | None = None,
     extra: dict[str, Any] | None = None,
 ) -> Manifest:
-    """Hash ``files`` (already written into ``directory``) and write ``manifest.json`` beside them.
+    """Hash ``files`` (already written into ``directory``, see :func:`writing`) and write ``manifest.json`` beside them.
 
     Args:
         parents: role -> manifest, or manifest hash, of the checkpoints that this one was built on.
@@ -142,7 +234,7 @@ def save_manifest(
     manifest = Manifest(
         kind=kind,
         name=name,
-        robot=None if robot is None else robot_entry(robot),
+        robot=None if robot is None else robot_entry(robot, kind),
         inputs=inputs,
         outputs=outputs,
         rate_hz=rate_hz,
@@ -172,7 +264,89 @@ def _from_json(data: Any, directory: Path) -> Manifest:
     missing, unknown = sorted(known - set(data)), sorted(set(data) - known)
     if missing or unknown:
         raise CheckpointError(f"{where} does not fit schema {SCHEMA_VERSION}: missing {missing}, unknown {unknown}", ErrorCode.CHECKPOINT_CORRUPT)
+    for name, (fits, expected) in _FIELDS.items():
+        if not fits(data[name]):
+            raise CheckpointError(
+                f"{where}: {name!r} must be {expected}, got {str(data[name])[:60]!r}; copy or export the checkpoint again", ErrorCode.CHECKPOINT_CORRUPT
+            )
     return Manifest(**data, directory=directory)
+
+
+def _is_robot(value: Any) -> bool:
+    kinds = {"name": str, "version": str, "joint_names": list, "fingerprint": str}
+    if not isinstance(value, dict) or not all(isinstance(value.get(key), kind) for key, kind in kinds.items()):
+        return False
+    return isinstance(value.get("numbers", {}), dict)
+
+
+def _is_table(value: Any, kind: type = object) -> bool:
+    return isinstance(value, dict) and all(isinstance(part, kind) for part in value.values())
+
+
+_FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "kind": (lambda v: isinstance(v, str), "a word"),
+    "name": (lambda v: isinstance(v, str), "a word"),
+    "robot": (lambda v: v is None or _is_robot(v), "null or {name, version, joint_names, fingerprint, numbers}"),
+    "inputs": (_is_table, "a table"),
+    "outputs": (_is_table, "a table"),
+    "rate_hz": (lambda v: v is None or (type(v) in (int, float) and v > 0), "null or a rate above 0"),
+    "normalisation": (_is_table, "a table"),
+    "parents": (lambda v: _is_table(v, str), "a table of hashes"),
+    "files": (lambda v: _is_table(v, str) and all(is_plain(name) for name in v), "a table of hashes of files in the checkpoint's own directory"),
+    "extra": (_is_table, "a table"),
+    "git_commit": (lambda v: isinstance(v, str), "a word"),
+}
+
+
+def is_plain(name: Any) -> bool:
+    """Whether this is the name of a file or folder, and no path that leads elsewhere."""
+    return isinstance(name, str) and name not in ("", ".", "..") and not set(name) & {"/", "\\", "\0"}
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(number := float(text)):
+        raise ValueError(f"{text} is no number that JSON knows")
+    return number
+
+
+def settings_of(manifest: Manifest, key: str, make: Callable[[Any], T]) -> T:
+    """``make`` of the manifest's settings called ``key``.
+
+    Raises:
+        CheckpointError: they are not there, or ``make`` does not take them.
+    """
+    try:
+        return make(manifest.extra[key])
+    except WbvlaError as error:
+        raise CheckpointError(f"{manifest.label}: its settings {key!r}: {error}", ErrorCode.CHECKPOINT_CORRUPT) from error
+    except KeyError as error:
+        raise CheckpointError(f"{manifest.label}: its settings lack {error.args[0]!r} (of {key!r}); export it again, or use the wbvla that wrote it") from error
+    except (TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(
+            f"{manifest.label}: this version of wbvla does not know its settings {key!r} ({error}); export it again, or use the wbvla that wrote it"
+        ) from error
+
+
+def require_contract(manifest: Manifest, inputs: dict[str, Any], outputs: dict[str, Any], rate_hz: float | None) -> None:
+    """Refuse a manifest that says other inputs, outputs or rates than the network that it stands for has. Units are words, and may change.
+
+    Args:
+        inputs, outputs, rate_hz: what the exporter would write for this network.
+
+    Raises:
+        CheckpointError: the first entry that differs, with both sides.
+    """
+    for title, said, built in (("inputs", manifest.inputs, inputs), ("outputs", manifest.outputs, outputs)):
+        for name in sorted({*said, *built}):
+            for key in sorted({*said.get(name, {}), *built.get(name, {})} - {"unit"}):
+                a, b = said.get(name, {}).get(key), json.loads(json.dumps(built.get(name, {}).get(key)))
+                if not robot_numbers.same(a, b):
+                    raise CheckpointError(
+                        f"{manifest.label}: its manifest says {title}.{name}.{key} {a}, its network has {b}; the manifest was changed after the export "
+                        "or is of another version: copy or export the checkpoint again"
+                    )
+    if manifest.rate_hz != rate_hz:
+        raise CheckpointError(f"{manifest.label}: its manifest says {manifest.rate_hz} Hz, it runs at {rate_hz} Hz; copy or export the checkpoint again")
 
 
 def load_manifest(directory: str | os.PathLike, kind: str | None = None, robot: RobotSpec | None = None, *, verify_files: bool = True) -> Manifest:
@@ -193,15 +367,22 @@ def load_manifest(directory: str | os.PathLike, kind: str | None = None, robot: 
             f"no checkpoint at {directory}: {MANIFEST_FILE} is not there; give the path of a directory like checkpoints/lmo/x2", ErrorCode.CHECKPOINT_MISSING
         )
     try:
-        data = json.loads(where.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        data = json.loads(where.read_text(encoding="utf-8"), parse_constant=_finite, parse_float=_finite)
+    except (ValueError, RecursionError) as error:  # among them JSONDecodeError and UnicodeDecodeError
         raise CheckpointError(f"{where} is not valid JSON ({error}); copy or export the checkpoint again", ErrorCode.CHECKPOINT_CORRUPT) from error
     manifest = _from_json(data, directory)
     if kind is not None and manifest.kind != kind:
         raise CheckpointError(f"{directory} holds a checkpoint of kind {manifest.kind!r}, but {kind!r} is needed here; check the path")
     if robot is not None:
         require_robot(manifest.label, manifest.robot, robot)
+        if missing := manifest.unguarded(robot):
+            warnings.warn(
+                f"{manifest.label} does not record {len(missing)} numbers of its robot ({robot_numbers.listed(missing)}): where the robot spec was changed "
+                "in them after the training, nobody notices; export it again",
+                stacklevel=2,
+            )
     if verify_files:
+        _require_unchanged(manifest)
         for file_name, expected in manifest.files.items():
             path = directory / file_name
             if not path.is_file():
@@ -216,8 +397,25 @@ def load_manifest(directory: str | os.PathLike, kind: str | None = None, robot: 
     return manifest
 
 
+def _require_unchanged(manifest: Manifest) -> None:
+    """Refuse a manifest that was changed after the export, where metrics.json says which hash it had then."""
+    path = manifest.directory / METRICS_FILE
+    try:
+        metrics = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except ValueError:
+        return  # metrics are for people: a damaged page of them makes no network wrong
+    exported = metrics.get("manifest") if isinstance(metrics, dict) else None
+    if exported is not None and exported != manifest.hash:
+        raise CheckpointError(
+            f"{manifest.label}: {MANIFEST_FILE} has the hash {manifest.hash[:12]}…, {METRICS_FILE} says that it was exported "
+            f"with {str(exported)[:12]}…; it was changed after the export, or the files are of two exports: copy the whole "
+            f"directory again. Where the change is meant, write {manifest.hash} into {METRICS_FILE} as 'manifest'",
+            ErrorCode.CHECKPOINT_CORRUPT,
+        )
+
+
 def require_robot(label: str, made_for: dict[str, Any] | None, robot: RobotSpec) -> None:
-    """Refuse what was made for another robot or another joint order.
+    """Refuse what was made for another robot, another joint order, or other numbers in the robot spec than it depends on.
 
     Args:
         label: what it is, for the message.
@@ -245,6 +443,11 @@ def require_robot(label: str, made_for: dict[str, Any] | None, robot: RobotSpec)
         raise CheckpointError(
             f"{label}: robot fingerprint {made_for['fingerprint'][:12]}… differs from the robot spec's {robot.fingerprint[:12]}… although name and "
             "joint order agree; the spec was changed after the export, export again"
+        )
+    if changed := robot_numbers.differences(made_for.get("numbers", {}), robot_numbers.numbers_of(robot)):
+        raise CheckpointError(
+            f"{label} was trained with other numbers than the robot spec {robot.name} {robot.version} has: {robot_numbers.listed(changed)}; "
+            "restore them in the spec, or train again with these"
         )
 
 

@@ -22,6 +22,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from wbvla_core.errors import WbvlaError
+
 
 @dataclass(frozen=True)
 class DecoderConfig:
@@ -43,6 +45,13 @@ class DecoderConfig:
     latents: Literal["hidden", "codes"] = "hidden"
     chunk_rows: int = 10
     chunk_dt_s: float = 0.1
+
+    def __post_init__(self) -> None:
+        """Raise WbvlaError for sizes that no network has."""
+        least = {"hidden_size": 1, "heads": 1, "chunk_rows": 1, "chunk_dt_s": 1e-3}
+        for name, bound in least.items():
+            if not getattr(self, name) >= bound:
+                raise WbvlaError(f"decoder.{name} must be at least {bound}, got {getattr(self, name)}")
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from wbvla_core.errors import WbvlaError
 from wbvla_core.robot import RobotSpec
 from wbvla_core.types import FLAGS, ArmChunk, LocoCommand, RobotState
 
@@ -87,6 +88,16 @@ class FilterConfig:
     margin: float = 0.15
     height_smoothing: float = 0.5
     height_step_m: float = 0.01
+
+    def __post_init__(self) -> None:
+        """Raise WbvlaError for numbers with which the robot would never, or always, change its mind."""
+        for name in ("smoothing", "height_smoothing"):
+            if not 0.0 < getattr(self, name) <= 1.0:
+                raise WbvlaError(f"filter.{name} must lie in (0, 1], got {getattr(self, name)}")
+        if not 0.0 <= self.margin < 1.0:
+            raise WbvlaError(f"filter.margin is a lead in probability and must lie in [0, 1), got {self.margin}")
+        if not 0.0 <= self.height_step_m < 1.0:
+            raise WbvlaError(f"filter.height_step_m must lie in [0, 1) m, got {self.height_step_m}")
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

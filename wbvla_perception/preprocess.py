@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from wbvla_core.errors import ErrorCode, ImageError
-from wbvla_core.robot import Camera
+from wbvla_core.errors import CheckpointError, ErrorCode, ImageError
+from wbvla_core.robot import Camera, RobotSpec
 
 # Statistics of the published towers (prior work: DINOv2 was trained with ImageNet's, SigLIP with 0.5). Our own tiny towers
 # use the same, so that both sizes share one path.
@@ -71,6 +71,20 @@ class ImageSpec:
     def from_json(cls, data: dict[str, Any]) -> ImageSpec:
         """Inverse of :meth:`to_json` (JSON turns tuples into lists)."""
         return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in data.items()})
+
+
+def require_camera(label: str, spec: ImageSpec, robot: RobotSpec) -> None:
+    """Refuse pictures of another camera than the robot has.
+
+    Raises:
+        CheckpointError: naming both cameras.
+    """
+    camera = robot.camera
+    if (spec.source_width, spec.source_height, spec.fovy_deg) != (camera.width, camera.height, camera.fovy_deg):
+        raise CheckpointError(
+            f"{label} was trained with a camera of {spec.source_width}x{spec.source_height} px and {spec.fovy_deg:g} deg, "
+            f"robot {robot.name} has {camera.width}x{camera.height} px and {camera.fovy_deg:g} deg; use a checkpoint for this camera"
+        )
 
 
 def policy_image(image: np.ndarray, spec: ImageSpec) -> np.ndarray:

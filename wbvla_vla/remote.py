@@ -16,10 +16,10 @@ from typing import Any
 import zmq
 
 from wbvla_core.checkpoint import Manifest, require_robot
-from wbvla_core.errors import CheckpointError, ErrorCode, LinkError
+from wbvla_core.errors import CheckpointError, LinkError
 from wbvla_core.robot import RobotSpec
 from wbvla_core.types import Decision, PolicyInput
-from wbvla_perception.preprocess import ImageSpec
+from wbvla_perception.preprocess import ImageSpec, require_camera
 from wbvla_vla import wire
 from wbvla_vla.wire import ServedPolicy
 
@@ -129,10 +129,4 @@ def _require_same(served: ServedPolicy, expected: Manifest | None, robot: RobotS
         )
     if served.image is None:
         return
-    spec, camera = ImageSpec.from_json(served.image), robot.camera
-    if (spec.source_width, spec.source_height, spec.fovy_deg) != (camera.width, camera.height, camera.fovy_deg):
-        raise CheckpointError(
-            f"{served.label} at {address} was trained with a camera of {spec.source_width}x{spec.source_height} px and {spec.fovy_deg:g} deg, "
-            f"robot {robot.name} has {camera.width}x{camera.height} px and {camera.fovy_deg:g} deg; serve a policy for this camera",
-            ErrorCode.CHECKPOINT_MISMATCH,
-        )
+    require_camera(f"{served.label} at {address}", ImageSpec.from_json(served.image), robot)

@@ -40,7 +40,7 @@ class ServedPolicy:
     Attributes:
         label: for people, e.g. "checkpoint policy/tiny" or "zero".
         hash: of the manifest, which covers weights, image and lineage (of the file, for a recorded stream; "" without either).
-        robot: {name, version, joint_names, fingerprint}.
+        robot: {name, version, joint_names, fingerprint}; and the numbers that the policy depends on, where its manifest has them.
         image: :class:`~wbvla_perception.preprocess.ImageSpec` as JSON; None = any 8-bit RGB image.
     """
 
@@ -59,8 +59,9 @@ class ServedPolicy:
 
     @property
     def digest(self) -> str:
-        """sha256 of all fields."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+        """sha256 of all fields but the robot's numbers, as :attr:`~wbvla_core.checkpoint.Manifest.hash` is."""
+        fields = asdict(self) | {"robot": {key: value for key, value in self.robot.items() if key != "numbers"}}
+        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 
 # -- messages -----------------------------------------------------------------------------------------------------------------------------
@@ -183,8 +184,9 @@ def _codes(message: dict[str, Any], name: str) -> tuple[int, ...]:
 def read_served(message: dict[str, Any]) -> ServedPolicy:
     packed = field(message, "served", dict)
     image = field(packed, "image", dict) if packed.get("image") is not None else None
-    robot = field(packed, "robot", dict)
-    robot = {name: field(robot, name, kind) for name, kind in (("name", str), ("version", str), ("joint_names", list), ("fingerprint", str))}
+    made_for = field(packed, "robot", dict)
+    kinds = {"name": str, "version": str, "joint_names": list, "fingerprint": str} | ({"numbers": dict} if "numbers" in made_for else {})
+    robot = {name: field(made_for, name, kind) for name, kind in kinds.items()}
     return ServedPolicy(field(packed, "label", str), field(packed, "hash", str), robot, image)
 
 

@@ -34,7 +34,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     for seed, name in enumerate(("mani", "loco")):
         torch.manual_seed(seed)
         model = LatentActionModel(ModelConfig(image_size=32, stem_width=16, width=16, heads=2, decoder_width=8, rigid=name == "loco"))
-        export_lam(model, name, 0.5, robot_view(load_robot("x2")), root / "lam" / name, {}, {})
+        export_lam(model, name, 0.5, robot_view(load_robot("x2")), root / "lam" / name, {})
         lams += [f"--lam-{name}", str(root / "lam" / name)]
     write_film(root / "film", (root / "lam" / "mani", root / "lam" / "loco"))
     return ["--lerobot", str(write_set(root / "set")), *lams]

@@ -55,7 +55,7 @@ def quiet(_: str) -> None:
 def write_lam(directory: Path, name: str, seed: int) -> None:
     torch.manual_seed(seed)
     model = LatentActionModel(ModelConfig(image_size=32, stem_width=16, width=16, heads=2, decoder_width=8, rigid=name == "loco"))
-    export_lam(model, name, 0.5, robot_view(load_robot("x2")), directory, {}, {})
+    export_lam(model, name, 0.5, robot_view(load_robot("x2")), directory, {})
 
 
 @dataclasses.dataclass

@@ -36,7 +36,7 @@ torch.set_num_threads(1)  # small matrices: more threads only wait for each othe
 def write_lam(directory: Path, seed: int) -> Path:
     torch.manual_seed(seed)
     model = LatentActionModel(ModelConfig(image_size=32, stem_width=16, width=16, heads=2, decoder_width=8, rigid=True))
-    export(model, "loco", 0.5, robot_view(load_robot("x2")), directory, {}, {})
+    export(model, "loco", 0.5, robot_view(load_robot("x2")), directory, {})
     return directory
 
 

@@ -209,7 +209,7 @@ def test_a_checkpoint_is_loaded_with_the_extractor_of_its_training_and_with_no_o
     ours, others = _published(tmp_path / "a", seed=1), _published(tmp_path / "b", seed=2)
     torch.manual_seed(0)
     model = new_model(CONFIG.model, str(ours)).eval()
-    export(model, "loco", 0.5, VIEW, tmp_path / "loco", {}, {})
+    export(model, "loco", 0.5, VIEW, tmp_path / "loco", {})
     frames = pixels(torch.from_numpy(_frames(4)))
     lam = load_lam(tmp_path / "loco")
     assert lam.model.encode_frames(frames[:2], frames[2:], _lens(2)).shape == (2, 4)

@@ -32,7 +32,7 @@ def _health(rrg=0.4, shuffled=-0.2, perplexity=12.0) -> Health:
 def _export(directory, seed=0, name="loco", model_config=None):
     torch.manual_seed(seed)
     model = LatentActionModel(model_config or preset("debug", "loco").model)
-    export(model, name, 0.5, VIEW, directory, {"seed": seed}, {})
+    export(model, name, 0.5, VIEW, directory, {"seed": seed})
     return model
 
 

@@ -111,7 +111,7 @@ def lams(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for seed, name in enumerate(("mani", "loco")):
         torch.manual_seed(seed)
         model = LatentActionModel(ModelConfig(image_size=32, stem_width=16, width=16, heads=2, decoder_width=8, rigid=name == "loco"))
-        export_lam(model, name, 0.5, robot_view(ROBOT), root / name, {}, {})
+        export_lam(model, name, 0.5, robot_view(ROBOT), root / name, {})
     return {f"lam_{name}": root / name for name in ("mani", "loco")}
 
 

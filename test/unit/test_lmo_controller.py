@@ -4,6 +4,7 @@ import dataclasses
 import json
 
 import numpy as np
+import onnx
 import pytest
 import torch
 
@@ -15,6 +16,8 @@ from wbvla_lmo.arms import ChunkFollower
 from wbvla_lmo.controller import ControllerConfig, LmoController
 from wbvla_lmo.pipeline import LegPipeline, PipelineConfig
 from wbvla_lmo.policy import MODEL_FILE, LmoPolicy
+from wbvla_train.lmo.config import STATE_FILE, TrainConfig
+from wbvla_train.lmo.export import export_checkpoint
 from wbvla_train.lmo.network import mlp
 
 ROBOT = load_robot("x2")
@@ -174,10 +177,6 @@ def test_gains_rise_from_zero_over_the_start_ramp():
 @pytest.fixture
 def exported(tmp_path):
     """A small random policy, exported as training does."""
-    from wbvla_train.lmo.config import TrainConfig
-    from wbvla_train.lmo.export import export_checkpoint
-    from wbvla_train.lmo.train import STATE_FILE
-
     config = dataclasses.replace(TrainConfig(), ppo=dataclasses.replace(TrainConfig().ppo, layers=(16, 8)))
     size = LegPipeline(ROBOT, config.pipeline, 1).observation.size
     torch.manual_seed(0)
@@ -194,8 +193,9 @@ def test_exported_policy_loads_and_its_manifest_says_all_that_the_node_needs(exp
     manifest = policy.manifest
     assert manifest.rate_hz == 50.0 and manifest.extra["target_hold"] == "zero-order"
     assert manifest.outputs["action"]["joints"] == list(ROBOT.names("lmo_action"))
-    assert manifest.extra["cruise_speed"]["forward_m_s"] == policy.config.gating.cruise[0]
-    assert json.loads((exported / "metrics.json").read_text())["steps"] == 7
+    assert manifest.normalisation == {} and manifest.robot["numbers"]["joints.kp.left_knee_joint"] == 150.0
+    metrics = json.loads((exported / "metrics.json").read_text())
+    assert (metrics["steps"], metrics["layers"], metrics["manifest"]) == (7, [16, 8], manifest.hash)
     c = LmoController(ROBOT, policy)
     c.reset(state())
     c.tick(state(), STAND, 0.0)
@@ -221,17 +221,52 @@ def test_truncated_or_missing_policy_is_refused(exported):
         LmoPolicy.load(exported / "nowhere", ROBOT)
 
 
-def test_network_that_reads_another_observation_is_refused(exported):
+def edit(exported, change):
+    """Rewrite the manifest; without the page of metrics, which would tell that it was."""
     manifest = json.loads((exported / checkpoint.MANIFEST_FILE).read_text())
-    manifest["extra"]["pipeline"]["observation"]["history"] = 5
+    change(manifest)
     (exported / checkpoint.MANIFEST_FILE).write_text(json.dumps(manifest))
-    with pytest.raises(CheckpointError, match="reads"):
+    (exported / checkpoint.METRICS_FILE).unlink()
+
+
+def test_network_that_reads_another_observation_is_refused(exported):
+    def shorter(manifest):
+        manifest["extra"]["pipeline"]["observation"]["history"] = 5
+        manifest["inputs"]["observation"]["shape"][1] = size
+
+    config = PipelineConfig.from_json({"observation": {**dataclasses.asdict(TrainConfig().pipeline.observation), "history": 5}})
+    size = LegPipeline(ROBOT, config, 1).observation.size
+    edit(exported, shorter)
+    with pytest.raises(CheckpointError, match=rf"the network reads \d+ numbers, this code builds {size}"):
+        LmoPolicy.load(exported, ROBOT)
+
+
+def test_weights_that_are_not_finite_are_refused_at_load_and_at_export(exported, tmp_path):
+    state = torch.load(tmp_path / STATE_FILE, weights_only=True)
+    state["policy"]["action_net.bias"][3] = torch.nan
+    torch.save(state, tmp_path / STATE_FILE)
+    with pytest.raises(CheckpointError, match="action_net.bias is not finite, the training diverged; take an older state"):
+        export_checkpoint(tmp_path, tmp_path / "nan")
+    assert not (tmp_path / "nan").exists()
+    network = onnx.load(exported / MODEL_FILE)
+    weight = next(part for part in network.graph.initializer if part.name == "weight_0")
+    values = onnx.numpy_helper.to_array(weight).copy()
+    values[5, 7] = np.inf
+    weight.CopyFrom(onnx.numpy_helper.from_array(values, "weight_0"))
+    onnx.save(network, exported / MODEL_FILE)
+    edit(exported, lambda manifest: manifest["files"].update({MODEL_FILE: checkpoint.sha256_file(exported / MODEL_FILE)}))
+    with pytest.raises(CheckpointError, match="gives actions that are not finite"):
+        LmoPolicy.load(exported, ROBOT)
+
+
+def test_what_is_no_network_is_refused_by_name(exported):
+    (exported / MODEL_FILE).write_bytes(b"garbage")
+    edit(exported, lambda manifest: manifest["files"].update({MODEL_FILE: checkpoint.sha256_file(exported / MODEL_FILE)}))
+    with pytest.raises(CheckpointError, match="policy.onnx is no network that can be run"):
         LmoPolicy.load(exported, ROBOT)
 
 
 def test_policy_of_a_newer_version_is_refused_naming_what_is_not_known(exported):
-    manifest = json.loads((exported / checkpoint.MANIFEST_FILE).read_text())
-    manifest["extra"]["pipeline"]["gait"]["hops"] = True
-    (exported / checkpoint.MANIFEST_FILE).write_text(json.dumps(manifest))
-    with pytest.raises(CheckpointError, match="hops.*update wbvla"):
+    edit(exported, lambda manifest: manifest["extra"]["pipeline"]["gait"].update(hops=True))
+    with pytest.raises(CheckpointError, match="hops.*or use the wbvla that wrote it"):
         LmoPolicy.load(exported, ROBOT)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 
 import numpy as np
 import pytest
 import torch
 
+from wbvla_core.errors import CheckpointError
 from wbvla_vla import lora
-from wbvla_vla.checkpoint import load_float, save_half
+from wbvla_vla.checkpoint import load_float, save_half, save_tensors
 from wbvla_vla.config import LanguageConfig, VlaConfig, debug, full
 from wbvla_vla.model import PrismaticVla, code_loss, parameter_count
 from wbvla_vla.tokens import InstructionTokenizer, build_tokenizer
@@ -237,3 +239,21 @@ def test_configs_survive_json() -> None:
     for config in (debug(), full()):
         assert VlaConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
     assert isinstance(VlaConfig.from_json(debug().to_json()).language, LanguageConfig)
+
+
+def test_weights_have_the_mode_of_a_new_file_and_a_number_that_is_not_finite_is_named(tmp_path) -> None:
+    path, before = tmp_path / "model.safetensors", os.umask(0o022)
+    try:
+        save_tensors({"a": torch.ones(3), "codes": torch.arange(3)}, path)
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode & 0o777 == 0o644
+    assert torch.equal(load_float(path)["a"], torch.ones(3))
+    save_tensors({"a": torch.ones(3), "b": torch.tensor([1.0, torch.nan, -torch.inf]).half()}, path)
+    with pytest.raises(CheckpointError, match="2 of 3 numbers of b are not finite"):
+        load_float(path)
+    save_tensors({"a": torch.full((3,), 3e38)}, path)  # their sum is infinite, they are not
+    assert torch.isfinite(load_float(path)["a"]).all()
+    path.write_bytes(b"junk")
+    with pytest.raises(CheckpointError, match="not a readable safetensors file"):
+        load_float(path)

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from wbvla_core.checkpoint import METRICS_FILE, write_json
+from wbvla_core.checkpoint import Manifest
 from wbvla_core.console import program
 from wbvla_core.errors import WbvlaError
 from wbvla_core.robot import load_robot
@@ -206,9 +207,11 @@ def _export(config: DecoderTrainConfig, run: FineTuning, weights: dict[str, torc
     decoder = build_decoder(run.student.decoder.config, vla.model.config, robot)  # on the CPU and whole, wherever it was trained
     decoder.load_state_dict(strip(weights, "decoder."))
     adapter = lora.adapter_state(run.student.vla, strip(weights, "vla."))
-    extra = {"training": {"frames": run.frames, "samples": samples}}
-    manifest = save_policy(config.output, config.output.name, adapter, decoder, vla.manifest, robot, config.lora, config.filter, extra)
-    write_json(config.output / METRICS_FILE, run_record(config, run.loop.seconds / 3600, held_out=held_out, samples=samples, manifest=manifest.hash))
+
+    def metrics(manifest: Manifest) -> dict[str, Any]:
+        return run_record(config, run.loop.seconds / 3600, held_out=held_out, frames=run.frames, samples=samples, manifest=manifest.hash)
+
+    manifest = save_policy(config.output, config.output.name, adapter, decoder, vla.manifest, robot, config.lora, config.filter, {}, metrics)
     log(f"{manifest.label} written to {config.output}: " + "  ".join(f"{key} {value:.3f}" for key, value in held_out.items()))
 
 

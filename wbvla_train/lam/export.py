@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 
 from wbvla_core import checkpoint
 from wbvla_core.checkpoint import METRICS_FILE, Manifest
@@ -16,6 +15,7 @@ from wbvla_train.data.camera import CameraView
 from wbvla_train.lam.config import ModelConfig
 from wbvla_train.lam.feature_model import FeatureActionModel, new_model
 from wbvla_train.lam.model import PIXEL_MEAN, PIXEL_STD, LatentActionModel
+from wbvla_vla.checkpoint import load_float, save_half
 
 WEIGHTS_FILE = "model.safetensors"
 MAX_BYTES = 3_000_000  # what a repository can carry
@@ -43,39 +43,42 @@ def half(model: LatentActionModel) -> dict[str, torch.Tensor]:
     return {key: value.detach().to("cpu", torch.float16).contiguous() for key, value in model.state_dict().items()}
 
 
-def export(model: LatentActionModel, name: str, gap_s: float, view: CameraView, directory: Path, metrics: dict[str, Any], training: dict[str, Any]) -> Manifest:
+def export(model: LatentActionModel, name: str, gap_s: float, view: CameraView, directory: Path, metrics: dict[str, Any]) -> Manifest:
     """Write ``directory``: weights, metrics.json, manifest.json (last: a directory without one is no checkpoint).
 
     Args:
         view: the robot's camera (see :attr:`Lam.view`).
         metrics: what was measured, how, on what machine.
-        training: settings, for the manifest.
     """
-    directory.mkdir(parents=True, exist_ok=True)
     config = model.config
     record = model.extractor.record if isinstance(model, FeatureActionModel) else None
-    save_file(half(model), directory / WEIGHTS_FILE)
-    size = (directory / WEIGHTS_FILE).stat().st_size
-    if config == ModelConfig(rigid=config.rigid) and size > MAX_BYTES:
-        raise CheckpointError(f"{directory / WEIGHTS_FILE} has {size} bytes, at most {MAX_BYTES} are wanted for a checkpoint that ships")
-    checkpoint.write_json(directory / METRICS_FILE, metrics)
+    with checkpoint.writing(directory) as folder:
+        save_half(model.state_dict(), folder / WEIGHTS_FILE)
+        size = (folder / WEIGHTS_FILE).stat().st_size
+        if config == ModelConfig(rigid=config.rigid) and size > MAX_BYTES:
+            raise CheckpointError(f"{directory / WEIGHTS_FILE} has {size} bytes, at most {MAX_BYTES} are wanted for a checkpoint that ships")
+        checkpoint.write_json(folder / METRICS_FILE, metrics)
+        inputs, outputs = _contract(config)
+        manifest = checkpoint.save_manifest(
+            folder,
+            "lam",
+            name,
+            None,
+            inputs=inputs,
+            outputs=outputs,
+            rate_hz=None,
+            files=[WEIGHTS_FILE, METRICS_FILE],
+            extra={"model": asdict(config), "gap_s": gap_s, "robot_view": view.to_json(), "features": record},
+        )
+    return replace(manifest, directory=Path(directory))
+
+
+def _contract(config: ModelConfig) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Inputs and outputs of a LAM, as its manifest names them."""
     frame = {"shape": [config.image_size, config.image_size, 3], "dtype": "uint8", "unit": "RGB, area-averaged from the policy image"}
-    return checkpoint.save_manifest(
-        directory,
-        "lam",
-        name,
-        None,
-        inputs={
-            "first": frame,
-            "later": frame,
-            "view": {"shape": [3], "dtype": "float32", "unit": "tangents of half the horizontal and vertical field of view; pitch down, rad"},
-        },
-        outputs={"codes": {"shape": [config.tokens], "dtype": "uint8", "unit": f"code index in [0, {config.codes})"}},
-        rate_hz=None,
-        normalisation={"mean": PIXEL_MEAN, "std": PIXEL_STD},
-        files=[WEIGHTS_FILE, METRICS_FILE],
-        extra={"model": asdict(config), "gap_s": gap_s, "robot_view": view.to_json(), "training": training, "features": record},
-    )
+    view = {"shape": [3], "dtype": "float32", "unit": "tangents of half the horizontal and vertical field of view; pitch down, rad"}
+    codes = {"shape": [config.tokens], "dtype": "uint8", "unit": f"code index in [0, {config.codes})"}
+    return {"first": frame, "later": frame, "view": view}, {"codes": codes}
 
 
 def load_lam(directory: str | Path, features: str = "") -> Lam:
@@ -93,6 +96,11 @@ def load_lam(directory: str | Path, features: str = "") -> Lam:
         gap_s, view = float(manifest.extra["gap_s"]), CameraView.from_json(manifest.extra["robot_view"])
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{manifest.label}: its settings do not fit this code ({error}); export it again", ErrorCode.CHECKPOINT_MISMATCH) from error
+    checkpoint.require_contract(manifest, *_contract(config), None)
+    if manifest.normalisation and manifest.normalisation != {"mean": PIXEL_MEAN, "std": PIXEL_STD}:  # newer ones name none
+        raise CheckpointError(
+            f"{manifest.label} was trained on pixels scaled by {manifest.normalisation}, this code has mean {PIXEL_MEAN} and std {PIXEL_STD}; use its version"
+        )
     record = manifest.extra.get("features") or {}
     model = new_model(config, features or record.get("source", ""))
     if isinstance(model, FeatureActionModel) and model.extractor.record["sha256"] != record.get("sha256"):
@@ -101,7 +109,7 @@ def load_lam(directory: str | Path, features: str = "") -> Lam:
             f"{model.extractor.record['sha256'][:12]}; give the former with --features",
             ErrorCode.CHECKPOINT_MISMATCH,
         )
-    weights = {key: value.float() for key, value in load_file(manifest.path(WEIGHTS_FILE)).items()}
+    weights = load_float(manifest.path(WEIGHTS_FILE))
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:

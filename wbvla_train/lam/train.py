@@ -320,13 +320,13 @@ def _export(trainer: LamTrainer, dev: dict[str, tuple[Corpus, Pairs]], available
         "seed": config.seed,
         "data": {"train": list(map(str, trained_on)), "pairs_available": available},
         "pairs_seen": trainer.pairs_seen,
+        "training": {"steps": config.steps, "batch": config.batch, "lr": config.lr},
         "hours": round(trainer.seconds / 3600.0, 3),
         "machine": describe_machine(config.device, f"{config.threads} thread(s)", f"torch {torch.__version__}"),
         "code_resets": trainer.resets,
         "dev": {domain: h.to_json() for domain, h in health.items()},
     }
-    training = {"steps": config.steps, "batch": config.batch, "lr": config.lr, "seed": config.seed, "pairs_seen": trainer.pairs_seen}
-    lam_export.export(trainer.model, config.name, config.gap_s, ROBOT_VIEW, config.checkpoint_dir, metrics, training)
+    lam_export.export(trainer.model, config.name, config.gap_s, ROBOT_VIEW, config.checkpoint_dir, metrics)
     for domain, h in health.items():
         log(f"lam {config.name}: exported to {config.checkpoint_dir}; dev {domain}: {h.line()}")
     return config.checkpoint_dir

@@ -5,6 +5,7 @@ python -m wbvla_train.lmo.export runs/train/lmo checkpoints/lmo/x2
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +18,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 from wbvla_core import checkpoint
 from wbvla_core.console import program
+from wbvla_core.errors import CheckpointError, ErrorCode
 from wbvla_core.machine import describe_machine
 from wbvla_core.robot import load_robot
 from wbvla_lmo.pipeline import LegPipeline, PipelineConfig
-from wbvla_lmo.policy import MODEL_FILE, OBSERVATION_CLIP
+from wbvla_lmo.policy import MODEL_FILE, OBSERVATION_CLIP, contract
 from wbvla_train.lmo.config import STATE_FILE, STATE_HOLDS
 from wbvla_train.lmo.evaluate import actor_network, development_report
 from wbvla_train.lmo.network import weights_of
@@ -75,10 +77,10 @@ def export_checkpoint(
     pipeline_config = PipelineConfig.from_json(config["pipeline"])
     robot = load_robot(config["robot"])
     changes = json.loads(state.get("changes", "[]"))
-    legs = robot.indices("lmo_action")
     pipeline = LegPipeline(robot, pipeline_config, 1)
-    target.mkdir(parents=True, exist_ok=True)
-    onnx.save(actor_onnx(actor_network(weights_of(state), config["ppo"]["layers"])), str(target / MODEL_FILE))
+    weights = weights_of(state)
+    if bad := [name for name, value in weights.items() if not torch.isfinite(value).all()]:
+        raise CheckpointError(f"{run / state_file}: {bad[0]} is not finite, the training diverged; take an older state", ErrorCode.CHECKPOINT_CORRUPT)
     metrics = {
         "command": f"wbvla train lmo --preset x2 --seed {config['seed']}"
         + (f" --ablation {config['ablation']}" if config.get("ablation", "none") != "none" else ""),
@@ -89,42 +91,31 @@ def export_checkpoint(
         "wall_hours": round(float(state["wall_s"]) / 3600.0, 3),
         "machine": describe_machine(f"torch {torch.__version__}"),
         "threads": config["physics"]["threads"],
+        "layers": config["ppo"]["layers"],
         "curriculum": state["curriculum"],
         "development": development or {},  # wbvla_train.lmo.evaluate
         "evaluation": evaluation or {},  # wbvla eval lmo: held-out seeds, whole controller
     }
-    checkpoint.write_json(target / checkpoint.METRICS_FILE, metrics)
-    size, actions = pipeline.observation.size, len(legs)
-    return checkpoint.save_manifest(
-        target,
-        "lmo",
-        target.name,
-        robot,
-        inputs={"observation": {"shape": ["N", size], "dtype": "float32", "unit": "scaled, wbvla_lmo.observation", "clip": OBSERVATION_CLIP}},
-        outputs={
-            "action": {
-                "shape": ["N", actions],
-                "dtype": "float32",
-                "unit": "residual on the reference leg targets, x action_scale_rad",
-                "joints": list(robot.names("lmo_action")),
-            }
-        },
-        rate_hz=pipeline_config.rate_hz,
-        normalisation={
-            "action_scale_rad": pipeline.action_scale.tolist(),
-            "kp": robot.kp[legs].tolist(),
-            "kd": robot.kd[legs].tolist(),
-            "default_q": robot.default_q[legs].tolist(),
-        },
-        files=[MODEL_FILE],
-        extra={
-            "pipeline": pipeline_config.to_json(),
-            "target_hold": "zero-order",
-            "cruise_speed": dict(zip(("forward_m_s", "lateral_m_s", "yaw_rad_s"), pipeline_config.gating.cruise, strict=True)),
-            "posture_joints": list(pipeline.observation.posture_names),
-            "layers": config["ppo"]["layers"],
-        },
-    )
+    with checkpoint.writing(target) as folder:
+        onnx.save(actor_onnx(actor_network(weights, config["ppo"]["layers"])), str(folder / MODEL_FILE))
+        inputs, outputs = contract(pipeline)
+        manifest = checkpoint.save_manifest(
+            folder,
+            "lmo",
+            target.name,
+            robot,
+            inputs=inputs,
+            outputs=outputs,
+            rate_hz=pipeline_config.rate_hz,
+            files=[MODEL_FILE],
+            extra={
+                "pipeline": pipeline_config.to_json(),
+                "target_hold": "zero-order",
+                "posture_joints": list(pipeline.observation.posture_names),
+            },
+        )
+        checkpoint.write_json(folder / checkpoint.METRICS_FILE, metrics | {"manifest": manifest.hash})
+    return dataclasses.replace(manifest, directory=target)
 
 
 def benchmark_rows(report: dict) -> dict:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from wbvla_core import checkpoint
-from wbvla_core.checkpoint import METRICS_FILE, write_json
+from wbvla_core.checkpoint import Manifest, write_json
 from wbvla_core.robot import RobotSpec
 from wbvla_perception.preprocess import ImageSpec
 from wbvla_train.loop import run_record
@@ -35,20 +36,23 @@ def export(
     tokenizer: InstructionTokenizer,
     spec: ImageSpec,
     robot: RobotSpec,
-    metrics: dict[str, dict],
+    measured: dict[str, dict],
     log=print,
     weights: dict[str, torch.Tensor] | None = None,
 ) -> Path:
     """Write weights (default: those in ``model``), tokenizer, manifest and metrics; the LAMs whose codes were learnt become the parents."""
-    stages = write_stage_metrics(config, metrics)
+    stages = write_stage_metrics(config, measured)
     parents = {
         "lam_mani": checkpoint.load_manifest(config.codes.lam_mani, kind="lam"),
         "lam_loco": checkpoint.load_manifest(config.codes.lam_loco, kind="lam"),
     }
     vision = f"published: {config.pretrained}" if config.pretrained else "ours, from simulator labels (stage 0)"
     extra = {"vision_weights": vision, "parameters": parameter_count(model)}
-    manifest = save_vla(config.output, config.output.name, model, tokenizer, spec, robot, parents, extra, weights)
     hours = sum(stage.get("hours", 0.0) for stage in stages.values())
-    write_json(config.output / METRICS_FILE, run_record(config, hours, stages=stages, manifest=manifest.hash))
+
+    def metrics(manifest: Manifest) -> dict[str, Any]:
+        return run_record(config, hours, stages=stages, manifest=manifest.hash)
+
+    manifest = save_vla(config.output, config.output.name, model, tokenizer, spec, robot, parents, extra, weights, metrics)
     log(f"{manifest.label} written to {config.output}")
     return config.output
