@@ -139,12 +139,11 @@ class Filter:
 
     def run(self) -> int:
         dataset = open_dataset(self.dataset)
-        drop = set(self.drop)
+        views = edit.chosen(dataset, task=self.task, least_s=self.least_s, drop=self.drop)
         if self.drop_faulty:
-            faulty = {finding.episode for finding in checks.check(self.dataset) if finding.severity == "error" and finding.episode >= 0}
-            print(f"faulty: {sorted(faulty) or 'none'}")
-            drop |= faulty
-        return edit.write(edit.chosen(dataset, task=self.task, least_s=self.least_s, drop=sorted(drop)), self.output)
+            sound = {view.index for view in edit.sound_views(dataset)}
+            views = [view for view in views if view.index in sound]
+        return edit.write(views, self.output, checked=self.drop_faulty)
 
 
 Command = (

@@ -15,7 +15,7 @@ from wbvla_lmo.leg_kinematics import link_poses
 from wbvla_train.data.lerobot.bag import Bag, TopicMap
 from wbvla_train.data.lerobot.check import Finding, check
 from wbvla_train.data.lerobot.episode import DataError, shown
-from wbvla_train.data.lerobot.reader import open_dataset
+from wbvla_train.data.lerobot.reader import View, open_dataset
 from wbvla_train.data.lerobot.schema import LOCO, action_joints
 
 
@@ -111,6 +111,20 @@ def _codes(bag: Bag, stamps: np.ndarray) -> np.ndarray:
     return np.array([at.get(round(stamp * 1e6), [-1] * width) for stamp in stamps])
 
 
+def _shots(view: View, camera: str) -> Iterator[np.ndarray]:
+    """A picture per row; a grey cross where the row has none, and nothing where none can be told: the findings say why."""
+    shape = view.dataset.features[camera]["shape"]
+    height, width = (int(n) for n in (shape[:2] if shape[-1] in (1, 3) else shape[1:]))
+    none = np.full((height, width, 3), 128, np.uint8)
+    size = min(height, width)
+    none[np.arange(size), np.arange(size)] = none[np.arange(size), size - 1 - np.arange(size)] = 255
+    try:
+        for _, image in view.pictures(camera):
+            yield none if image is None else image
+    except DataError:
+        return
+
+
 def load_dataset(path: Path, episode: int) -> EpisodeView:
     """Episode ``episode`` of a data set, with what the check finds in it."""
     dataset = open_dataset(path)
@@ -133,7 +147,7 @@ def load_dataset(path: Path, episode: int) -> EpisodeView:
     time_s = columns[role["stamp"]][:, 0] if role["stamp"] else columns["timestamp"][:, 0]
     shown_view = EpisodeView(
         f"{shown(path.name)}, episode {episode} of {len(dataset.views)}", ", ".join(view.tasks), time_s,
-        lambda: view.images(cameras[0]) if cameras else iter(()), state, target, loco,
+        lambda: _shots(view, cameras[0]) if cameras else iter(()), state, target, loco,
         columns[role["imu"]][:, :3] if role["imu"] else np.full((count, 3), np.nan),
         columns[role["skew"]][:, 0] if role["skew"] else np.full(count, np.nan), np.zeros((count, 0), int), robot,
     )  # fmt: skip
@@ -143,5 +157,5 @@ def load_dataset(path: Path, episode: int) -> EpisodeView:
         ("robot", str(dataset.info.get("robot_type"))),
         *((key, f"{value}") for key, value in view.about.items() if isinstance(value, (str, float, int))),
     ]
-    shown_view.findings, shown_view.checked = check(path, only=episode), True
+    shown_view.findings, shown_view.checked = check(path, only={view.index}), True
     return shown_view

@@ -37,7 +37,7 @@ def test_lerobot_reads_every_frame_and_field_as_we_wrote_them(merged, tmp_path):
     root = tmp_path / "out"
     assert convert([tmp_path / "bags"], root, typestore) == 0
     if merged:
-        assert edit.merge([root, root], tmp_path / "both") == 0
+        assert edit.merge([root], tmp_path / "both") == 0
         root = tmp_path / "both"
     environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "VIRTUAL_ENV")} | {"HF_HOME": str(tmp_path / "cache")}
     subprocess.run([PYTHON, str(READER), str(root), str(tmp_path / "theirs.npz")], check=True, env=environment, cwd=tmp_path)

@@ -53,7 +53,7 @@ class RobotFrames:
         self._loco = [names.index(name) for name in LOCO]
 
     def read(self, view: View, start: int, count: int) -> dict[str, np.ndarray]:
-        table, robot = view.columns(NEEDED), self.robot
+        table, robot = view.finite(NEEDED), self.robot
         q, qd, imu, action = (table[key] for key in NEEDED)
         rows = range(start, start + count)
         states = [RobotState(t / view.dataset.fps, q[t], qd[t], imu[t, :3], imu[t, 3:]) for t in rows]

@@ -80,10 +80,7 @@ def _labels(dataset: Dataset, camera: str, lam: Lam, processes: Processes, log) 
 
 def frame_sentences(view: View) -> np.ndarray:
     """Index of each frame's sentence in the data set's table of tasks [length]."""
-    if len(view.tasks) == 1:
-        index = next(number for number, task in view.dataset.tasks.items() if task == view.tasks[0])
-        return np.full(view.length, index)
-    return view.columns(["task_index"])["task_index"][:, 0]
+    return view.task_indices
 
 
 class LabelledFrames:

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from wbvla_core.robot import RobotSpecError, load_robot
-from wbvla_train.data.lerobot.episode import DataError, shown
+from wbvla_train.data.lerobot.check_pictures import Finding, pictures, sizes
+from wbvla_train.data.lerobot.episode import ARROW, DataError, shown
 from wbvla_train.data.lerobot.lag import LagMeter
-from wbvla_train.data.lerobot.reader import Dataset, View, open_dataset
+from wbvla_train.data.lerobot.reader import EMBEDDED, Dataset, View, open_dataset
 from wbvla_train.data.lerobot.schema import IMU, LOCO
 
 SKEW_S, LAG_S = 0.02, 0.045
@@ -29,49 +32,100 @@ FREEZE_S = 0.5
 SAME_IMAGE = 0.05  # mean difference of two images, of 255: below, it is the same image coded again
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One fault: an error makes the episode unfit for training, a warning wants a look."""
-
-    episode: int
-    kind: str
-    severity: str
-    frame: int
-    text: str
-
-
-def check(root: Path, *, images: bool = True, only: int | None = None) -> list[Finding]:
+def check(root: Path, *, images: bool = True, only: Collection[int] | None = None) -> list[Finding]:
     """All findings, ``episode`` -1 for those of the whole data set. DataError where it cannot be opened at all.
 
     Args:
-        images: decode the videos, too.
-        only: look into this episode alone (duplicates are then not sought).
+        images: decode the videos, too; stamps of pictures are compared with the rows' either way.
+        only: look into the episodes of these numbers alone.
     """
-    dataset = open_dataset(root)
+    return check_dataset(open_dataset(root), images=images, only=only)
+
+
+def check_dataset(dataset: Dataset, *, images: bool = True, only: Collection[int] | None = None) -> list[Finding]:
+    """:func:`check` of an open data set."""
     found: list[Finding] = list(_whole(dataset))
+    joined = {camera: pictures(dataset, camera) for camera in dataset.cameras}
     seen: dict[str, int] = {}
-    for view in dataset.views if only is None else dataset.views[only : only + 1]:
+    for view in dataset.views:
+        if only is not None and view.index not in only:
+            continue
+        columns: dict[str, np.ndarray] = {}
         try:
             columns = view.columns()
             found += _numbers(dataset, view, columns, seen)
-            if images:
-                for camera in dataset.cameras:
-                    found += _images(dataset, view, camera, columns)
         except DataError as error:
-            found.append(Finding(view.index, "unreadable", "error", 0, str(error)))
+            found.append(Finding(view.index, "unreadable", "error", getattr(error, "frame", 0), str(error)))
+        for camera in dataset.cameras:
+            mine = joined[camera][view.index]
+            found += mine
+            if any(finding.severity == "error" for finding in mine):
+                continue  # which picture is whose is not known
+            try:
+                found += sizes(dataset, camera, view)
+                if images and columns and _in_order(view):
+                    found += _images(dataset, view, camera, columns)
+            except DataError as error:
+                found.append(Finding(view.index, "unreadable", "error", getattr(error, "frame", 0), str(error)))
     return found
 
 
+def _in_order(view: View) -> bool:
+    try:
+        return len(view.times_s) > 0
+    except DataError:
+        return False
+
+
+def digest(view: View, columns: dict[str, np.ndarray]) -> str | None:
+    """Fingerprint of an episode's states and actions; None where it has neither."""
+    kept = [key for key in (view.dataset.role("state"), view.dataset.role("action")) if key]
+    return hashlib.sha256(b"".join(np.ascontiguousarray(columns[key]).tobytes() for key in kept)).hexdigest() if kept else None
+
+
 def _whole(dataset: Dataset) -> Iterator[Finding]:
+    def say(kind: str, text: str, severity: str = "error") -> Finding:
+        return Finding(-1, kind, severity, 0, text)
+
     total = sum(view.length for view in dataset.views)
     for name, said, there in (("episodes", "total_episodes", len(dataset.views)), ("frames", "total_frames", total)):
         if dataset.info.get(said) != there:
-            yield Finding(-1, "count", "error", 0, f"meta/info.json says {dataset.info.get(said)} {name}, the list of episodes has {there}")
+            yield say("count", f"meta/info.json says {dataset.info.get(said)} {name}, the list of episodes has {there}")
     numbers = [view.index for view in dataset.views]
     if numbers != list(range(len(numbers))):
-        yield Finding(-1, "count", "error", 0, f"episodes must be numbered 0 to {len(numbers) - 1}, got {numbers[:8]} ...")
+        twice = sorted({n for n in numbers if numbers.count(n) > 1})
+        why = f"{twice} are listed twice" if twice else f"got {numbers[:8]}{' ...' if len(numbers) > 8 else ''}"
+        yield say("count", f"episodes must be numbered 0 to {len(numbers) - 1}: {why}")
     if not dataset.views:
-        yield Finding(-1, "count", "error", 0, "no episode")
+        yield say("count", "no episode")
+    for key, feature in dataset.features.items():
+        if feature["dtype"] == "image":
+            yield say("images", EMBEDDED.format(key=key))
+        elif feature["dtype"] != "video" and feature["dtype"] not in ARROW:
+            yield say("type", f"{key} is of type {feature['dtype']}; known are {', '.join(ARROW)} and video")
+    for key in ("timestamp", "frame_index", "episode_index", "index", "task_index"):
+        if key not in dataset.features:
+            yield say("count", f"meta/info.json names no column {key}, which every data set has")
+    if list(dataset.tasks) != list(range(len(dataset.tasks))):
+        yield say("task", f"the table of tasks is not in the order of task_index (got {list(dataset.tasks)[:8]}): lerobot takes its rows by place", "warning")
+    yield from (say("count", text) for text in _strangers(dataset))
+
+
+def _strangers(dataset: Dataset) -> Iterator[str]:
+    """Files and rows of the data folder that no listed episode owns: readers that take the whole folder get them, too."""
+    owners: dict[Path, set[int]] = {}
+    for view in dataset.views:
+        owners.setdefault(view.data, set()).add(view.index)
+    for path in sorted((dataset.root / "data").rglob("*.parquet")):
+        if path not in owners:
+            yield f"{shown(path)} belongs to no listed episode; move it away, or restore meta/episodes"
+            continue
+        try:
+            there = set(pq.read_table(path, columns=["episode_index"])["episode_index"].unique().to_pylist())
+        except (OSError, pa.ArrowInvalid, pa.ArrowNotImplementedError):
+            continue  # said for each of its episodes
+        if more := sorted(there - owners[path], key=str):
+            yield f"{shown(path)} has rows of episodes {more[:8]}, which are not listed; was the recorder killed? Restore meta/episodes"
 
 
 def _numbers(dataset: Dataset, view: View, columns: dict[str, np.ndarray], seen: dict[str, int]) -> Iterator[Finding]:
@@ -80,26 +134,50 @@ def _numbers(dataset: Dataset, view: View, columns: dict[str, np.ndarray], seen:
 
     count = len(columns["frame_index"])
     if count != view.length:
-        yield say("count", "error", 0, f"{view.length} frames announced, {count} in the file")
+        yield say("count", "error", min(count, view.length), f"{view.length} frames announced, {count} in the file")
     if count == 0:
+        if view.length == 0:
+            yield say("count", "error", 0, "no frame")
         return
-    if not np.array_equal(columns["frame_index"][:, 0], np.arange(count)):
-        yield say("count", "error", 0, "frame_index does not count from 0")
+    expected = {"frame_index": np.arange(count)}
+    if view.first_index is not None:
+        expected["index"] = view.first_index + np.arange(count)
+    elif np.ptp(columns["index"]) != count - 1 or (np.diff(columns["index"][:, 0]) != 1).any():
+        expected["index"] = columns["index"][0, 0] + np.arange(count)
+    for key, numbers in expected.items():
+        if (wrong := columns[key][:, 0] != numbers).any():
+            row = int(wrong.argmax())
+            yield say("count", "error", row, f"{key} must count up from {numbers[0]}: {numbers[row]} expected, got {columns[key][row, 0]} (rows out of order?)")
+    yield from _tasks(dataset, view, columns)
     for key, values in columns.items():
         if values.dtype.kind == "f" and not np.isfinite(values).all():
             frame, entry = np.argwhere(~np.isfinite(values))[0]
             yield say("nan", "error", frame, f"{key} {dataset.names(key)[entry]} is {values[frame, entry]}")
-    off = np.abs(columns["timestamp"][:, 0] - np.arange(count) / dataset.fps)
-    if off.max() > 1e-3 + 1e-6 * count:
+    stamps = columns["timestamp"][:, 0].astype(np.float64)
+    off = np.abs(stamps - np.arange(count) / dataset.fps)
+    if not off.max() <= 1e-3 + 1e-6 * count:
         yield say("rate", "error", off.argmax(), f"timestamp is {off.max():.3f} s off frame_index / {dataset.fps:g} Hz")
     yield from _clock(dataset, view, columns)
-    kept = [key for key in (dataset.role("state"), dataset.role("action")) if key]
-    digest = hashlib.sha256(b"".join(np.ascontiguousarray(columns[key]).tobytes() for key in kept)).hexdigest()
-    if kept and seen.setdefault(digest, view.index) != view.index:
-        yield say("duplicate", "error", 0, f"the same states and actions as episode {seen[digest]}")
-    if len(kept) == 2:
-        yield from _joints(dataset, view, columns, *kept)
+    fingerprint = digest(view, columns)
+    if fingerprint and seen.setdefault(fingerprint, view.index) != view.index:
+        yield say("duplicate", "error", 0, f"the same states and actions as episode {seen[fingerprint]}")
+    state, action = dataset.role("state"), dataset.role("action")
+    if state and action:
+        yield from _joints(dataset, view, columns, state, action)
     yield from _motion(dataset, view, columns)
+
+
+def _tasks(dataset: Dataset, view: View, columns: dict[str, np.ndarray]) -> Iterator[Finding]:
+    """Sentences of the rows against the table of tasks and the list of episodes."""
+    try:
+        said = view.task_indices
+    except DataError as error:
+        yield Finding(view.index, "task", "error", getattr(error, "frame", 0), str(error))
+        return
+    rows = {dataset.tasks[i] for i in np.unique(said).tolist()}
+    if rows != set(view.tasks):
+        text = f"the list of episodes says {sorted(view.tasks)}, the rows' task_index says {sorted(rows)}"
+        yield Finding(view.index, "task", "error", 0, text)
 
 
 def _clock(dataset: Dataset, view: View, columns: dict[str, np.ndarray]) -> Iterator[Finding]:
@@ -168,9 +246,8 @@ def _motion(dataset: Dataset, view: View, columns: dict[str, np.ndarray]) -> Ite
 def _images(dataset: Dataset, view: View, camera: str, columns: dict[str, np.ndarray]) -> Iterator[Finding]:
     imu, stamp = dataset.role("imu"), dataset.role("stamp")
     meter = LagMeter() if imu and stamp and tuple(dataset.names(imu)) == IMU else None
-    before, frozen, longest, at, count = None, 0, 0, 0, 0
+    before, frozen, longest, at = None, 0, 0, 0
     for i, image in enumerate(view.images(camera)):
-        count += 1
         thin = image[::4, ::4].astype(np.int16)
         frozen = frozen + 1 if before is not None and np.abs(thin - before).mean() < SAME_IMAGE else 0
         if frozen > longest:
@@ -179,8 +256,6 @@ def _images(dataset: Dataset, view: View, camera: str, columns: dict[str, np.nda
         if meter and i < len(columns[stamp]):
             meter.add_image(float(columns[stamp][i, 0]), image)
             meter.add_gyro(float(columns[stamp][i, 0]), columns[imu][i, :3])
-    if count < view.length:
-        yield Finding(view.index, "count", "error", count, f"{camera} has {count} frames, {view.length} expected")
     moving = meter is not None and float(np.abs(columns[imu][at : at + longest, :3]).max(initial=0.0)) > 0.1
     if longest > FREEZE_S * dataset.fps and (moving or meter is None):
         yield Finding(view.index, "freeze", "error" if moving else "warning", at, f"{camera} shows one image for {longest / dataset.fps:.1f} s")

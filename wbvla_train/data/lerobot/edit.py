@@ -10,12 +10,22 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from wbvla_train.data.lerobot.assemble import assemble
+from wbvla_train.data.lerobot.check import check_dataset, digest
 from wbvla_train.data.lerobot.episode import DataError, Episode, shown
 from wbvla_train.data.lerobot.reader import Dataset, View, open_dataset, stage
 
+SHOWN = 5  # faults in a refusal
 
-def write(views: Sequence[View], output: Path, log: Callable[[str], None] = print) -> int:
-    """A data set from these episodes, in this order; resumable. Returns 1 where an episode could not be read and was left out."""
+
+def write(views: Sequence[View], output: Path, log: Callable[[str], None] = print, *, checked: bool = False) -> int:
+    """A data set from these episodes, in this order; resumable. Returns 1 where an episode was left out.
+
+    Args:
+        checked: the episodes were checked just now. Otherwise they are, first: nothing is made of a data set that ``check`` refuses.
+
+    Raises:
+        DataError: faults were found, episodes do not fit together, ``output`` exists.
+    """
     if output.exists():
         raise DataError(f"{shown(output)} exists already; name a folder that does not")
     if not views:
@@ -23,21 +33,70 @@ def write(views: Sequence[View], output: Path, log: Callable[[str], None] = prin
     types = sorted({str(view.dataset.info.get("robot_type")) for view in views})
     if len(types) > 1:
         raise DataError(f"a data set holds one robot; these hold {types}. Keep them apart")
-    plan = json.dumps([(str(view.dataset.root.resolve()), view.index, view.length) for view in views])
+    plan = json.dumps([_source(view) for view in views])
     staging = output.with_name(output.name + ".staging") / hashlib.sha256(plan.encode("utf-8", "backslashreplace")).hexdigest()[:16]
+    sound = staging / "checked"
+    if not checked and not sound.exists():
+        require_sound(views, log)
+    staging.mkdir(parents=True, exist_ok=True)
+    sound.touch()
     kept: list[Episode] = []
     left: list[str] = []
+    seen: dict[str, int] = {}
     for number, view in enumerate(views):
+        here = f"episode {view.index} of {shown(view.dataset.root)}"
         try:
+            fingerprint = digest(view, view.columns())
+            if fingerprint and (before := seen.setdefault(fingerprint, number)) != number:
+                raise DataError(f"the same states and actions as episode {views[before].index} of {shown(views[before].dataset.root)}")
             kept.append(stage(view, staging / f"{number:06d}"))
         except DataError as error:
-            left.append(f"episode {view.index} of {shown(view.dataset.root)}: {error}")
+            left.append(f"{here}: {error}")
     info = assemble(kept, output, robot_type=types[0], provenance={"left_out": left, "made_from": sorted({shown(v.dataset.root.name) for v in views})})
     shutil.rmtree(staging.parent)
     log(f"{shown(output)}: {info['total_episodes']} episodes, {info['total_frames']} frames")
     for line in left:
         log(f"left out: {line}")
     return 1 if left else 0
+
+
+def _source(view: View) -> list[object]:
+    """What an episode is made from: a run that goes on must find it unchanged."""
+    files = sorted({view.data, *(path for path, _ in view.videos.values()), view.dataset.root / "meta" / "info.json"})
+    stats = [(path.stat().st_size, path.stat().st_mtime_ns) if path.is_file() else None for path in files]
+    return [str(view.dataset.root.resolve()), view.index, view.length, stats]
+
+
+def require_sound(views: Sequence[View], log: Callable[[str], None] = print) -> None:
+    """Check the episodes; DataError with the first faults where there is an error. Warnings are logged."""
+    faults: list[str] = []
+    sets = {id(view.dataset): view.dataset for view in views}
+    for dataset in sets.values():
+        log(f"checking {shown(dataset.root)}")
+        for finding in check_dataset(dataset, only={view.index for view in views if view.dataset is dataset}):
+            where = f"episode {finding.episode}, frame {finding.frame}: " if finding.episode >= 0 else ""
+            line = f"{shown(dataset.root)}: {where}{finding.kind}: {shown(finding.text)}"
+            if finding.severity == "error":
+                faults.append(line)
+            else:
+                log(f"warning  {line}")
+    if faults:
+        more = f"\n  and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
+        raise DataError(
+            f"`wbvla dataset check` finds {len(faults)} faults, and nothing is made of faulty data:\n  " + "\n  ".join(faults[:SHOWN]) + more + "\n"
+            "Mend them, or take the sound episodes alone: wbvla dataset filter DATASET --output NEW --drop-faulty"
+        )
+
+
+def sound_views(dataset: Dataset, log: Callable[[str], None] = print) -> list[View]:
+    """The episodes without an error. What concerns the data set as a whole is logged: each new data set counts anew."""
+    findings = [finding for finding in check_dataset(dataset) if finding.severity == "error"]
+    for finding in findings:
+        if finding.episode < 0:
+            log(f"mended in the new data set, or left out: {finding.kind}: {shown(finding.text)}")
+    faulty = sorted({finding.episode for finding in findings if finding.episode >= 0})
+    log(f"faulty: {faulty or 'none'}")
+    return [view for view in dataset.views if view.index not in faulty]
 
 
 def merge(roots: Sequence[Path], output: Path, log: Callable[[str], None] = print) -> int:
@@ -61,7 +120,8 @@ def split(root: Path, output: Path, shares: dict[str, float], seed: int = 0, log
     empty = [name for name, views in parts.items() if not views]
     if empty:
         raise DataError(f"{len(order)} episodes are too few: {empty} would be empty")
-    return max(write(views, output / name, log) for name, views in parts.items())
+    require_sound(dataset.views, log)  # all of it: of two episodes that are the same, one must not train and the other test
+    return max(write(views, output / name, log, checked=True) for name, views in parts.items())
 
 
 def chosen(dataset: Dataset, *, task: str = "", least_s: float = 0.0, drop: Sequence[int] = ()) -> list[View]:

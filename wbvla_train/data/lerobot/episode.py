@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from wbvla_core.errors import WbvlaError
@@ -20,12 +21,24 @@ from wbvla_train.data.lerobot.schema import camera_feature
 from wbvla_train.data.lerobot.video import Encoder
 
 ROWS, ABOUT = "rows.parquet", "episode.json"
-ARROW = {"float32": pa.float32(), "float64": pa.float64(), "int64": pa.int64(), "int32": pa.int32(), "int8": pa.int8(), "bool": pa.bool_()}
-ARROW |= {"uint8": pa.uint8(), "uint16": pa.uint16(), "string": pa.string()}
+ARROW = {"float16": pa.float16(), "float32": pa.float32(), "float64": pa.float64(), "bool": pa.bool_(), "string": pa.string()}
+ARROW |= {name: getattr(pa, name)() for name in ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")}
 
 
 class DataError(WbvlaError):
     """A recording or data set that cannot be used; the text says what was expected, what came and what to do."""
+
+
+class RowError(DataError):
+    """A fault of one frame.
+
+    Attributes:
+        frame: its number in the episode, from 0.
+    """
+
+    def __init__(self, message: str, frame: int) -> None:
+        super().__init__(message)
+        self.frame = frame
 
 
 def shown(path: object) -> str:
@@ -33,28 +46,69 @@ def shown(path: object) -> str:
     return os.fsencode(str(path)).decode("utf-8", "backslashreplace")
 
 
+def video_file(folder: Path, camera: str) -> Path:
+    """Where a finished episode has a camera's video: names with a slash are one file, too."""
+    return folder / f"{camera.replace('%', '%25').replace('/', '%2F')}.mp4"
+
+
 def arrow_column(values: np.ndarray, feature: Mapping[str, Any]) -> pa.Array:
-    """[T, ...] as the parquet column that lerobot expects: scalars for shape [1], lists of fixed length otherwise."""
-    kind, size = ARROW[feature["dtype"]], int(np.prod(feature["shape"]))
+    """[T, D] as the parquet column that lerobot expects: scalars for shape [1], lists of fixed length for [D], lists of lists for [D, E], ...
+
+    Raises:
+        DataError: a type that no column can have.
+    """
+    if feature["dtype"] not in ARROW:
+        raise DataError(f"columns of type {feature['dtype']} are not written; known are {', '.join(ARROW)}")
+    kind, shape = ARROW[feature["dtype"]], [int(n) for n in feature["shape"]]
     if feature["dtype"] == "string":
         return pa.array([str(v) for v in np.ravel(values)], kind)
-    flat = pa.array(np.ascontiguousarray(values, dtype=feature["dtype"]).ravel(), kind)
-    return flat if size == 1 else pa.FixedSizeListArray.from_arrays(flat, size)
+    column = pa.array(np.ascontiguousarray(values, dtype=feature["dtype"]).ravel(), kind)
+    if shape in ([], [1]):
+        return column
+    if len(shape) == 1:
+        return pa.FixedSizeListArray.from_arrays(column, shape[0])
+    for size in reversed(shape):  # as Hugging Face's "datasets" stores matrices
+        column = pa.ListArray.from_arrays(pa.array(np.arange(len(column) // size + 1) * size, pa.int32()), column)
+    return column
 
 
 def numpy_column(column: pa.ChunkedArray, feature: Mapping[str, Any]) -> np.ndarray:
-    """The inverse: [T, D], whether lists are of fixed length or not."""
+    """The inverse: [T, D], whether lists are of fixed length or not, nested or flat.
+
+    Raises:
+        RowError: a frame without a value, or with more or fewer numbers than the feature says.
+        DataError: no numbers, or fractions where whole numbers were announced.
+    """
     size = int(np.prod(feature["shape"]))
     whole = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    if isinstance(whole.type, pa.BaseExtensionType):
+        whole = whole.storage
+    row_of = np.arange(len(whole))  # of each value that is left, the frame that it belongs to
+    _require_values(whole, row_of)
     if feature["dtype"] == "string":
         return np.array(whole.to_pylist(), dtype=object)[:, None]
     rows = len(whole)
     while pa.types.is_list(whole.type) or pa.types.is_large_list(whole.type) or pa.types.is_fixed_size_list(whole.type):
+        row_of = np.repeat(row_of, pc.list_value_length(whole).to_numpy(zero_copy_only=False))
         whole = whole.flatten()
+        _require_values(whole, row_of)
+    counts = np.bincount(row_of, minlength=rows)
+    if (counts != size).any():
+        row = int((counts != size).argmax())
+        raise RowError(f"{size} numbers per frame expected, frame {row} has {counts[row]}", row)
     values = whole.to_numpy(zero_copy_only=False)
-    if len(values) != rows * size:
-        raise DataError(f"a column of {size} numbers per frame expected, got {len(values)} numbers in {rows} frames")
+    if values.dtype.kind not in "biuf":
+        raise DataError(f"numbers of type {feature['dtype']} expected, got {whole.type}")
+    if values.dtype.kind == "f" and np.dtype(feature["dtype"]).kind in "iu" and (values != np.floor(values)).any():
+        row = int(row_of[(values != np.floor(values)).argmax()])
+        raise RowError(f"whole numbers ({feature['dtype']}) expected, frame {row} has a fraction", row)
     return values.reshape(rows, size)
+
+
+def _require_values(column: pa.Array, row_of: np.ndarray) -> None:
+    if column.null_count:
+        row = int(row_of[np.asarray(column.is_null()).argmax()])
+        raise RowError(f"a value in every frame expected, frame {row} has none (null)", row)
 
 
 @dataclass(frozen=True)
@@ -87,7 +141,7 @@ class Episode:
         return pq.read_table(self.folder / ROWS)
 
     def videos(self) -> dict[str, Path]:
-        return {key: self.folder / f"{key}.mp4" for key, feature in self.features.items() if feature["dtype"] == "video"}
+        return {key: video_file(self.folder, key) for key, feature in self.features.items() if feature["dtype"] == "video"}
 
 
 class EpisodeWriter:
@@ -123,7 +177,7 @@ class EpisodeWriter:
             if key not in self._encoders:
                 height, width = image.shape[0] & ~1, image.shape[1] & ~1  # H.264 wants even sizes
                 self._features[key] = camera_feature(height, width, self._fps)
-                self._encoders[key] = Encoder(self._folder / f"{key}.mp4", self._fps)
+                self._encoders[key] = Encoder(video_file(self._folder, key), self._fps)
                 self._image_stats[key] = stats.ImageStats()
             height, width, _ = self._features[key]["shape"]
             if image.shape[0] & ~1 != height or image.shape[1] & ~1 != width:
@@ -148,7 +202,7 @@ class EpisodeWriter:
             column = np.stack(values)
             arrays[key] = arrow_column(column, self._features[key])
             if self._features[key]["dtype"] != "string":
-                summary[key] = stats.of_vectors(column)
+                summary[key] = stats.of_vectors(column, tuple(self._features[key]["shape"]))
         arrays["task"] = pa.array(self._tasks, pa.string())
         summary |= {key: part.result() for key, part in self._image_stats.items()}
         pq.write_table(pa.table(arrays), self._folder / ROWS, compression="snappy")

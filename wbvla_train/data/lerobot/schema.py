@@ -65,9 +65,10 @@ def counters() -> dict[str, dict[str, Any]]:
 
 def camera_feature(height: int, width: int, fps: float) -> dict[str, Any]:
     """An image column that is stored as video."""
+    pix_fmt = "yuv444p" if height % 2 or width % 2 else "yuv420p"  # as the encoder chooses
     info = {
         "video.height": height, "video.width": width, "video.channels": 3, "video.fps": fps, "video.codec": "h264",
-        "video.pix_fmt": "yuv420p", "video.is_depth_map": False, "has_audio": False,
+        "video.pix_fmt": pix_fmt, "video.is_depth_map": False, "has_audio": False,
     }  # fmt: skip
     return {"dtype": "video", "shape": [height, width, 3], "names": ["height", "width", "channels"], "info": info}
 

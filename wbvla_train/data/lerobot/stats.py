@@ -15,11 +15,12 @@ Stats = dict[str, np.ndarray]
 IMAGES_PER_EPISODE = 100  # lerobot samples that many, too
 
 
-def of_vectors(values: np.ndarray) -> Stats:
-    """Statistics over the frames of [T, D]."""
+def of_vectors(values: np.ndarray, shape: tuple[int, ...] = ()) -> Stats:
+    """Statistics over the frames of [T, D], each of shape [D], or of ``shape`` where a frame holds a matrix."""
     values = np.asarray(values, dtype=np.float64)
     out = {"min": values.min(0), "max": values.max(0), "mean": values.mean(0), "std": values.std(0), "count": np.array([len(values)])}
-    return out | dict(zip(QUANTILES, np.quantile(values, list(QUANTILES.values()), axis=0)))
+    out |= dict(zip(QUANTILES, np.quantile(values, list(QUANTILES.values()), axis=0)))
+    return {name: value.reshape(shape) if len(shape) > 1 and name != "count" else value for name, value in out.items()}
 
 
 class ImageStats:

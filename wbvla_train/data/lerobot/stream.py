@@ -16,7 +16,6 @@ from wbvla_perception.preprocess import ImageSpec, policy_image, require_rgb8
 from wbvla_train.data.lerobot.episode import DataError, shown
 from wbvla_train.data.lerobot.reader import Dataset, View
 from wbvla_train.data.lerobot.schema import CAMERA
-from wbvla_train.data.lerobot.video import read_frames
 
 Read = Callable[[View, int, int], dict[str, np.ndarray]]  # (episode, first frame, how many) -> arrays of that many rows
 
@@ -140,14 +139,10 @@ def read_images(view: View, camera: str, start: int, count: int, spec: ImageSpec
     """Policy images [count, S, S, 3] uint8 of consecutive frames; ``spec`` from :func:`recorded_spec`.
 
     Raises:
-        DataError: the video ends before them.
+        DataError: a row has no picture near its stamp; file, episode and frame are named.
     """
-    path, from_s = view.videos[camera]
-    images, done = np.empty((count, spec.size, spec.size, 3), dtype=np.uint8), 0
-    for _, image in read_frames(path, from_s + start / view.dataset.fps, count):
+    images = np.empty((count, spec.size, spec.size, 3), dtype=np.uint8)
+    for done, image in enumerate(view.images(camera, start, count)):
         require_rgb8(image)
         images[done] = image if image.shape == images.shape[1:] else policy_image(image, spec)
-        done += 1
-    if done < count:
-        raise DataError(f"{shown(path)} has no frame {start + done} of episode {view.index}, {view.length} expected; `wbvla dataset check` says more")
     return images

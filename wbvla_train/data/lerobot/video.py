@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -10,6 +10,7 @@ import av
 import numpy as np
 
 CRF = "18"
+COPIED = ("h264", "hevc", "av1", "libdav1d", "libaom-av1")  # decoders' names: their packets may be put into another mp4
 KEY_FRAMES = "5"  # random access decodes at most four frames too many (lerobot's default is 2, at AV1)
 
 
@@ -33,12 +34,12 @@ class Encoder:
             self._container.close()
 
     def add(self, image: np.ndarray) -> None:
-        """Append an image [H, W, 3] uint8 (even H and W)."""
+        """Append an image [H, W, 3] uint8. Odd sizes keep their last row and column: they are stored with full colour resolution (4:4:4)."""
         if self._stream is None:
             options = {"crf": CRF, "preset": "veryfast", "g": KEY_FRAMES, "bf": "0"}
             self._stream = self._container.add_stream("libx264", rate=self._rate, options=options)
             self._stream.height, self._stream.width = image.shape[:2]
-            self._stream.pix_fmt = "yuv420p"
+            self._stream.pix_fmt = "yuv444p" if image.shape[0] % 2 or image.shape[1] % 2 else "yuv420p"
             self._stream.thread_count = 1
             self._stream.codec_context.time_base = 1 / self._rate
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
@@ -47,26 +48,8 @@ class Encoder:
         self.frames += 1
 
 
-def read_frames(path: Path, from_s: float = 0.0, count: int | None = None) -> Iterator[tuple[float, np.ndarray]]:
-    """(time since ``from_s``, image [H, W, 3] uint8), one at a time; ``count`` frames at most."""
-    with av.open(str(path)) as container:
-        stream = container.streams.video[0]
-        stream.thread_type = "NONE"
-        if from_s > 0:
-            container.seek(max(int((from_s - 1e-3) / stream.time_base), 0), stream=stream)
-        given = 0
-        for frame in container.decode(stream):
-            at_s = float(frame.pts * frame.time_base) - from_s
-            if at_s < -1e-3:
-                continue
-            if count is not None and given >= count:
-                return
-            given += 1
-            yield at_s, frame.to_ndarray(format="rgb24")
-
-
 def concatenate(parts: Sequence[tuple[Path, int]], fps: float, output: Path) -> None:
-    """Join videos without encoding them again; parts are (path, number of frames), all made by :class:`Encoder` at ``fps``."""
+    """Join videos without encoding them again; parts are (path, number of frames), frame k of each at k / fps, in coding order."""
     rate = Fraction(fps).limit_denominator(1001)
     with av.open(str(output), "w", format="mp4") as target:
         stream, done = None, 0
@@ -74,7 +57,7 @@ def concatenate(parts: Sequence[tuple[Path, int]], fps: float, output: Path) -> 
             with av.open(str(path)) as source:
                 origin = source.streams.video[0]
                 if stream is None:
-                    stream = target.add_stream_from_template(origin)
+                    stream = target.add_stream_from_template(origin, opaque=True)  # nothing is encoded: there is no encoder called "libdav1d"
                 shift = round(Fraction(done) / rate / origin.time_base)
                 for packet in source.demux(origin):
                     if packet.dts is None:
