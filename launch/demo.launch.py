@@ -3,24 +3,18 @@
 Then send the goal: ros2 action send_goal /wbvla/execute_task wbvla_msgs/action/ExecuteTask "{instruction: walk to the blue box, timeout_s: 40.0}" --feedback
 """
 
-from datetime import datetime
-from pathlib import Path
+from wbvla_core.ros.launching import describe
+from wbvla_core.ros.parameters import BAG, ROBOT, Argument, dated_bag
+from wbvla_sim.model.urdf import robot_urdf
 
-from launch.actions import DeclareLaunchArgument
-
-from wbvla_core.ros.launching import RVIZ, describe, rviz, text
-
+GROUPS = ("sim", "record")
 ARGUMENTS = (
-    DeclareLaunchArgument("seed", default_value="7", description="seed of the scene"),
-    DeclareLaunchArgument("bag", default_value="", description="folder of the MCAP bag; default: runs/<time>/episode"),
-    RVIZ,
+    ROBOT,
+    Argument("seed", int, "seed of the scene, the sensor noise and the pushes", lambda seed: {"sim": {"seed": seed}}),
+    BAG,
 )
-
-
-def overrides(context):
-    bag = Path(text(context, "bag") or f"runs/{datetime.now():%Y%m%d-%H%M%S}/episode").absolute()
-    return {"sim": {"seed": int(text(context, "seed")), "scene": "walk_to"}, "record": {"output": str(bag)}}
+complete = dated_bag("episode")
 
 
 def generate_launch_description():
-    return describe(("sim", "record"), arguments=ARGUMENTS, overrides=overrides, extra=rviz)
+    return describe(GROUPS, ARGUMENTS, urdf=robot_urdf, complete=complete)

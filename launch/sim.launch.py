@@ -1,22 +1,17 @@
 """Everything on one machine, MuJoCo in place of the robot: ros2 launch wbvla sim.launch.py seed:=7 rviz:=true"""
 
-from launch.actions import DeclareLaunchArgument
+from wbvla_core.ros.launching import describe
+from wbvla_core.ros.parameters import ROBOT, Argument
+from wbvla_sim.model.urdf import robot_urdf
 
-from wbvla_core.ros.launching import RVIZ, describe, rviz, text
-
+GROUPS = ("sim",)
 ARGUMENTS = (
-    DeclareLaunchArgument("seed", default_value="7", description="seed of the scene"),
-    DeclareLaunchArgument("scene", default_value="walk_to", description="kind of scene: walk_to, room or empty"),
-    DeclareLaunchArgument(
-        "policy", default_value="checkpoint", description="what decides: checkpoint, zero (stands still), or tcp://host:port of a `wbvla serve`"
-    ),
-    RVIZ,
+    ROBOT,
+    Argument("seed", int, "seed of the scene, the sensor noise and the pushes", lambda seed: {"sim": {"seed": seed}}),
+    Argument("scene", str, "kind of scene: walk_to, room or empty", lambda scene: {"sim": {"scene": scene}}),
+    Argument("policy", str, "what decides: checkpoint, zero (stands still), or tcp://host:port of a `wbvla serve`", lambda policy: {"vla": {"policy": policy}}),
 )
 
 
-def overrides(context):
-    return {"sim": {"seed": int(text(context, "seed")), "scene": text(context, "scene")}, "vla": {"policy": text(context, "policy")}}
-
-
 def generate_launch_description():
-    return describe(("sim",), arguments=ARGUMENTS, overrides=overrides, extra=rviz)
+    return describe(GROUPS, ARGUMENTS, urdf=robot_urdf)

@@ -27,7 +27,7 @@ from std_msgs.msg import String
 from wbvla_cli.record import typestore
 from wbvla_core.ros.health import Health, Level
 from wbvla_core.ros.lifecycle import ManagedNode, Parameter, run_node
-from wbvla_core.ros.qos import interface_class, qos
+from wbvla_core.ros.qos import available, interface_class, qos
 from wbvla_core.ros.tables import Endpoint, Profile, topic_table
 from wbvla_teleop.recording.episodes import EpisodeBag, EpisodeError, Session
 from wbvla_teleop.recording.storage import DiskFullError
@@ -88,8 +88,10 @@ class RecordNode(ManagedNode):
         for key, handle in (("record_start", self._start_episode), ("record_stop", self._stop_episode), ("record_discard", self._discard_episode)):
             self.serve(key, lambda _, response, handle=handle: self._serve(handle, response))
         for row in topic_table().topics.values():
-            if row.record:
+            if row.record and available(row.key):
                 self._listen(row)
+            elif row.record:
+                self.say(f"{row.name} is not recorded: {row.type.split('/')[0]} is not installed here")
         self._ending = False
         self._thread = threading.Thread(target=self._write, name="writer", daemon=True)
         self._taker = threading.Thread(target=self._take, name="taker", daemon=True)

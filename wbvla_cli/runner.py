@@ -24,6 +24,7 @@ import yaml
 
 from wbvla_core.console import program
 from wbvla_core.errors import WbvlaError
+from wbvla_core.ros.parameters import file_text, final_parameters
 from wbvla_core.ros.process import PARENT_VARIABLE, StopSignal, hurry
 from wbvla_core.ros.tables import NodeEntry, node_table, share_dir
 from wbvla_core.task import TaskResult
@@ -142,7 +143,7 @@ class Stack:
     ) -> None:
         groups = (*launches, "record") if record is not None and "record" not in launches else tuple(launches)
         self.rows = node_table().launch(*groups)
-        self._defaults = {row.name: row.defaults_in(groups) for row in self.rows}
+        self._groups = groups
         self.parameters = {name: dict(values) for name, values in (parameters or {}).items()}
         if record is not None:
             self.parameters.setdefault("record", {})["output"] = str(Path(record).absolute())
@@ -170,18 +171,14 @@ class Stack:
     def start(self) -> None:
         """Start all processes; they are unconfigured until :meth:`wait_active`."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        files = [self._parameter_file("defaults", self._defaults), str(node_table().parameter_file), self._parameter_file("parameters", self.parameters)]
-        arguments = ["--ros-args", *(part for file in files for part in ("--params-file", file))]
+        parameters = final_parameters(self._groups, [node_table().parameter_file], self.parameters)
         environment = {**ros_environment(self.domain_id), "ROS_LOG_DIR": str(self._folder / "ros")}
         for row in self.rows:
             own = {**environment, **row.dds_environment(environment)}
+            file = self._folder / f"{row.name}.parameters.yaml"
+            file.write_text(file_text(row.name, parameters[row.name]))
+            arguments = ["--ros-args", "--params-file", str(file)]
             self.processes[row.name] = _Process(row, arguments, own, self._folder / f"{row.name}.log", self._say)
-
-    def _parameter_file(self, name: str, parameters: Mapping[str, Mapping[str, Any]]) -> str:
-        file = self._folder / f"{name}.yaml"
-        said = {node: {"ros__parameters": dict(values)} for node, values in parameters.items() if values}
-        file.write_text(yaml.safe_dump(said or {"/**": {"ros__parameters": {}}}))  # an empty file is an error to rcl
-        return str(file)
 
     @property
     def client(self) -> StackClient:

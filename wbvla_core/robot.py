@@ -22,6 +22,9 @@ from wbvla_core.errors import WbvlaError
 
 SCHEMA = 1
 KINDS = ("revolute", "prismatic")
+BASE_LINK = "base_link"  # root of every URDF, in the place of the spec's root (REP-105)
+# What ROS calls a frame of the spec, where that is not <frame>_frame: a sensor's link, and REP-103's suffix for axes z ahead, x right, y down.
+FRAME_LINKS = {"imu": "imu_link", "head_camera": "head_camera_optical_frame"}
 
 
 class RobotSpecError(WbvlaError):
@@ -208,6 +211,12 @@ class RobotSpec:
                 return link
         raise RobotSpecError(f"robot {self.name!r} has no link {name!r}; it has {[link.name for link in self.links]}")
 
+    def frame_link(self, frame: str) -> str:
+        """The link of the URDF, and the frame_id of messages, of a frame of the spec."""
+        if frame not in self.frames:
+            raise RobotSpecError(f"robot {self.name!r} has no frame {frame!r}; it has {sorted(self.frames)}")
+        return FRAME_LINKS.get(frame, f"{frame}_frame")
+
     def names(self, group: str) -> tuple[str, ...]:
         """Joint names of a group, in the group's order."""
         if group not in self.groups:
@@ -244,6 +253,11 @@ def config_candidates(name: str) -> list[Path]:
     return [root / relative for root in roots]
 
 
+def robot_names() -> list[str]:
+    """The robots of config/robots."""
+    return sorted({path.stem for candidate in config_candidates("") for path in candidate.parent.glob("*.yaml")})
+
+
 def load_robot(name_or_path: str | Path = "x2") -> RobotSpec:
     """Read a robot by name (``x2``, ``x2_v140``) or by the path of its YAML file."""
     text = str(name_or_path)
@@ -252,7 +266,7 @@ def load_robot(name_or_path: str | Path = "x2") -> RobotSpec:
         candidates = config_candidates(text)
         path = next((c for c in candidates if c.is_file()), candidates[0])
     if not path.is_file():
-        raise RobotSpecError(f"no robot {text!r}: {path} does not exist; give a name found in config/robots or the path of a YAML file")
+        raise RobotSpecError(f"no robot {text!r}; there are {', '.join(robot_names())} (config/robots), or give the path of a YAML file")
     return _load(path.resolve(), path.stat().st_mtime_ns)
 
 
@@ -380,6 +394,9 @@ def _check(spec: RobotSpec, source: str) -> None:
     for name, frame in spec.frames.items():
         if frame.parent not in known:
             refuse(f"frame {name!r} hangs on {frame.parent!r}, which is no link")
+    imu = spec.frames.get("imu")
+    if imu is not None and (imu.parent != spec.root or any(imu.rpy)):
+        refuse(f"frame 'imu' must lie on {spec.root!r} with its axes (rpy 0 0 0): readings are used as the root's; got {imu.parent!r}, rpy {list(imu.rpy)}")
     low, high = spec.stance_height_range_m
     if not low < spec.default_stance_height_m < high:
         refuse(f"default stance height {spec.default_stance_height_m} m must lie inside {low}..{high} m")

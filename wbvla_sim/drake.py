@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 
 from wbvla_core.errors import WbvlaError
-from wbvla_core.robot import RobotSpec
+from wbvla_core.robot import BASE_LINK, RobotSpec
 from wbvla_core.types import RobotState
 from wbvla_sim.driver import MotorLaw
-from wbvla_sim.model.build import TIMESTEP_S, robot_urdf
+from wbvla_sim.model.build import TIMESTEP_S
+from wbvla_sim.model.urdf import robot_urdf
 from wbvla_sim.slots import SlotOptions, SlotWorld, diverged, fallen
 
 CONTACT_RADIUS_M = 0.005  # of the sphere at each contact point, lowest point in the sole's plane
@@ -174,8 +175,10 @@ def build_plant(robot: RobotSpec, options: DrakeOptions) -> tuple[Any, Any]:
 
 
 def bare_urdf(robot: RobotSpec) -> str:
-    """The robot's URDF without shapes, nor the joint friction that Drake would only warn of."""
+    """The robot's URDF from the pelvis on (Drake's free body has mass), without shapes, nor the joint friction that Drake would only warn of."""
     root = ET.fromstring(robot_urdf(robot))
+    for element in (*root.findall(f"link[@name='{BASE_LINK}']"), *root.findall(f"joint/parent[@link='{BASE_LINK}']/..")):
+        root.remove(element)
     for link in root.findall("link"):
         for shape in (*link.findall("visual"), *link.findall("collision")):
             link.remove(shape)

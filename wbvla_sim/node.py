@@ -12,23 +12,22 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
-from importlib import resources
 
 import numpy as np
 from rosgraph_msgs.msg import Clock
 from std_msgs.msg import String
 
 from wbvla_core.errors import ErrorCode
-from wbvla_core.robot import load_robot
+from wbvla_core.robot import BASE_LINK, load_robot
 from wbvla_core.ros import codec
 from wbvla_core.ros.health import Health, Level
 from wbvla_core.ros.lifecycle import ManagedNode, Parameter, run_node
-from wbvla_core.ros.qos import service
+from wbvla_core.ros.qos import available, service
 from wbvla_core.types import JointCommand, RobotState, yaw_from_quaternion
 from wbvla_msgs.msg import SafetyState, SimState
 from wbvla_sim.driver import WATCHDOG_S, DriverState
 from wbvla_sim.model.build import SLOT_STEPS, TIMESTEP_S
+from wbvla_sim.model.urdf import robot_urdf
 from wbvla_sim.scene import random_scene
 from wbvla_sim.slots import SensorNoise
 from wbvla_sim.world import World, WorldOptions
@@ -37,6 +36,7 @@ ANSWER_SLACK_S = 0.015  # an answer may carry any step's stamp of the 20 ms befo
 REPEAT_S = 0.02  # while a slot waits, its state is sent again: best effort may lose it, and a real driver never falls silent
 CATCH_UP_S = 0.02  # how much lateness is made up for later; more is dropped and shows in the real-time factor
 DRIVER_STATE_PERIOD_S = 0.5
+WORLD_FRAME, ODOM_FRAME = "world", "odom"
 RUNGS = {DriverState.WAITING: SafetyState.WAITING, DriverState.RUNNING: SafetyState.FOLLOW, DriverState.DAMPING: SafetyState.DAMPING}
 
 
@@ -58,6 +58,7 @@ class SimNode(ManagedNode):
     def load(self) -> None:
         s = self.settings
         self.robot = load_robot(s["robot"])
+        self._imu_frame = self.robot.frame_link("imu")
         scene = random_scene(s["seed"], kind=s["scene"], robot=self.robot)
         options = WorldOptions(
             noise=SensorNoise.typical() if s["sensor_noise"] else SensorNoise(),
@@ -76,7 +77,9 @@ class SimNode(ManagedNode):
         self._driver_out = self.publisher("driver_state")
         self._clock_out = self.publisher("clock") if s["publish_clock"] or self.get_parameter("use_sim_time").value else None
         self._description_out = self.publisher("robot_description")
-        self._tf_out = _transform_broadcaster(self)
+        self._tf_out = self.publisher("tf") if available("tf") else None
+        if self._tf_out is None:
+            self.say("tf2_msgs is not installed here: no transforms on /tf")
         self._arrived = threading.Condition()
         self._command: JointCommand | None = None
         self._request: str | None = None  # "rearm" or "reset", done by the physics thread between two slots
@@ -85,7 +88,7 @@ class SimNode(ManagedNode):
         self.serve("sim_reset", lambda req, res: self._ask("reset", res))
 
     def start(self) -> None:
-        self._description_out.publish(String(data=(resources.files("wbvla_sim") / "model" / f"{self.robot.name}.urdf").read_text()))
+        self._description_out.publish(String(data=robot_urdf(self.robot)))
         self._epoch_us = time.time_ns() // 1000 - round(self.world.time_s * 1e6)
         self._factor, self._lateness_s = 1.0, 0.0
         self._progress: deque[tuple[float, float]] = deque()  # (wall, simulated) time of the last second's slots
@@ -196,7 +199,7 @@ class SimNode(ManagedNode):
         """One sample of joints and IMU, same stamp; the IMU goes first, so that a joint state finds its partner there."""
         world, at_s = self.world, self._stamp_s(state)
         quat = codec.quaternion_from_gravity(state.gravity, yaw_from_quaternion(world.data.qpos[3:7]))
-        self._imu_out.publish(codec.imu_msg("pelvis", at_s, quat, state.gyro, world.imu_acceleration()))
+        self._imu_out.publish(codec.imu_msg(self._imu_frame, at_s, quat, state.gyro, world.imu_acceleration()))
         self._joints_out.publish(codec.joint_state_msg(self.robot.joint_names, at_s, state.q, state.qd, world.torques()))
 
     def _publish_slot(self) -> None:
@@ -208,13 +211,13 @@ class SimNode(ManagedNode):
         wall_0, sim_0 = self._progress[0]
         self._factor = (sim_s - sim_0) / (wall_s - wall_0) if wall_s > wall_0 else 1.0
         msg = SimState(seed=self.settings["seed"], scene=self.settings["scene"], sim_time_s=sim_s, real_time_factor=float(self._factor))
-        msg.header.stamp, msg.header.frame_id = codec.stamp_msg((self._epoch_us + round(sim_s * 1e6)) / 1e6), "world"
+        msg.header.stamp, msg.header.frame_id = codec.stamp_msg((self._epoch_us + round(sim_s * 1e6)) / 1e6), WORLD_FRAME
         msg.qpos, msg.qvel = world.data.qpos, world.data.qvel
         self._sim_out.publish(msg)
         if self._clock_out is not None:
             self._clock_out.publish(Clock(clock=msg.header.stamp))
         if self._tf_out is not None:
-            self._tf_out(msg.header.stamp, self.robot.root, world.data.qpos)
+            self._tf_out.publish(transforms(msg.header.stamp, world.data.qpos))
         self._say_driver_state()
 
     def _say_driver_state(self) -> None:
@@ -259,24 +262,23 @@ class SimNode(ManagedNode):
         return Health(values)
 
 
-def _transform_broadcaster(node: ManagedNode) -> Callable[[object, str, np.ndarray], None] | None:
-    """Publisher of world -> root on /tf, or None where tf2_msgs is not installed (it is not among the wheels); rviz shows the robot without it."""
-    try:
-        from geometry_msgs.msg import TransformStamped
-        from tf2_msgs.msg import TFMessage
-    except ImportError:
-        return None
-    out = node.create_publisher(TFMessage, "/tf", 100)
+def transforms(stamp: object, qpos: np.ndarray) -> object:
+    """TFMessage of one moment: world -> odom -> base_link (REP-105). The simulator knows the truth, so odometry does not drift: odom is the world.
 
-    def send(stamp: object, child: str, qpos: np.ndarray) -> None:
+    Args:
+        qpos: begins with the free joint of the robot's root: position [3], unit quaternion [4] wxyz.
+    """
+    from geometry_msgs.msg import TransformStamped
+    from tf2_msgs.msg import TFMessage
+
+    out = []
+    for parent, child, pose in ((WORLD_FRAME, ODOM_FRAME, (0, 0, 0, 1, 0, 0, 0)), (ODOM_FRAME, BASE_LINK, qpos[:7])):
         t = TransformStamped(child_frame_id=child)
-        t.header.stamp, t.header.frame_id = stamp, "world"
-        t.transform.translation.x, t.transform.translation.y, t.transform.translation.z = (float(v) for v in qpos[:3])
-        r = t.transform.rotation
-        r.w, r.x, r.y, r.z = (float(v) for v in qpos[3:7])
-        out.publish(TFMessage(transforms=[t]))
-
-    return send
+        t.header.stamp, t.header.frame_id = stamp, parent
+        at, r = t.transform.translation, t.transform.rotation
+        at.x, at.y, at.z, r.w, r.x, r.y, r.z = (float(v) for v in pose)
+        out.append(t)
+    return TFMessage(transforms=out)
 
 
 def main(argv: list[str] | None = None) -> None:

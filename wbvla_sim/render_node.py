@@ -22,8 +22,6 @@ from wbvla_msgs.msg import SimState
 from wbvla_sim.scene import random_scene
 from wbvla_sim.world import World, WorldOptions
 
-FRAME = "head_camera"  # the frame of config/robots: optical axes, z forward
-
 
 class RenderNode(ManagedNode):
     """Renders the head camera from the simulator's state."""
@@ -39,7 +37,7 @@ class RenderNode(ManagedNode):
     def load(self) -> None:
         s = self.settings
         self.robot = load_robot(s["robot"])
-        camera = self.robot.camera
+        camera, self._frame_id = self.robot.camera, self.robot.frame_link("head_camera")
         self._size = (s["width"] or camera.width, s["height"] or camera.height)
         self._follower = TickFollower(1.0 / (s["rate_hz"] or camera.rate_hz))
         self._world: World | None = None
@@ -71,8 +69,8 @@ class RenderNode(ManagedNode):
         mujoco.mj_camlight(self._world.model, self._world.data)
         image = self._world.render("head")
         self._render_s, self._frames = time.perf_counter() - start, self._frames + 1
-        self._image_out.publish(codec.image_msg(image, at_s, FRAME))
-        self._info_out.publish(codec.camera_info_msg(*self._size, math.radians(self.robot.camera.fovy_deg), at_s, FRAME))
+        self._image_out.publish(codec.image_msg(image, at_s, self._frame_id))
+        self._info_out.publish(codec.camera_info_msg(*self._size, math.radians(self.robot.camera.fovy_deg), at_s, self._frame_id))
 
     def health(self) -> Health:
         missing = self.heard.missing("sim_state", "simulator state")

@@ -17,6 +17,7 @@ import numpy as np
 from wbvla_core.errors import WbvlaError
 from wbvla_core.robot import RobotSpec, load_robot
 from wbvla_sim.model import build
+from wbvla_sim.model.rotations import matrix_from_axis_angle, matrix_from_rpy
 
 COLORS = {  # the colours that instructions name
     "red": (0.82, 0.08, 0.07),
@@ -179,11 +180,11 @@ class HeadView:
     def __init__(self, robot: RobotSpec | None) -> None:
         spec = robot or load_robot("x2")
         frame = spec.frames["head_camera"]
-        rotation, origin = build.matrix_from_rpy(frame.rpy), np.array(frame.xyz)
+        rotation, origin = matrix_from_rpy(frame.rpy), np.array(frame.xyz)
         link, parents = frame.parent, {j.child: j for j in spec.joints}
         while link != spec.root:  # up the tree to the pelvis
             joint = parents[link]
-            turn = build.matrix_from_rpy(joint.rpy) @ build.matrix_from_axis_angle(joint.axis, joint.default)
+            turn = matrix_from_rpy(joint.rpy) @ matrix_from_axis_angle(joint.axis, joint.default)
             rotation, origin = turn @ rotation, np.array(joint.xyz) + turn @ origin
             link = joint.parent
         self.rotation = rotation  # optical frame in the pelvis frame

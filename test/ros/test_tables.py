@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
+import runpy
 
 import pytest
 import yaml
@@ -62,12 +63,10 @@ def test_a_table_with_one_name_twice_is_refused(tmp_path, monkeypatch):
 
 
 def test_every_launch_group_has_a_launch_file_and_no_file_a_group_of_its_own():
-    files = {path.name.removesuffix(".launch.py"): path.read_text() for path in (ROOT / "launch").glob("*.launch.py")}
-    assert set(files) == {"sim", "robot", "workstation", "demo", "record", "teleop"}
-    for name, text in files.items():
-        compile(text, name, "exec")
-        named = set(re.findall(r"describe\(\(([^)]*)\)", text)[0].replace('"', "").replace(" ", "").strip(",").split(","))
-        node_table().launch(*named)
+    files = {path.name.removesuffix(".launch.py") for path in (ROOT / "launch").glob("*.launch.py")}
+    assert files == {"sim", "robot", "workstation", "demo", "record", "teleop"}
+    for name in files:
+        node_table().launch(*runpy.run_path(str(ROOT / "launch" / f"{name}.launch.py"))["GROUPS"])
 
 
 def test_every_parameter_in_the_file_is_declared_by_its_node():
@@ -100,7 +99,13 @@ def test_defaults_of_a_launch_group_are_declared_parameters_within_their_range()
 def test_lmo_is_patient_with_the_simulator_and_not_with_the_robot():
     lmo = next(row for row in node_table().nodes if row.name == "lmo")
     assert lmo.defaults_in(("sim", "record")) == {"state_timeout_s": 0.5}
-    assert lmo.defaults_in(("robot",)) == {}
+    assert "state_timeout_s" not in lmo.defaults_in(("robot",))
+
+
+def test_a_robots_gains_rise_slowly_and_no_parameter_file_of_ours_says_otherwise():
+    lmo = next(row for row in node_table().nodes if row.name == "lmo")
+    assert lmo.defaults_in(("robot",)) == {"start_ramp_s": 2.0}
+    assert "start_ramp_s" not in yaml.safe_load(node_table().parameter_file.read_text())["lmo"]["ros__parameters"]
 
 
 def test_every_type_of_the_table_can_be_imported():
@@ -108,10 +113,27 @@ def test_every_type_of_the_table_can_be_imported():
     from wbvla_core.ros.qos import interface_class
 
     table = topic_table()
-    for row in (*table.topics.values(), *table.services.values(), *table.actions.values()):
+    required = [row for row in (*table.topics.values(), *table.services.values(), *table.actions.values()) if not row.optional]
+    assert len(required) > 30
+    for row in required:
         assert interface_class(row.type).__name__ == row.type.split("/")[-1]
     with pytest.raises(RuntimeError, match="build the messages"):
         interface_class("wbvla_msgs/msg/Nonsense")
+
+
+def test_what_the_wheels_lack_is_optional_and_only_that(monkeypatch):
+    pytest.importorskip("rclpy", reason="needs ROS 2: run `make setup`")
+    from wbvla_core.ros import qos
+
+    assert {row.key for row in topic_table().topics.values() if row.optional} == {"tf", "tf_static"}
+
+    def nothing(_type):
+        raise RuntimeError("not installed")
+
+    monkeypatch.setattr(qos, "interface_class", nothing)
+    assert not qos.available("tf")
+    with pytest.raises(RuntimeError, match="not installed"):
+        qos.available("imu")
 
 
 def test_outcomes_codes_and_rungs_equal_the_messages_constants():

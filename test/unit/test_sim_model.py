@@ -11,7 +11,7 @@ import wbvla_sim  # noqa: F401  (sets MUJOCO_GL before mujoco is imported)
 
 import mujoco  # isort: skip
 
-from wbvla_core.robot import load_robot
+from wbvla_core.robot import BASE_LINK, load_robot
 from wbvla_sim.model import build
 
 
@@ -122,11 +122,10 @@ def test_urdf_and_mjcf_agree_on_where_every_link_and_frame_is_at_random_poses(x2
         q = rng.uniform(x2.lower, x2.upper)
         data = put(mjcf, x2, q)
         poses = urdf_poses(urdf, dict(zip(x2.joint_names, q, strict=True)))
+        sites = {x2.frame_link(name): name for name in x2.frames}
+        assert sites.keys() < poses.keys()
         for link, (turn, at) in poses.items():
-            if link.endswith("_frame"):
-                thing = data.site(link.removesuffix("_frame"))
-            else:
-                thing = data.body(link)
+            thing = data.site(sites[link]) if link in sites else data.body(x2.root if link == BASE_LINK else link)
             np.testing.assert_allclose(thing.xpos, at, atol=1e-7, err_msg=link)
             np.testing.assert_allclose(thing.xmat.reshape(3, 3), turn, atol=1e-7, err_msg=link)
 
@@ -237,6 +236,17 @@ def test_four_solver_iterations_give_the_contacts_and_heights_of_a_hundred(x2):
     assert np.abs(z - reference_z).mean() < 0.002
     _, lost = run(1, 5)
     assert lost < 0.9 * reference_n  # this test can tell
+
+
+def test_sensors_have_links_of_their_own_under_the_names_that_messages_give(x2, urdf):
+    poses = urdf_poses(urdf, dict(zip(x2.joint_names, x2.default_q, strict=True)))
+    turn, at = poses["imu_link"]
+    np.testing.assert_allclose(at, (0.0239, -0.0002, 0.0417), atol=5e-5)  # 42 mm above the pelvis
+    np.testing.assert_array_equal(turn, np.eye(3))  # so that readings need no rotation
+    assert next(iter(poses)) == "base_link" and np.array_equal(poses["base_link"][1], poses["pelvis"][1])
+    assert "head_camera_optical_frame" in poses  # REP-103's suffix for z ahead, x right, y down
+    with pytest.raises(ValueError, match="no frame 'tail'"):
+        x2.frame_link("tail")
 
 
 def test_urdf_is_one_tree_and_names_only_materials_that_it_defines(urdf):

@@ -116,7 +116,7 @@ def quaternion_from_gravity(gravity: np.ndarray, yaw_rad: float) -> np.ndarray:
 
 
 def imu_msg(frame_id: str, at_s: float, quat_wxyz: np.ndarray, gyro_rad_s: np.ndarray, accel_m_s2: np.ndarray | None = None) -> Imu:
-    """IMU sample in the frame of the pelvis: orientation in the world, angular velocity, linear acceleration (if measured)."""
+    """IMU sample in its own frame: orientation in the world, angular velocity, linear acceleration (if measured)."""
     msg = Imu()
     msg.header.stamp, msg.header.frame_id = stamp_msg(at_s), frame_id
     msg.orientation.w, msg.orientation.x, msg.orientation.y, msg.orientation.z = (float(v) for v in quat_wxyz)

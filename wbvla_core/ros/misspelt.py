@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Iterable, Sequence
 
 import yaml
 
-SECTION_CUTOFF = 0.75  # of difflib's ratio: "lmoo" is meant for lmo, "render_node" may be another package's
+from wbvla_core.ros.parameters import SECTION_CUTOFF, ParameterFileError, read_sections
 
 
 def parameter_files(arguments: Sequence[str]) -> list[str]:
@@ -21,35 +21,8 @@ def sections(files: Iterable[str]) -> list[tuple[str, str, list[str]]]:
     """(file, node name or pattern, parameter names) of every section of these files. A file that cannot be read is left to rcl, which refuses it."""
     out = []
     for file in files:
-        try:
-            with open(file, encoding="utf-8") as text:
-                content = yaml.safe_load(text)
-        except (OSError, ValueError, yaml.YAMLError):
-            continue
-        out += [(file, name, names) for name, names in _sections(content, "")]
-    return out
-
-
-def _sections(content: Any, prefix: str) -> list[tuple[str, list[str]]]:
-    if not isinstance(content, Mapping):
-        return []
-    out = []
-    for name, below in content.items():
-        if name == "ros__parameters":
-            out.append((prefix, _names(below, "")))
-        else:
-            out += _sections(below, f"{prefix}/{str(name).strip('/')}" if prefix else str(name))
-    return out
-
-
-def _names(values: Any, prefix: str) -> list[str]:
-    """Names of nested parameters are joined by dots, as rcl does it."""
-    if not isinstance(values, Mapping):
-        return []
-    out: list[str] = []
-    for name, value in values.items():
-        full = f"{prefix}.{name}" if prefix else str(name)
-        out += _names(value, full) if isinstance(value, Mapping) else [full]
+        with contextlib.suppress(ParameterFileError):
+            out += [(file, name, list(values)) for name, values in read_sections(file)]
     return out
 
 

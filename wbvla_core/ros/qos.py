@@ -24,6 +24,17 @@ def interface_class(type_name: str) -> type:
         raise RuntimeError(f"{type_name} cannot be imported ({error}); build the messages with `make setup`, or source the workspace") from error
 
 
+def available(key: str) -> bool:
+    """Whether topic ``key`` can be published and heard here: the types of optional topics are not installed everywhere."""
+    try:
+        interface_class(topic(key).type)
+    except RuntimeError:
+        if topic(key).optional:
+            return False
+        raise
+    return True
+
+
 def qos(key: str, depth: int | None = None) -> QoSProfile:
     """QoS of topic ``key`` of config/qos.yaml; ``depth`` for a reader that must not lose messages (the recorder)."""
     profile = topic_table().profile(key)

@@ -51,6 +51,7 @@ class Endpoint:
         units: units of the values, for people.
         record: whether bags keep it.
         on_demand: silent while nobody commands or notes anything: a gap is no fault of a recording (topics only).
+        optional: its message type is not installed everywhere; without it the topic is neither published nor recorded (topics only).
     """
 
     key: str
@@ -62,6 +63,7 @@ class Endpoint:
     units: str = ""
     record: bool = True
     on_demand: bool = False
+    optional: bool = False
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""RobotSpec -> MJCF and URDF. Both are generated from the same spec and the same shapes; ``x2*.xml`` and ``x2*.urdf`` are committed output.
+"""RobotSpec -> MJCF, and with :mod:`wbvla_sim.model.urdf` the committed files ``x2*.xml`` and ``x2*.urdf``, from the same spec and the same shapes.
 
     python -m wbvla_sim.model.build            writes the files again
     robot_mjcf(spec, ...)                      the MJCF as text, lean or full
@@ -24,8 +24,10 @@ import mujoco
 import numpy as np
 
 from wbvla_core.console import program
-from wbvla_core.robot import Joint, RobotSpec, load_robot
+from wbvla_core.robot import Joint, RobotSpec, load_robot, robot_names
+from wbvla_sim.model.rotations import align_z, matrix_from_axis_angle, matrix_from_rpy, quaternion_from_matrix, text
 from wbvla_sim.model.shapes import Shape, x2_shapes
+from wbvla_sim.model.urdf import FOOT_RADIUS_M, robot_urdf
 
 HERE = Path(__file__).resolve().parent
 
@@ -36,9 +38,7 @@ SOLVER_LS_ITERATIONS = 10
 
 # Collision bits (MuJoCo contype/conaffinity): what a geom is. A surface that lets them touch lists them in conaffinity.
 FOOT, BODY, HAND, OBJECT = 1, 2, 4, 8
-FOOT_RADIUS_M = 0.005  # vendor's contact spheres
 FLOOR_FRICTION = 0.8  # ours: rubber on a hard floor
-ROUNDING = 1e-14  # m, kg m^2, quaternions: far below any real number of a robot
 
 # Self-collision pairs that matter for X2's motions: link against link, geoms of both (ours; all pairs would cost more than the physics).
 SELF_PAIRS = {
@@ -56,61 +56,6 @@ SELF_PAIRS = {
         for trunk in ("torso_link", "pelvis", f"{side}_hip_roll_link", f"{side}_hip_yaw_link")
     ),
 }
-
-
-def _text(values: Collection[float] | np.ndarray) -> str:
-    values = np.asarray(values, dtype=float)
-    values = np.where(np.abs(values) < ROUNDING, 0.0, values)  # -0 too; what rounding leaves of a zero has another sign on another processor
-    return " ".join(f"{float(v):.9g}" for v in values)
-
-
-def matrix_from_rpy(rpy: Collection[float]) -> np.ndarray:
-    """URDF's fixed-axis x-y-z angles -> rotation matrix [3, 3]."""
-    (cr, cp, cy), (sr, sp, sy) = np.cos(rpy), np.sin(rpy)
-    return np.array(
-        (
-            (cy * cp, cy * sp * sr - sy * cr, cy * sp * cr + sy * sr),
-            (sy * cp, sy * sp * sr + cy * cr, sy * sp * cr - cy * sr),
-            (-sp, cp * sr, cp * cr),
-        )
-    )
-
-
-def rpy_from_matrix(m: np.ndarray) -> np.ndarray:
-    """Rotation matrix [3, 3] -> URDF's fixed-axis x-y-z angles [3]."""
-    return np.array((np.arctan2(m[2, 1], m[2, 2]), np.arcsin(np.clip(-m[2, 0], -1, 1)), np.arctan2(m[1, 0], m[0, 0])))
-
-
-def matrix_from_axis_angle(axis: Collection[float], angle: float) -> np.ndarray:
-    """Rodrigues' formula -> rotation matrix [3, 3]."""
-    x, y, z = axis
-    k = np.array(((0, -z, y), (z, 0, -x), (-y, x, 0)))
-    return np.eye(3) + np.sin(angle) * k + (1 - np.cos(angle)) * k @ k
-
-
-def quaternion_from_matrix(m: np.ndarray) -> np.ndarray:
-    """Rotation matrix [3, 3] -> unit quaternion (w, x, y, z) with w >= 0."""
-    # eigenvector of the largest eigenvalue of Bar-Itzhack's symmetric matrix: no branches, no loss near 180 deg
-    k = np.array(
-        (
-            (m[0, 0] - m[1, 1] - m[2, 2], 0, 0, 0),
-            (m[0, 1] + m[1, 0], m[1, 1] - m[0, 0] - m[2, 2], 0, 0),
-            (m[0, 2] + m[2, 0], m[1, 2] + m[2, 1], m[2, 2] - m[0, 0] - m[1, 1], 0),
-            (m[2, 1] - m[1, 2], m[0, 2] - m[2, 0], m[1, 0] - m[0, 1], m[0, 0] + m[1, 1] + m[2, 2]),
-        )
-    )
-    x, y, z, w = np.linalg.eigh(k)[1][:, -1]
-    q = np.array((w, x, y, z))
-    return q if w >= 0 else -q
-
-
-def _align_z(axis: Collection[float]) -> np.ndarray:
-    """Smallest rotation [3, 3] that turns z into ``axis``."""
-    axis = np.asarray(axis, dtype=float)
-    cross = np.cross((0.0, 0.0, 1.0), axis)
-    if np.linalg.norm(cross) < 1e-9:
-        return np.eye(3)  # primitives are symmetric under z -> -z
-    return matrix_from_axis_angle(cross / np.linalg.norm(cross), float(np.arccos(axis[2])))
 
 
 # --------------------------------------------------------------------------------------------------------------------- MJCF
@@ -191,7 +136,7 @@ def add_robot(
     def fill(body: ET.Element, name: str) -> None:
         link = links[name]
         xx, xy, xz, yy, yz, zz = link.inertia
-        ET.SubElement(body, "inertial", pos=_text(link.com), mass=_text((link.mass,)), fullinertia=_text((xx, yy, zz, xy, xz, yz)))
+        ET.SubElement(body, "inertial", pos=text(link.com), mass=text((link.mass,)), fullinertia=text((xx, yy, zz, xy, xz, yz)))
         for i, shape in enumerate(shapes.get(name, ())):
             body.append(_mjcf_geom(shape, f"{name.removesuffix('_link')}_{i}", body_contacts))
         if name in (spec.frames["left_foot"].parent, spec.frames["right_foot"].parent):
@@ -202,7 +147,7 @@ def add_robot(
                     name=f"{name.removesuffix('_link')}_sole_{i}",
                     type="sphere",
                     size=str(FOOT_RADIUS_M),
-                    pos=_text((x, y, spec.sole.z + FOOT_RADIUS_M)),
+                    pos=text((x, y, spec.sole.z + FOOT_RADIUS_M)),
                     contype=str(FOOT),
                     conaffinity="0",
                     friction=f"{FLOOR_FRICTION}",
@@ -212,10 +157,10 @@ def add_robot(
             if frame.parent != name:
                 continue
             rotation = matrix_from_rpy(frame.rpy)
-            ET.SubElement(body, "site", name=frame_name, pos=_text(frame.xyz), quat=_text(quaternion_from_matrix(rotation)), size="0.005", group="4")
+            ET.SubElement(body, "site", name=frame_name, pos=text(frame.xyz), quat=text(quaternion_from_matrix(rotation)), size="0.005", group="4")
             if frame_name == "head_camera":  # MuJoCo cameras look along -z with y up: half a turn about x from the optical frame
                 look = rotation @ np.diag((1.0, -1.0, -1.0))
-                ET.SubElement(body, "camera", name="head", pos=_text(frame.xyz), quat=_text(quaternion_from_matrix(look)), fovy=str(spec.camera.fovy_deg))
+                ET.SubElement(body, "camera", name="head", pos=text(frame.xyz), quat=text(quaternion_from_matrix(look)), fovy=str(spec.camera.fovy_deg))
         for joint in children.get(name, ()):
             rotation, offset = matrix_from_rpy(joint.rpy), np.array(joint.xyz)
             if joint.name in welded:
@@ -223,27 +168,27 @@ def add_robot(
                     rotation = rotation @ matrix_from_axis_angle(joint.axis, joint.default)
                 else:
                     offset = offset + rotation @ np.array(joint.axis) * joint.default
-            child = ET.SubElement(body, "body", name=joint.child, pos=_text(offset))
+            child = ET.SubElement(body, "body", name=joint.child, pos=text(offset))
             if not np.allclose(rotation, np.eye(3)):
-                child.set("quat", _text(quaternion_from_matrix(rotation)))
+                child.set("quat", text(quaternion_from_matrix(rotation)))
             if joint.name not in welded:
                 ET.SubElement(
                     child,
                     "joint",
                     name=joint.name,
                     type="hinge" if joint.kind == "revolute" else "slide",
-                    axis=_text(joint.axis),
-                    range=_text((joint.lower, joint.upper)),
-                    armature=_text((joint.armature,)),
-                    damping=_text((joint.damping,)),
-                    frictionloss=_text((joint.frictionloss if frictionloss else 0.0,)),
+                    axis=text(joint.axis),
+                    range=text((joint.lower, joint.upper)),
+                    armature=text((joint.armature,)),
+                    damping=text((joint.damping,)),
+                    frictionloss=text((joint.frictionloss if frictionloss else 0.0,)),
                 )
             fill(child, joint.child)
 
     world = root.find("worldbody")
     if world is None:
         raise ValueError("the MJCF document must have a worldbody before a robot can be added")
-    pelvis = ET.SubElement(world, "body", name=spec.root, pos=_text((0, 0, spec.default_stance_height_m)))
+    pelvis = ET.SubElement(world, "body", name=spec.root, pos=text((0, 0, spec.default_stance_height_m)))
     ET.SubElement(pelvis, "freejoint", name="root")
     fill(pelvis, spec.root)
 
@@ -255,9 +200,9 @@ def add_robot(
                 "position",
                 name=joint.name,
                 joint=joint.name,
-                kp=_text((joint.kp,)),
-                kv=_text((joint.kd,)),
-                forcerange=_text((-joint.effort_nm, joint.effort_nm)),
+                kp=text((joint.kp,)),
+                kv=text((joint.kd,)),
+                forcerange=text((-joint.effort_nm, joint.effort_nm)),
             )
     if sensors:
         sensor = ET.SubElement(root, "sensor")
@@ -285,11 +230,11 @@ PAINT = "_paint"
 def _mjcf_geom(shape: Shape, name: str, body_contacts: bool) -> ET.Element:
     """One shape as a geom: group 0 collides, group 1 is paint."""
     plate = shape.kind == "box" and shape.link.endswith("ankle_roll_link")
-    geom = ET.Element("geom", name=name if shape.collides or plate else name + PAINT, type=shape.kind, pos=_text(shape.pos), size=_text(shape.size))
+    geom = ET.Element("geom", name=name if shape.collides or plate else name + PAINT, type=shape.kind, pos=text(shape.pos), size=text(shape.size))
     if shape.kind in ("capsule", "cylinder") and tuple(shape.axis) != (0.0, 0.0, 1.0):
-        geom.set("quat", _text(quaternion_from_matrix(_align_z(shape.axis))))
+        geom.set("quat", text(quaternion_from_matrix(align_z(shape.axis))))
     bits = (HAND if shape.hand else BODY) if shape.collides and body_contacts else 0
-    geom.set("rgba", _text(shape.rgba))
+    geom.set("rgba", text(shape.rgba))
     geom.set("contype", str(bits))
     geom.set("conaffinity", "0")
     geom.set("group", "0" if shape.collides else "1")
@@ -324,96 +269,18 @@ def joint_map(model: mujoco.MjModel, spec: RobotSpec) -> JointMap:
     return JointMap(*np.array(rows, dtype=np.intp).T)
 
 
-# --------------------------------------------------------------------------------------------------------------------- URDF
-
-
-def robot_urdf(spec: RobotSpec) -> str:
-    """URDF text of the robot: for rviz, and for anything else that reads kinematics and masses."""
-    root = ET.Element("robot", name=spec.name)
-    for rgba in sorted({shape.rgba for shape in x2_shapes(spec)}):
-        material = ET.SubElement(root, "material", name=_material(rgba))
-        ET.SubElement(material, "color", rgba=_text(rgba))
-    soles = {spec.frames["left_foot"].parent, spec.frames["right_foot"].parent}
-    for link in spec.links:
-        element = ET.SubElement(root, "link", name=link.name)
-        inertial = ET.SubElement(element, "inertial")
-        ET.SubElement(inertial, "origin", xyz=_text(link.com), rpy="0 0 0")
-        ET.SubElement(inertial, "mass", value=_text((link.mass,)))
-        keys = ("ixx", "ixy", "ixz", "iyy", "iyz", "izz")
-        ET.SubElement(inertial, "inertia", dict(zip(keys, (_text((v,)) for v in link.inertia), strict=True)))
-        for shape in x2_shapes(spec):
-            if shape.link == link.name:
-                _urdf_shape(element, shape)
-        if link.name in soles:
-            for x, y in spec.sole.contacts:
-                _urdf_geometry(element, "collision", (x, y, spec.sole.z + FOOT_RADIUS_M), np.eye(3), "sphere", {"radius": str(FOOT_RADIUS_M)})
-    for joint in spec.joints:
-        element = ET.SubElement(root, "joint", name=joint.name, type=joint.kind)
-        ET.SubElement(element, "parent", link=joint.parent)
-        ET.SubElement(element, "child", link=joint.child)
-        ET.SubElement(element, "origin", xyz=_text(joint.xyz), rpy=_text(joint.rpy))
-        ET.SubElement(element, "axis", xyz=_text(joint.axis))
-        ET.SubElement(
-            element,
-            "limit",
-            lower=_text((joint.lower,)),
-            upper=_text((joint.upper,)),
-            effort=_text((joint.effort_nm,)),
-            velocity=_text((joint.velocity_rad_s,)),
-        )
-        ET.SubElement(element, "dynamics", damping=_text((joint.damping,)), friction=_text((joint.frictionloss,)))
-    for name, frame in spec.frames.items():
-        ET.SubElement(root, "link", name=f"{name}_frame")
-        element = ET.SubElement(root, "joint", name=f"{name}_frame_joint", type="fixed")
-        ET.SubElement(element, "parent", link=frame.parent)
-        ET.SubElement(element, "child", link=f"{name}_frame")
-        ET.SubElement(element, "origin", xyz=_text(frame.xyz), rpy=_text(frame.rpy))
-    ET.indent(root)
-    return ET.tostring(root, encoding="unicode") + "\n"
-
-
-def _material(rgba: tuple[float, ...]) -> str:
-    return "rgb_" + "_".join(f"{round(255 * c):03d}" for c in rgba[:3])
-
-
-def _urdf_shape(link: ET.Element, shape: Shape) -> None:
-    """URDF has no capsules and no ellipsoids: a capsule becomes a cylinder with two balls, an ellipsoid the box inside it."""
-    rotation, pos = _align_z(shape.axis), np.array(shape.pos)
-    if shape.kind in ("capsule", "cylinder"):
-        radius, half = shape.size
-        parts = [("cylinder", pos, {"radius": _text((radius,)), "length": _text((2 * half,))})]
-        if shape.kind == "capsule":
-            parts += [("sphere", pos + end * half * np.array(shape.axis), {"radius": _text((radius,))}) for end in (-1, 1)]
-    elif shape.kind == "sphere":
-        parts = [("sphere", pos, {"radius": _text(shape.size)})]
-    else:
-        full = 2.0 * np.array(shape.size) * (1.0 if shape.kind == "box" else 0.75)
-        parts = [("box", pos, {"size": _text(full)})]
-    for tag in ("visual", "collision") if shape.collides else ("visual",):
-        for kind, centre, attributes in parts:
-            _urdf_geometry(link, tag, centre, rotation, kind, attributes, _material(shape.rgba))
-
-
-def _urdf_geometry(link: ET.Element, tag: str, pos: Collection[float], rotation: np.ndarray, kind: str, attributes: dict, material: str = "") -> None:
-    element = ET.SubElement(link, tag)
-    ET.SubElement(element, "origin", xyz=_text(pos), rpy=_text(rpy_from_matrix(rotation)))
-    ET.SubElement(ET.SubElement(element, "geometry"), kind, attributes)
-    if tag == "visual":
-        ET.SubElement(element, "material", name=material)
-
-
 def generated_files() -> dict[Path, str]:
     """Path and text of every committed file that this module generates."""
     files = {}
-    for name in ("x2", "x2_v140"):
+    for name in robot_names():
         spec = load_robot(name)
         files |= {HERE / f"{name}.xml": robot_mjcf(spec), HERE / f"{name}.urdf": robot_urdf(spec)}
     return files
 
 
 def main() -> None:
-    for path, text in generated_files().items():
-        path.write_text(text)
+    for path, content in generated_files().items():
+        path.write_text(content)
         print(f"wrote {path.name}")
 
 
