@@ -15,8 +15,8 @@ import tyro
 from wbvla_cli.record import typestore
 from wbvla_core.console import program
 from wbvla_core.robot import RobotSpecError
+from wbvla_train.data.lerobot import agibot, edit
 from wbvla_train.data.lerobot import check as checks
-from wbvla_train.data.lerobot import edit
 from wbvla_train.data.lerobot.bag import TopicMap
 from wbvla_train.data.lerobot.convert import Limits, convert
 from wbvla_train.data.lerobot.episode import DataError, shown
@@ -56,6 +56,27 @@ class Convert:
         topics = TopicMap.load(self.topics) if self.topics else None
         options = {"robot": self.robot, "topics": topics, "instruction": self.instruction, "fps": self.fps, "limits": limits, "workers": self.workers}
         return convert(list(self.recordings), self.output, typestore, **options)
+
+
+@dataclass(frozen=True)
+class Agibot:
+    """AgiBot World's raw layout (HDF5 and mp4 per episode) to one LeRobot v3 data set."""
+
+    root: One
+    """folder with task_info, proprio_stats and observations, unpacked"""
+    output: Path
+    """folder of the data set; must not exist yet"""
+    tasks: tuple[str, ...] = ()
+    """numbers of tasks, e.g. 327 352; default: all"""
+    cameras: tuple[str, ...] = agibot.Options.cameras
+    """videos to take: head, hand_left, hand_right, head_left_fisheye, ..."""
+    fps: float = agibot.Options.fps
+    """frames per second of what is made; the rows have 30"""
+    subtasks: bool = agibot.Options.subtasks
+    """sentences of the sub-tasks; --no-subtasks: the task's name"""
+
+    def run(self) -> int:
+        return agibot.convert(self.root, self.output, agibot.Options(self.tasks, self.cameras, self.fps, self.subtasks))
 
 
 @dataclass(frozen=True)
@@ -148,6 +169,7 @@ class Filter:
 
 Command = (
     Annotated[Convert, tyro.conf.subcommand("convert", prefix_name=False)]
+    | Annotated[Agibot, tyro.conf.subcommand("agibot", prefix_name=False)]
     | Annotated[Check, tyro.conf.subcommand("check", prefix_name=False)]
     | Annotated[Info, tyro.conf.subcommand("info", prefix_name=False)]
     | Annotated[Merge, tyro.conf.subcommand("merge", prefix_name=False)]
@@ -158,7 +180,7 @@ Command = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """``wbvla dataset``; refusals are one sentence on stderr."""
-    command = tyro.cli(Command, args=argv, prog="wbvla dataset", description="LeRobot data sets: convert, check, info, merge, split, filter.")
+    command = tyro.cli(Command, args=argv, prog="wbvla dataset", description="LeRobot data sets: convert, agibot, check, info, merge, split, filter.")
     try:
         return command.run()
     except (DataError, RobotSpecError) as error:
