@@ -10,6 +10,7 @@ from glob import glob
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.develop import develop
 
 HERE = Path(__file__).resolve().parent
 NAME = "wbvla"
@@ -44,6 +45,19 @@ def data_files(*folders: str) -> list[tuple[str, list[str]]]:
     return found
 
 
+class Develop(develop):
+    """``colcon build --symlink-install``: this command alone does not read ``[build_scripts]`` of setup.cfg, whose first line the nodes must have, too.
+
+    From setuptools 80 on the command is pip's and writes no scripts itself.
+    """
+
+    def write_script(self, script_name, contents, mode="t", blockers=()):
+        if contents.startswith("#!"):
+            shebang = f"#!{self.distribution.get_option_dict('build_scripts')['executable'][1]}"
+            contents = "\n".join((shebang, *contents.split("\n")[1:]))
+        super().write_script(script_name, contents, mode, blockers)
+
+
 os.chdir(HERE)  # data files are named relative to this file, wherever the build was started
 
 extras = {name: requirements(name) for name in EXTRAS}
@@ -70,5 +84,6 @@ setup(
     install_requires=requirements("core"),
     extras_require=extras,
     entry_points={"console_scripts": ["wbvla = wbvla_cli.main:main", *(f"{name} = {module}:main" for name, module in NODES.items())]},
+    cmdclass={"develop": Develop},
     zip_safe=False,
 )

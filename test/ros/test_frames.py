@@ -17,7 +17,7 @@ import mujoco  # noqa: E402  isort: skip
 
 from rclpy.lifecycle import TransitionCallbackReturn  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
-from unit.test_sim_model import urdf_poses  # noqa: E402
+from test_sim_model import urdf_poses  # noqa: E402
 
 from wbvla_core.robot import load_robot, robot_names  # noqa: E402
 from wbvla_core.ros import codec  # noqa: E402

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
+import shutil
 import subprocess
 import sys
+import xml.etree.ElementTree as ET
 from importlib import metadata
 from pathlib import Path
 
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from test_architecture import DISTRIBUTION, ROS_PACKAGES
 
 ROOT = Path(__file__).resolve().parents[2]
 REQUIREMENTS = ROOT / "requirements"
@@ -46,6 +50,56 @@ def test_every_requirement_has_exactly_one_pin_for_each_python(python, flavour):
             applicable = [pin for pin in table.get(requirement.name, []) if pin.marker is None or pin.marker.evaluate({"python_version": python})]
             assert len(applicable) == 1, f"{path.name}: {requirement.name} has {len(applicable)} pins for Python {python} in {flavour}"
             assert re.fullmatch(r"==[\w.]+", str(applicable[0].specifier)), f"{applicable[0]} is not an exact version"
+
+
+def ros_imports() -> set[str]:
+    """Packages of ROS that the code imports: what is neither Python's, nor ours, nor pip's."""
+    pip = (
+        {name.replace("-", "_").lower() for name in pins("pins.txt", "pins-wheels.txt")}
+        | set(DISTRIBUTION)
+        | {name.lower() for name in DISTRIBUTION}
+        | {"torch"}
+    )
+    found = set()
+    for path in (*ROOT.glob("wbvla_*/**/*.py"), *ROOT.glob("launch/*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module] if isinstance(node, ast.ImportFrom) else []
+            found |= {name.split(".")[0] for name in names if name}
+    rooms = {path.name for path in ROOT.glob("wbvla_*")} - {"wbvla_msgs"}
+    return {name for name in found if name not in sys.stdlib_module_names | rooms and name.replace("-", "_").lower() not in pip}
+
+
+def test_package_xml_names_every_ros_package_that_code_launch_files_and_topics_use():
+    named = {entry.text for entry in ET.parse(ROOT / "package.xml").getroot() if entry.tag in ("depend", "exec_depend")}
+    imported = ros_imports()
+    assert {"rclpy", "launch_ros", "tf2_msgs", "sensor_msgs", "wbvla_msgs"} <= imported <= ROS_PACKAGES, imported - ROS_PACKAGES
+    started = set(re.findall(r'package="(\w+)"', (ROOT / "wbvla_core" / "ros" / "launching.py").read_text()))
+    typed = set(re.findall(r"type: (\w+)/", (ROOT / "config" / "qos.yaml").read_text()))
+    assert started == {"rviz2", "robot_state_publisher"}
+    assert (imported | started | typed) - named == set(), "add these to package.xml as exec_depend"
+    assert "joy" in named  # docs start its joy_node
+
+
+SCRIPTS = {"colcon build": ("install_scripts", "--install-dir"), "colcon build --symlink-install": ("develop", "--script-dir")}
+
+
+@pytest.mark.parametrize("way", SCRIPTS)
+def test_nodes_run_with_the_python_of_the_shell_and_not_with_the_one_that_colcon_has(tmp_path, way):
+    command, option = SCRIPTS[way]
+    if command == "develop" and int(metadata.version("setuptools").split(".")[0]) >= 80:
+        pytest.skip("from setuptools 80 on `develop` is pip's, and colcon cannot use it")
+    for name in ("setup.py", "setup.cfg", "package.xml", "LICENSE"):
+        shutil.copy(ROOT / name, tmp_path)
+    for name in ("requirements", "resource"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    (tmp_path / "wbvla_core").mkdir()
+    (tmp_path / "wbvla_core" / "__init__.py").touch()
+    (tmp_path / "lib").mkdir()
+    arguments = ["--no-deps", "--install-dir", str(tmp_path / "lib")] if command == "develop" else []
+    python = [sys.executable, "-W", "ignore", "setup.py", "-q", command, *arguments, option, str(tmp_path / "out")]
+    subprocess.run(python, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(tmp_path / "lib")}, check=True, capture_output=True)
+    for name in ("lmo_node", "vla_node", "lifecycle_manager"):
+        assert (tmp_path / "out" / name).read_text().splitlines()[0] == "#!/usr/bin/env python3"
 
 
 def test_every_pin_is_used():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -74,6 +76,15 @@ def test_a_launch_argument_wins_over_files_in_whatever_section_they_name_the_par
     found = started(launch, mine, **{argument: text})
     for node, name, value in arrives:
         assert found[node][name] == value and type(found[node][name]) is type(value), (node, name)
+
+
+def test_launch_files_load_with_the_packages_that_the_python_of_ros2_has():
+    """`ros2` runs with the system's Python, whatever virtual environment is active: numpy and yaml are there, MuJoCo and torch are not."""
+    files = sorted(str(path) for path in (ROOT / "launch").glob("*.py"))
+    code = f"import runpy, sys; [runpy.run_path(f) for f in {files}]; print(*sorted({{m.split('.')[0] for m in sys.modules}} - sys.stdlib_module_names))"
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True).stdout.split()
+    ours = {name for name in found if not name.startswith(("_", "ros_wheels_bootstrapper", "sitecustomize"))}
+    assert {"wbvla_core", "wbvla_sim", "numpy", "yaml"} <= ours <= {"wbvla_core", "wbvla_sim", "numpy", "yaml", "cython_runtime"}
 
 
 def test_without_an_argument_the_file_decides_and_without_a_file_the_launch_groups_default():
