@@ -75,6 +75,7 @@ class Operator:
         self._pad = Gamepad(options.gamepad) if self._events is None and options.device == "gamepad" else None
         self._joy: tuple[tuple[list[float], list[int]], float] | None = None  # a script's own numbers, and until when
         self._began_s = time.monotonic()
+        self._event_s, self._pad_events = time.time(), 0  # when the device last said something, and what it had said by then
         self.over = False
 
     def wait_for_listeners(self, timeout_s: float = 10.0) -> None:
@@ -88,6 +89,8 @@ class Operator:
 
     def key(self, key: str) -> None:
         """A key of the terminal."""
+        if self._device == "keyboard":
+            self._event_s = time.time()
         self._keys.press(key, time.monotonic())
 
     def call(self, key: str) -> None:
@@ -108,6 +111,8 @@ class Operator:
         if self._pad is not None:
             self._pad.poll()
             axes, buttons = self._pad.axes, self._pad.buttons
+            if self._pad.events != self._pad_events:
+                self._event_s, self._pad_events = time.time(), self._pad.events
             if not axes:
                 return
         elif self._joy is not None and now_s < self._joy[1]:
@@ -116,7 +121,7 @@ class Operator:
             axes, buttons = self._mapping.write(self._keys.hands(now_s))
         from wbvla_teleop.node import joy_msg
 
-        self._out["teleop_joy"].publish(joy_msg(axes, buttons))
+        self._out["teleop_joy"].publish(joy_msg(axes, buttons, self._event_s))
 
     def _play(self, now_s: float) -> None:
         """The script's events that are due."""
@@ -125,6 +130,7 @@ class Operator:
         while self._events and self._events[0].t_s <= now_s - self._began_s:
             event: Event = self._events.pop(0)
             value: Any = event.value
+            self._event_s = time.time()
             if event.kind == "press":
                 self._keys.press(value, now_s)
             elif event.kind == "joy":

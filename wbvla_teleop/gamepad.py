@@ -35,6 +35,7 @@ class Gamepad:
             raise TeleopError(f"{self.path} cannot be opened: {error.strerror}; is the user in group input?") from error
         self.axes: list[float] = []
         self.buttons: list[int] = []
+        self.events = 0  # how often the operator did something; the device's own state at the start does not count
         self._rest = b""
 
     def poll(self) -> None:
@@ -57,6 +58,7 @@ class Gamepad:
         whole = len(data) // EVENT.size * EVENT.size
         self._rest = data[whole:]
         for _, value, kind, number in EVENT.iter_unpack(data[:whole]):
+            self.events += not kind & INIT
             if kind & ~INIT == AXIS:
                 self.axes += [0.0] * (number + 1 - len(self.axes))
                 self.axes[number] = max(-1.0, min(1.0, -value / FULL))

@@ -54,7 +54,8 @@ class Mapping:
         flag_on, flag_off: deflections at which a flag is set and cleared.
         dead_zone: of the height axis.
         height_rate_m_s: stance height rate at full deflection.
-        silence_s: age of the device's last message at which the dead-man counts as released.
+        silence_s: age of the device's last message at which control ends.
+        event_silence_s: time without an event of the device itself at which control ends.
     """
 
     axes: dict[str, tuple[int, int]]
@@ -64,6 +65,7 @@ class Mapping:
     dead_zone: float = 0.15
     height_rate_m_s: float = 0.1
     silence_s: float = 0.3
+    event_silence_s: float = 2.0
 
     def __post_init__(self) -> None:
         for what, have, want in (("axes", self.axes, AXES), ("buttons", self.buttons, BUTTONS)):
@@ -79,6 +81,8 @@ class Mapping:
             raise TeleopError(f"mapping: 0 < flag_off < flag_on < 1 is wanted, got flag_off {self.flag_off}, flag_on {self.flag_on}")
         if not 0 <= self.dead_zone < 1 or not 0 < self.height_rate_m_s <= 0.5 or not 0.05 <= self.silence_s <= 1.0:
             raise TeleopError("mapping: dead_zone in [0, 1), height_rate_m_s in (0, 0.5] and silence_s in [0.05, 1] are wanted")
+        if not 0.5 <= self.event_silence_s <= 10.0:
+            raise TeleopError(f"mapping: event_silence_s in [0.5, 10] is wanted, got {self.event_silence_s}")
 
     def read(self, axes: Sequence[float], buttons: Sequence[int]) -> Hands:
         """The arrays of a Joy message -> hands. Raises TeleopError where the device has too few, or a deflection is no number in [-1, 1]."""

@@ -34,8 +34,10 @@ from wbvla_teleop.mapping import DeadMan, Grip, LocoMapper
 
 SOURCE = "teleop"
 SIDES = ("left", "right")
+EVENT_FRAME = "device_event"  # frame of a Joy message whose stamp is the time of the device's last event
 PERIOD_S = 0.1  # of decisions, on the clock of the joint states
 WATCH_S = 0.02  # the dead-man's button is looked at this often
+PAUSE_PERIODS = 2.0  # a timer later than this many periods: this process could not run
 CHUNK_ROWS = 3  # the same target three times: a lost decision does not stop an arm
 MAX_SAG_RAD = 0.3  # arms this far from what was last asked of them, when control is taken anew, were moved by somebody else: begin where they are
 SETTLE_S = 0.3  # after control was taken, how long an older safety state may still be on its way
@@ -66,7 +68,7 @@ class TeleopNode(ManagedNode):
         self.wrists = self.make_wrists(self.robot)
         self._read_joints = raw.JointStateReader(self.robot.joint_names)
         self._loco_out, self._arms_out, self._mapping_out = self.publisher("teleop_loco"), self.publisher("teleop_arms"), self.publisher("teleop_mapping")
-        self.listen("teleop_joy", lambda msg: self.mapping.read(msg.axes, msg.buttons), self._on_hands)
+        self.listen("teleop_joy", self._decode_joy, lambda joy: self._on_hands(*joy))
         for side in SIDES:
             self.listen(f"{side}_wrist", self._decode_pose, lambda pose, side=side: self._on_wrist(side, pose))
         self.listen_raw("joint_states", self._on_joints)
@@ -74,11 +76,13 @@ class TeleopNode(ManagedNode):
         self._take_control = self.client("take_control")
         self._episode = {name: self.client(f"record_{name}") for name in ("start", "stop", "discard")}
         self._estop = self.client("estop")
-        self.every(WATCH_S, self._watch)
+        self.every(WATCH_S, self._on_timer)
         self._reset()
 
     def _reset(self) -> None:
-        self._deadman = DeadMan(self.mapping.silence_s)
+        # LOST: a button that is down when this node starts is nobody's decision.
+        self._deadman = DeadMan(self.mapping.silence_s, self.mapping.event_silence_s, Grip.LOST)
+        self._joy_said: tuple | None = None  # what the last Joy message said, to tell events from repetitions
         self._mapper = LocoMapper(self.mapping, self.robot.stance_height_range_m, self.robot.default_stance_height_m)
         self._follower = TickFollower(PERIOD_S)
         self._hands = Hands()
@@ -86,6 +90,7 @@ class TeleopNode(ManagedNode):
         self._target: np.ndarray | None = None  # [A] of the upper body
         self._closed = dict.fromkeys(SIDES, False)
         self._stamp_s: float | None = None  # of the newest joint state
+        self._timer_s = time.monotonic()
         self._control_s = math.inf
         self._gripped = False  # control was taken since the last decision
         self._decisions = 0
@@ -100,9 +105,23 @@ class TeleopNode(ManagedNode):
             self._let_go()
 
     # -- the operator ----------------------------------------------------------------------------------------------------------------
-    def _on_hands(self, hands: Hands) -> None:
+    def _decode_joy(self, msg: Joy) -> tuple[Hands, bool]:
+        """(hands, whether the operator did something since the last message).
+
+        Drivers such as joy_node repeat their last message with new stamps, so only what it says counts. Our own operator
+        stamps with the time of the device's last event and says so by its frame: there a new stamp counts, too.
+        """
+        hands = self.mapping.read(msg.axes, msg.buttons)
+        stamp = (msg.header.stamp.sec, msg.header.stamp.nanosec) if msg.header.frame_id == EVENT_FRAME else ()
+        said = (*msg.axes, *msg.buttons, *stamp)
+        event, self._joy_said = said != self._joy_said, said
+        return hands, event
+
+    def _on_hands(self, hands: Hands, event: bool) -> None:
         before, self._hands = self._hands, hands
-        self._deadman.hear(hands.deadman, time.monotonic())
+        self._deadman.hear(hands.deadman, time.monotonic(), event)
+        if not hands.deadman:
+            self._mapper.rest(hands)
         if hands.estop and not before.estop:
             self._call(self._estop, "e-stop")
         for name, client in self._episode.items():
@@ -136,11 +155,20 @@ class TeleopNode(ManagedNode):
         future.add_done_callback(lambda done: self.say(f"{what}: {done.result().message}", error=not done.result().success))
 
     # -- control ---------------------------------------------------------------------------------------------------------------------
+    def _on_timer(self) -> None:
+        """Look at the dead-man, and do not take our own pause for its silence: what the device sent meanwhile waits behind this call."""
+        now_s = time.monotonic()
+        late_s, self._timer_s = now_s - self._timer_s - WATCH_S, now_s
+        if late_s > PAUSE_PERIODS * WATCH_S:
+            self._deadman.excuse(late_s)
+        self._watch()
+
     def _watch(self) -> None:
         """Do what the dead-man says now."""
+        why = self._deadman.silent(time.monotonic())
         action = self._deadman.step(time.monotonic())
         if action == "let go":
-            self._let_go()
+            self._let_go(why)
         elif action == "ask":
             if not self._take_control.service_is_ready():
                 self.edges.bad("control", "LMO does not offer take_control; is it active?")
@@ -160,13 +188,16 @@ class TeleopNode(ManagedNode):
             self._gripped = True
             self.say("in control")
 
-    def _let_go(self) -> None:
+    def _let_go(self, why: str = "") -> None:
         """Stop, then give control back: LMO stands at once and holds stance height and arms."""
         if self._stamp_s is not None and self._target is not None:
             self._send(self._mapper.stop())
         self._release()
         self._control_s = math.inf
-        self.say("let go")
+        if why:
+            self.say(f"let go: {why}; let the dead-man go and grip it again", error=True)
+        else:
+            self.say("let go")
 
     def _release(self) -> None:
         self._take_control.call_async(TakeControl.Request(source=SOURCE, take=False))
@@ -216,16 +247,20 @@ class TeleopNode(ManagedNode):
 
     def health(self) -> Health:
         values = {"grip": self._deadman.grip.value, "decisions": self._decisions, "stance_height_m": float(self._mapper.height_m)}
-        if self._deadman.grip is Grip.LOST:
+        if self._deadman.grip is Grip.LOST and self._deadman.pressed:
             return Health(values, Level.WARN, "control was lost: let the dead-man go")
         missing = self.heard.missing("teleop_joy", "message of the operator's device")
         return Health(values, Level.STALE if missing else Level.OK, missing)
 
 
-def joy_msg(axes: list[float], buttons: list[int]) -> Joy:
-    """A Joy message of this moment."""
+def joy_msg(axes: list[float], buttons: list[int], event_s: float | None = None) -> Joy:
+    """A Joy message whose stamp is the time of the device's last event.
+
+    Args:
+        event_s: that time, s since the epoch; None = now, the operator just did something.
+    """
     msg = Joy(axes=axes, buttons=buttons)
-    msg.header.stamp = codec.stamp_msg(time.time())
+    msg.header.stamp, msg.header.frame_id = codec.stamp_msg(time.time() if event_s is None else event_s), EVENT_FRAME
     return msg
 
 

@@ -20,7 +20,8 @@ from wbvla_core.ros.qos import interface_class, service, topic  # noqa: E402
 from wbvla_core.ros.tables import topic_table  # noqa: E402
 from wbvla_msgs.msg import SafetyState  # noqa: E402
 from wbvla_teleop.joystick import Hands  # noqa: E402
-from wbvla_teleop.node import joy_msg, pose_msg  # noqa: E402
+from wbvla_teleop.mapping import Grip  # noqa: E402
+from wbvla_teleop.node import EVENT_FRAME, joy_msg, pose_msg  # noqa: E402
 
 from .conftest import until  # noqa: E402
 from .fakes import ROBOT, HoldLmo, Probe  # noqa: E402
@@ -32,6 +33,7 @@ class Robot:
     def __init__(self, probe: Probe, mapping) -> None:
         self.probe, self.mapping = probe, mapping
         self.hands: Hands | None = Hands()
+        self.event_s: float | None = None  # time of the device's last event; None = it says something new all the time
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -41,7 +43,7 @@ class Robot:
         while not self._stop.is_set():
             self.probe.state(time.time())
             if tick % 5 == 0 and self.hands is not None:
-                self.probe.send("teleop_joy", joy_msg(*self.mapping.write(self.hands)))
+                self.probe.send("teleop_joy", joy_msg(*self.mapping.write(self.hands), self.event_s))
             tick += 1
             time.sleep(0.01)
 
@@ -59,6 +61,7 @@ def scene(graph):
         assert node.active, node.NAME
     # Robot, nodes and inverse kinematics share this process: what holds it up for a moment is no silence of a robot, which is not the subject here.
     lmo.ladder.limits = dataclasses.replace(lmo.ladder.limits, state_timeout_s=2.0)
+    teleop._deadman.silence_s = 2.0  # likewise for the device, but in the test of its silence
     probe.hear("teleop_loco", "teleop_arms", "safety_state", "teleop_mapping")
     robot = Robot(probe, teleop.mapping)
     until(lambda: teleop._take_control.service_is_ready() and lmo.controller.ticks, 10.0, "the nodes to find each other")
@@ -93,6 +96,7 @@ def test_a_device_that_falls_silent_stops_the_robot_as_letting_go_does(scene):
     lmo, teleop, probe, robot = scene
     robot.hands = Hands(forward=1.0, deadman=True)
     until(lambda: following(lmo), 5.0)
+    teleop._deadman.silence_s = teleop.mapping.silence_s
     robot.hands = None
     assert until(lambda: not following(lmo), 2.0) < teleop.mapping.silence_s + 0.3
 
@@ -158,6 +162,36 @@ def test_a_wrist_pose_moves_that_arm_and_a_bad_one_is_dropped_and_counted(scene)
         return bool(np.linalg.norm(teleop.wrists.pose("left", q)[0] - goal) < 0.01)
 
     until(reached, 8.0, "the hand to be there")
+
+
+def test_a_pad_whose_radio_link_is_lost_stops_the_robot_and_comes_back_only_after_a_release(scene):
+    lmo, teleop, probe, robot = scene
+    until(lambda: teleop._deadman.grip is Grip.RELEASED, 5.0, "the dead-man to be seen released")
+    robot.hands = Hands(forward=1.0, deadman=True)
+    until(lambda: following(lmo), 5.0)
+    robot.event_s = time.time()  # from now on the receiver repeats the last state
+    until(lambda: teleop._deadman.grip is Grip.LOST, 8.0, "control to end")
+    until(lambda: not following(lmo), 5.0, "the robot to stop")
+    robot.event_s = None  # the link is back, the button still down
+    said = teleop._joy_said
+    until(lambda: teleop._joy_said != said, 5.0)
+    assert teleop._deadman.grip is Grip.LOST and not following(lmo)
+    robot.hands = Hands()
+    until(lambda: teleop._deadman.grip is Grip.RELEASED, 5.0)
+    robot.hands = Hands(forward=1.0, deadman=True)
+    until(lambda: following(lmo), 5.0)
+
+
+def test_only_a_change_counts_as_an_event_of_a_driver_that_repeats_its_last_message(scene):
+    lmo, teleop, probe, robot = scene
+    robot.close()
+    numbers = teleop.mapping.write(Hands(forward=1.0, deadman=True))
+    events = []
+    for stamp_s, frame in ((1.0, "joy"), (2.0, "joy"), (2.0, EVENT_FRAME), (3.0, EVENT_FRAME), (3.0, EVENT_FRAME)):
+        msg = joy_msg(*numbers, stamp_s)
+        msg.header.frame_id = frame
+        events.append(teleop._decode_joy(msg)[1])
+    assert events == [True, False, True, True, False]
 
 
 def test_a_joy_message_of_another_device_is_dropped_and_the_mapping_is_there_for_late_comers(scene):

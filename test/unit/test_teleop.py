@@ -52,6 +52,7 @@ def test_a_device_that_does_not_fit_is_refused_before_it_moves_anything(axes, bu
         (MAPPING.text().replace("deadman: 5", "deadman: 2"), "each once"),
         (MAPPING.text().replace("flag_off: 0.35", "flag_off: 0.7"), "flag_off < flag_on"),
         (MAPPING.text().replace("sign: 1", "sign: 3", 1), "sign"),
+        (MAPPING.text().replace("event_silence_s: 2.0", "event_silence_s: 60"), "event_silence_s"),
         (MAPPING.text() + "speed: 9\n", "speed"),
     ],
 )
@@ -98,6 +99,84 @@ def test_a_device_that_falls_silent_counts_as_released():
     assert dead.step(0.29) == "" and dead.step(0.31) == "let go"
 
 
+def held(event_silence_s=2.0):
+    """A dead-man that was granted control at 0 s."""
+    dead = DeadMan(0.3, event_silence_s)
+    dead.hear(True, 0.0)
+    assert dead.step(0.0) == "ask" and dead.granted()
+    return dead
+
+
+def test_a_device_that_only_repeats_itself_lets_go_after_two_seconds():
+    dead, let_go_s = held(), []
+    for tick in range(1, 600):  # 30 s of the pad's last state with fresh stamps, as a receiver without its pad sends it
+        dead.hear(True, tick * 0.05, event=False)
+        let_go_s += [tick * 0.05] if dead.step(tick * 0.05) == "let go" else []
+    assert let_go_s == pytest.approx([2.05])
+    assert dead.grip is Grip.LOST and "is its link lost?" in dead.silent(30.0)
+
+
+def test_an_operator_who_moves_something_every_second_stays_in_control():
+    dead = held()
+    for tick in range(1, 600):
+        dead.hear(True, tick * 0.05, event=tick % 20 == 0)
+        assert dead.step(tick * 0.05) == ""
+
+
+def test_lost_control_does_not_come_back_by_silence_but_by_a_release():
+    dead = held()
+    dead.lose()  # an e-stop, say
+    assert dead.step(5.0) == "", "silent for five seconds"
+    dead.hear(True, 5.1)
+    assert dead.step(5.1) == "" and dead.grip is Grip.LOST, "the link is back with the button still down"
+    dead.hear(False, 5.2)
+    dead.hear(True, 5.3)
+    assert dead.step(5.3) == "ask"
+
+
+def test_silence_in_control_ends_it_once_and_wants_a_release_too():
+    dead = held()
+    assert (dead.step(0.31), dead.step(0.5)) == ("let go", "")
+    dead.hear(True, 1.0)
+    assert dead.step(1.0) == "" and not dead.granted()
+    dead.hear(False, 1.1)
+    assert dead.step(1.1) == ""
+    dead.hear(True, 1.2)
+    assert dead.step(1.2) == "ask"
+
+
+def test_our_own_pause_is_not_the_devices_silence():
+    dead = held()
+    dead.excuse(1.5)
+    assert dead.step(1.7) == "" and dead.step(1.81) == "let go"
+
+
+def test_a_button_that_is_down_from_the_start_is_nobodys_decision():
+    dead = DeadMan(0.3, grip=Grip.LOST)
+    dead.hear(True, 0.0)
+    assert dead.step(0.0) == ""
+    dead.hear(False, 0.1)
+    dead.hear(True, 0.2)
+    assert dead.step(0.2) == "ask"
+
+
+def test_a_trigger_that_rests_at_its_end_does_not_raise_the_robot():
+    mapper = LocoMapper(MAPPING, (0.46, 0.66), 0.60)
+    mapper.rest(Hands(height=1.0))
+    assert all(mapper.step(Hands(height=1.0, deadman=True), 0.1).stance_height_m == 0.60 for _ in range(30))
+    assert LocoMapper(MAPPING, (0.46, 0.66), 0.60).step(Hands(height=1.0), 1.0).stance_height_m == 0.60, "nor unseen"
+
+
+def test_an_axis_counts_from_its_centre_on():
+    mapper = LocoMapper(MAPPING, (0.46, 0.66), 0.60)
+    mapper.rest(Hands(forward=1.0, yaw=0.1))
+    assert mapper.step(Hands(forward=1.0, yaw=1.0), 0.1).flags.tolist() == [0, 0, 1], "pushed before the grip"
+    assert mapper.step(Hands(forward=0.3), 0.1).forward == 0
+    assert mapper.step(Hands(forward=1.0), 0.1).forward == 1
+    mapper.rest(Hands())
+    assert mapper.step(Hands(forward=1.0, deadman=True), 0.1).forward == 1, "a key goes from nothing to full"
+
+
 def test_control_that_comes_after_letting_go_is_given_back_and_lost_control_needs_a_new_grip():
     dead = DeadMan(0.3)
     dead.hear(True, 0.0)
@@ -138,6 +217,35 @@ def test_a_repeating_key_holds_axis_and_dead_man_and_silence_lets_both_go():
     keys.press(" ", 2.3)
     assert keys.hands(2.3) == Hands(), "space lets go of everything at once"
     assert not keys.press("z", 3.0) and keys.hands(3.0) == Hands()
+
+
+def test_a_held_key_goes_on_over_the_longest_repeat_delay_and_ends_soon_after_its_last_repeat():
+    keys = KeyHands()
+    keys.press("w", 0.0)
+    assert keys.hands(0.70) == Hands(forward=1.0, deadman=True), "X11 waits 660 ms before the first repeat"
+    repeats = [0.66 + 0.04 * i for i in range(20)]
+    for now_s in repeats:
+        keys.press("w", now_s)
+        assert keys.hands(now_s + 0.039).deadman
+    assert keys.hands(repeats[-1] + 0.29).forward == 1.0 and keys.hands(repeats[-1] + 0.31) == Hands()
+
+
+def test_tapping_a_key_is_no_repeating():
+    keys = KeyHands()
+    for tap in range(5):
+        keys.press("w", 0.4 * tap)
+        assert keys.hands(0.4 * tap + 0.39).forward == 1.0
+
+
+@pytest.mark.parametrize("count", [12, 60, 600])
+def test_keys_that_burst_out_of_a_stalled_connection_move_nothing(count):
+    keys = KeyHands()
+    keys.press("w", 0.0)
+    for i in range(count):
+        keys.press("w", 2.0 + 0.0001 * i)
+    assert keys.hands(2.1) == Hands()
+    keys.press("w", 3.0)
+    assert keys.hands(3.1).forward == 1.0, "a key pressed afterwards counts again"
 
 
 def test_buttons_go_down_and_up_again_without_gripping_the_dead_man():
@@ -219,6 +327,7 @@ def test_a_gamepads_events_become_axes_and_buttons_however_they_are_cut(tmp_path
     assert pad.axes == pytest.approx([0, 1.0, 0, -0.5, 0, 0], abs=1e-3) and pad.buttons == [0, 0, 0, 0, 0, 1], "up and left are positive, as ROS has it"
     pad.feed(event(0, 0x01, 5))
     assert pad.buttons[5] == 0
+    assert pad.events == 3, "two axes and a button moved; what the device told of itself at the start is no event"
     pad.close()
 
 
