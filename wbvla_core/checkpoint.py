@@ -9,7 +9,6 @@ parents (a VLA names its LAMs, a policy its VLA). A node hands what it expects t
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import hashlib
 import json
@@ -25,6 +24,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from wbvla_core import robot_numbers
+from wbvla_core.console import DISK_FULL
 from wbvla_core.errors import CheckpointError, ErrorCode, WbvlaError
 from wbvla_core.robot import RobotSpec
 
@@ -148,15 +148,11 @@ def give_umask_mode(path: Path) -> None:
         probe.unlink(missing_ok=True)
 
 
-# The codes of a full disk (or quota, or file size limit), and how libraries outside Python spell them.
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
 def no_room(error: BaseException) -> str | None:
-    """What the system said where ``error`` means that the disk is full, else None."""
-    if isinstance(error, OSError) and error.errno in NO_ROOM:
+    """What the system said where ``error`` means that the disk is full, else None. Rust's libraries (safetensors) spell the code in words."""
+    if isinstance(error, OSError) and error.errno in DISK_FULL:
         return os.strerror(error.errno)
-    return next((os.strerror(code) for code in NO_ROOM if f"(os error {code})" in str(error)), None)
+    return next((os.strerror(code) for code in DISK_FULL if f"(os error {code})" in str(error)), None)
 
 
 @contextmanager

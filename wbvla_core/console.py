@@ -15,7 +15,7 @@ from wbvla_core.errors import WbvlaError
 
 REFUSED, CRASHED, INTERRUPTED, PIPE_CLOSED = 2, 1, 130, 141
 # Errors of the operating system that say something of the place, not of the program, even without a file name.
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def flush_lines() -> None:

@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -26,10 +26,21 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from wbvla_core.errors import WbvlaError
 from wbvla_core.machine import describe_machine
-from wbvla_train.parallel import Part, Processes, checkpoint_blocks, find_shards, gather_weights, load_shards, save_shards, to_device
-from wbvla_train.state_file import read_state, write_state
+from wbvla_train.parallel import (
+    STATE_FILE,
+    Part,
+    Processes,
+    checkpoint_blocks,
+    copy_into,
+    drop_states,
+    find_shards,
+    gather_weights,
+    load_shards,
+    save_shards,
+    to_device,
+)
+from wbvla_train.state_file import read_state, require_same, require_same_data, write_state
 
-STATE_FILE = "state.pt"
 TERMINATED = "terminated"  # among a step's numbers: whether some process was told to end
 HOW_IT_IS_RUN = ("threads", "save_every", "log_every", "accumulate", "checkpointing", "frozen_bf16")  # a state goes on with other values of these
 
@@ -96,6 +107,7 @@ class TrainLoop:
         settings: what the run is; a state of other settings (or of another ``config``, but for how it is run) is not continued.
         lr_factors: name of a parameter or of the module that holds it (``"decoder.arms"``) -> factor on its learning rate.
         processes: default: as the launcher says.
+        data: name -> what the data are told by (:mod:`wbvla_train.data.prints`); a state of other data is not continued.
 
     Attributes:
         model: what steps call: ``module``, sharded or wrapped.
@@ -114,6 +126,7 @@ class TrainLoop:
         log=print,
         lr_factors: Mapping[str, float] = MappingProxyType({}),
         processes: Processes | None = None,
+        data: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
         torch.set_num_threads(config.threads)
         self.processes = processes or Processes.of_launcher()
@@ -121,6 +134,7 @@ class TrainLoop:
         self.log = self.processes.only_main(log)
         loop = {key: value for key, value in asdict(config).items() if key not in HOW_IT_IS_RUN}
         self._step, self._settings = step, json.dumps({**settings, "loop": loop}, default=str, sort_keys=True)
+        self._data = json.loads(json.dumps(dict(data), sort_keys=True))
         if config.frozen_bf16 and not self.processes.blocks:
             for parameter in module.parameters():  # not the buffers: frequencies of rotary positions lose too much in bfloat16
                 if not parameter.requires_grad:
@@ -134,54 +148,89 @@ class TrainLoop:
         self.step = 0
         self.seconds = 0.0
         self._shown: dict[str, float] = {}
+        self._batch: Any = None  # the last one, for a message about it
         self._terminated = self._ending = False  # this process was told to end; some process was, and all know
 
     # -- resume ---------------------------------------------------------------------------------------------------------
 
     def save(self) -> None:
-        """Write the resumable state by rename; launched, all processes must call it."""
-        self.run_dir.mkdir(parents=True, exist_ok=True)
-        if self.processes.launched:
-            about = {"step": self.step, "seconds": self.seconds, "settings": self._settings}
-            return save_shards(self.run_dir, self.processes, self._tensors(), about)
-        weights = {name: value for name, value in self.module.state_dict().items() if name in self._trained}
-        state = {
-            "step": self.step,
-            "seconds": self.seconds,
-            "weights": weights,
-            "optimizer": self.optimizer.state_dict(),
-            "settings": self._settings,
-        }
-        write_state(self.run_dir / STATE_FILE, state)
-
-    def resume(self) -> bool:
-        """Continue from ``run_dir`` if it holds a state. A launched run's state goes on in any number of processes.
+        """Write the resumable state by rename, in place of the one before; launched, all processes must call it.
 
         Raises:
-            WbvlaError: a damaged state, or one of other settings.
+            WbvlaError: the disk is full; the state before stays.
         """
-        if self.processes.launched:
-            found = find_shards(self.run_dir)
-            if not found:
-                return False
-            path, state = found
+        self.run_dir.mkdir(parents=True, exist_ok=True)
+        about = {"step": self.step, "seconds": self.seconds, "settings": self._settings, "data": json.dumps(self._data)}
+        if self.processes.sharded:
+            return save_shards(self.run_dir, self.processes, self._tensors(), about)
+        if self.processes.main:
+            tensors = self._tensors()
+            weights = tensors.pop("weights")
+            write_state(self.run_dir / STATE_FILE, {**about, "weights": weights, "optimizer": tensors})
+            drop_states(self.run_dir, keep=self.run_dir / STATE_FILE)
+        self.processes.wait()
+
+    def resume(self) -> bool:
+        """Continue from ``run_dir`` if it holds a state, whoever wrote it: one process or many, on whole or on sharded weights.
+
+        Raises:
+            WbvlaError: a damaged state, one of other settings or data, or one that is beyond the steps asked for.
+        """
+        path, about = self._find()
+        if path is None:
+            return False
+        was, now = json.loads(about["settings"]), json.loads(self._settings)
+        changed = require_same(path, was, now, free=("loop.steps",))
+        require_same_data(path, json.loads(about.get("data", "null")), self._data, self.log)
+        if about["step"] > self.config.steps:
+            raise WbvlaError(
+                f"{path} is at step {about['step']} already, {self.config.steps} were asked for; ask for as many or more, or give another --run-dir"
+            )
+        if path.is_dir():
+            load_shards(path, self.processes, self._tensors(), about.get("files"))
         else:
-            path = self.run_dir / STATE_FILE
-            if not path.exists():
-                return False
-            state = read_state(path, holds=("settings", "weights"))
-        if state["settings"] != self._settings:
-            raise WbvlaError(f"{path} is the state of a run with other settings; give another --run-dir, or delete it to start anew")
-        if self.processes.launched:
-            load_shards(path, self.processes, self._tensors())
-        else:
-            _, unknown = self.module.load_state_dict(state["weights"], strict=False)
-            if unknown:
-                raise WbvlaError(f"{path} holds weights that this model lacks: {unknown[:4]}")
-            self.optimizer.load_state_dict(state["optimizer"])
-        self.step, self.seconds = state["step"], state["seconds"]
+            self._load(path, about)
+        self.step, self.seconds = about["step"], about["seconds"]
         self.log(f"continuing at step {self.step} of {self.config.steps} ({path})")
+        if changed:
+            before = replace(self.config, steps=was["loop"]["steps"])
+            self.log(
+                f"  steps {before.steps} -> {self.config.steps}: the learning rate goes on as it would have been in a run of {self.config.steps} steps "
+                f"(now {learning_rate(self.config, self.step):.2e}, it was {learning_rate(before, max(self.step - 1, 0)):.2e})"
+            )
         return True
+
+    def _find(self) -> tuple[Path | None, dict[str, Any]]:
+        """The state that went furthest, and what it says; with its tensors where it is one file."""
+        shards, path = find_shards(self.run_dir), self.run_dir / STATE_FILE
+        if not path.exists():
+            return shards or (None, {})
+        state = read_state(path, holds=("settings", "weights", "step"))
+        return shards if shards and shards[1]["step"] > state["step"] else (path, state)
+
+    def _load(self, path: Path, state: dict[str, Any]) -> None:
+        """Copy a state that was written as one file into weights and optimizer."""
+        moments = state["optimizer"]
+        if "param_groups" in moments:  # of before the states of one and of many processes were the same
+            moments = self._by_name(moments)
+        for kind, tensors in self._tensors().items():
+            stored = state["weights"] if kind == "weights" else moments[kind]
+            if missing := sorted(tensors.keys() ^ stored.keys()):
+                raise WbvlaError(f"{path} is the state of another model: {missing[0]} and {len(missing) - 1} more are in one of them only")
+            for name, tensor in tensors.items():
+                if tensor.shape != stored[name].shape:
+                    raise WbvlaError(f"{path} is the state of another model: {name} is {list(stored[name].shape)} there, {list(tensor.shape)} here")
+                copy_into(tensor, stored[name])
+
+    def _by_name(self, optimizer: dict[str, Any]) -> dict[str, dict[str, torch.Tensor]]:
+        """AdamW's own state dict, which counts its parameters, as :meth:`_tensors` names them. What it lacks was never stepped."""
+        names = {id(parameter): name for name, parameter in self._trained.items()}
+        order = [names[id(parameter)] for group in self.optimizer.param_groups for parameter in group["params"]]
+        found = {kind: {name: torch.zeros_like(value) for name, value in values.items()} for kind, values in self._tensors().items() if kind != "weights"}
+        for number, state in optimizer["state"].items():
+            for kind in found:
+                found[kind][order[number]] = state[kind]
+        return found
 
     def _tensors(self) -> dict[str, dict[str, torch.Tensor]]:
         """Trained weights and AdamW's moments by the weights' names. A moment that is not there yet is zero: what AdamW begins with."""
@@ -216,7 +265,10 @@ class TrainLoop:
         numbers = dict(zip(names, values, strict=True))
         self._ending = numbers.pop(TERMINATED) > 0
         if not math.isfinite(numbers["loss"]):
-            raise FloatingPointError(f"loss is {numbers['loss']} at step {self.step}; lower lr (now {config.lr}) or switch bf16 off")
+            raise WbvlaError(
+                f"the loss is {numbers['loss']} at step {self.step}; the largest numbers of the batch are {_largest(self._batch)}: where one of them is "
+                f"absurd, look for it in the data; else lower lr (now {config.lr}) or switch bf16 off"
+            )
         nn.utils.clip_grad_norm_(list(self._trained.values()), config.clip_norm)
         self.optimizer.step()
         self.step += 1
@@ -230,7 +282,7 @@ class TrainLoop:
         rng = np.random.default_rng((config.seed, self.step))
         part = Part(here.rank * config.accumulate + piece, here.count * config.accumulate)
         torch.manual_seed(int(rng.integers(2**62)) + part.index)
-        batch = to_device(self._step.draw(rng, self.step, part), here.device)
+        batch = self._batch = to_device(self._step.draw(rng, self.step, part), here.device)
         # The CPU's flash attention has a slow backward pass (a third of a step at these lengths): plain attention is faster. The backward pass is
         # inside, too: with checkpointing it computes blocks again, and must do so in the same way.
         attention = sdpa_kernel(SDPBackend.MATH) if here.device.type == "cpu" else nullcontext()
@@ -306,6 +358,29 @@ def _parameter_groups(module: nn.Module, weight_decay: float, lr_factors: Mappin
     if unused:
         raise ValueError(f"no trained parameter is called {sorted(unused)} (a factor on the learning rate was asked for)")
     return [{"params": parameters, "weight_decay": decay, "lr_factor": factor} for (decay, factor), parameters in groups.items()]
+
+
+def _largest(batch: Any, name: str = "batch") -> str:
+    """``arm_state 1e+30, pixels 2.6``: the largest magnitude of each tensor of numbers in a batch, the largest first."""
+    found: dict[str, float] = {}
+
+    def visit(part: Any, name: str) -> None:
+        if isinstance(part, torch.Tensor) and part.is_floating_point() and part.numel():
+            size = float(part.detach().float().abs().max())
+            found[name] = math.inf if math.isnan(size) else size
+        elif isinstance(part, (tuple, list)):
+            for number, value in enumerate(part):
+                visit(value, f"{name}[{number}]")
+        elif isinstance(part, dict):
+            for key, value in part.items():
+                visit(value, key)
+        elif is_dataclass(part):
+            for field in fields(part):
+                visit(getattr(part, field.name), field.name)
+
+    visit(batch, name)
+    shown = sorted(found.items(), key=lambda item: -item[1])[:4]
+    return ", ".join(f"{name} {size:.3g}" for name, size in shown) or "none"
 
 
 def run_record(config: Any, hours: float, **numbers: Any) -> dict[str, Any]:

@@ -21,9 +21,14 @@ from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
+from wbvla_core.checkpoint import no_room, sha256_file, write_json
+from wbvla_core.console import DISK_FULL
+from wbvla_core.errors import WbvlaError
+
 # Transformer blocks of the default VLA: what FSDP shards as a unit. The YAML files name the same ones; a test holds it.
 BLOCKS = ("LlamaDecoderLayer", "Dinov2WithRegistersLayer", "SiglipEncoderLayer")
-LOOP_FILE = "loop.json"  # beside torch's shards: step, seconds, settings
+LOOP_FILE = "loop.json"  # beside torch's shards: step, seconds, settings, data, files
+STATE_FILE = "state.pt"  # the state of a run whose weights lie whole in each process
 
 
 @dataclass(frozen=True)
@@ -40,17 +45,17 @@ class Part:
         """Which samples of a batch of ``batch``.
 
         Raises:
-            ValueError: they cannot be shared out equally.
+            WbvlaError: they cannot be shared out equally.
         """
         if batch % self.count:
-            raise ValueError(f"a batch of {batch} cannot be shared out equally to {self.count} pieces (processes x accumulate); change batch or accumulate")
+            raise WbvlaError(f"a batch of {batch} cannot be shared out equally to {self.count} pieces (processes x accumulate); change batch or accumulate")
         size = batch // self.count
         return slice(self.index * size, (self.index + 1) * size)
 
     def require_whole(self, what: str) -> None:
-        """Raise ValueError where the batch is in pieces and its losses are means over an uneven number of samples."""
+        """Raise WbvlaError where the batch is in pieces and its losses are means over an uneven number of samples."""
         if self.count > 1:
-            raise ValueError(
+            raise WbvlaError(
                 f"{what} weighs samples within a whole batch and runs in one process without accumulation, not in {self.count} pieces; "
                 "train from LeRobot data (--lerobot), or without launcher"
             )
@@ -85,7 +90,7 @@ class Processes:
         """What ``accelerate launch`` or ``torchrun`` put into the environment; joins the process group.
 
         Raises:
-            ValueError: FSDP settings that this code does not carry out.
+            WbvlaError: FSDP settings that this code does not carry out.
         """
         if not {"LOCAL_RANK", "ACCELERATE_MIXED_PRECISION"} & os.environ.keys():
             return cls()
@@ -97,6 +102,11 @@ class Processes:
         if os.environ.get("ACCELERATE_USE_FSDP", "").lower() != "true" or here.count == 1:
             return here
         return replace(here, **fsdp_settings())
+
+    @property
+    def sharded(self) -> bool:
+        """Whether no process holds all weights."""
+        return bool(self.blocks) and self.count > 1
 
     @property
     def main(self) -> bool:
@@ -125,7 +135,7 @@ class Processes:
         """What to call in place of ``module``: itself, moved, sharded in place (FSDP), or wrapped (DistributedDataParallel).
 
         Raises:
-            ValueError: ``blocks`` names a class that the module has not.
+            WbvlaError: ``blocks`` names a class that the module has not.
         """
         if self.count == 1:
             return module.to(self.device) if self.launched else module
@@ -142,7 +152,7 @@ class Processes:
 
         present = {type(part).__name__ for part in module.modules()}
         if not present & set(self.blocks):
-            raise ValueError(f"FSDP is to shard {list(self.blocks)}, but {type(module).__name__} has none of them; name its transformer blocks")
+            raise WbvlaError(f"FSDP is to shard {list(self.blocks)}, but {type(module).__name__} has none of them; name its transformer blocks")
         # Weights travel and multiply in bfloat16; gradients are summed over the processes in float32 (a thousand samples' sum in 8 bits would lose small ones).
         precision = MixedPrecisionPolicy(param_dtype=torch.bfloat16 if bf16 else None, reduce_dtype=torch.float32)
         options = {"mesh": init_device_mesh(self.device.type, (self.count,)), "mp_policy": precision}
@@ -161,13 +171,13 @@ def fsdp_settings() -> dict[str, Any]:
     """FSDP settings of the launcher's environment as fields of :class:`Processes`.
 
     Raises:
-        ValueError: not FSDP 2, or no transformer blocks named.
+        WbvlaError: not FSDP 2, or no transformer blocks named.
     """
     from accelerate.utils import FullyShardedDataParallelPlugin
 
     plugin = FullyShardedDataParallelPlugin()
     if plugin.fsdp_version != 2 or not plugin.transformer_cls_names_to_wrap:
-        raise ValueError(
+        raise WbvlaError(
             f"fsdp_version: 2 with fsdp_auto_wrap_policy: TRANSFORMER_BASED_WRAP and fsdp_transformer_layer_cls_to_wrap: {','.join(BLOCKS)} is expected, got "
             f"version {plugin.fsdp_version} and {plugin.transformer_cls_names_to_wrap}; config/accelerate has files that fit"
         )
@@ -204,6 +214,19 @@ def to_device(batch: Any, device: torch.device) -> Any:
     return batch
 
 
+def copy_into(target: torch.Tensor, whole: torch.Tensor) -> None:
+    """Copy a whole tensor into ``target``, or this process's part of it where ``target`` is sharded."""
+    with torch.no_grad():
+        if hasattr(target, "device_mesh"):  # a DTensor; to ask by its class takes seconds of imports
+            from torch.distributed.tensor import distribute_tensor
+
+            mesh = target.device_mesh
+            part = distribute_tensor(whole.to(mesh.device_type, target.dtype), mesh, target.placements, src_data_rank=None)
+            target.to_local().copy_(part.to_local())
+        else:
+            target.copy_(whole)
+
+
 def gather_weights(model: nn.Module, trained_only: bool = False) -> dict[str, torch.Tensor]:
     """Whole weights of a sharded or wrapped model, in host memory of rank 0 (elsewhere empty); all processes must call it."""
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
@@ -211,13 +234,16 @@ def gather_weights(model: nn.Module, trained_only: bool = False) -> dict[str, to
     return get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=trained_only))
 
 
-# -- resumable state: each process writes its shards, any number of processes reads them --------------------------------------------------
+# -- resumable state of sharded weights: each process writes its shards, any number of processes reads them ---------------------------
 def save_shards(run_dir: Path, processes: Processes, tensors: dict[str, Any], about: dict[str, Any]) -> None:
     """``run_dir/state_<step>``, which appears whole by one rename; the one before goes then. All processes must call it.
 
     Args:
         tensors: nested dict of tensors, sharded or not.
         about: JSON, with ``step``.
+
+    Raises:
+        WbvlaError: the disk is full; the state before stays.
     """
     from torch.distributed import checkpoint as dcp
 
@@ -227,25 +253,72 @@ def save_shards(run_dir: Path, processes: Processes, tensors: dict[str, Any], ab
         shutil.rmtree(building, ignore_errors=True)
         building.mkdir(parents=True)
     processes.wait()
-    dcp.save(tensors, storage_writer=dcp.FileSystemWriter(building, overwrite=True), no_dist=processes.count == 1)
+    try:
+        dcp.save(tensors, storage_writer=dcp.FileSystemWriter(building, overwrite=True), no_dist=processes.count == 1)
+    except Exception as error:  # torch gathers what went wrong anywhere into one error of its own
+        why = no_room(error) or next((os.strerror(code) for code in DISK_FULL if os.strerror(code) in str(error)), None)
+        if processes.main:
+            shutil.rmtree(building, ignore_errors=True)
+        if why is None:
+            raise
+        raise WbvlaError(f"cannot write the training state {final}: {why}; the state before it stays. Make room and run the same command again") from error
+    digests = _digests(building, processes)
     if processes.main:
-        (building / LOOP_FILE).write_text(json.dumps(about))
+        write_json(building / LOOP_FILE, {**about, "files": digests})
         shutil.rmtree(final, ignore_errors=True)
         os.rename(building, final)
-        for older in run_dir.glob("state_*"):
-            if older != final:
-                shutil.rmtree(older)
+        drop_states(run_dir, keep=final)
     processes.wait()
+
+
+def drop_states(run_dir: Path, keep: Path) -> None:
+    """Remove every state of a run but ``keep``, of either form: there is one at a time."""
+    for older in (*run_dir.glob("state_*"), run_dir / STATE_FILE):
+        if older != keep:
+            shutil.rmtree(older) if older.is_dir() else older.unlink(missing_ok=True)
 
 
 def find_shards(run_dir: Path) -> tuple[Path, dict[str, Any]] | None:
     """The newest finished state and what is said about it."""
     found = sorted(path for path in run_dir.glob("state_*") if (path / LOOP_FILE).is_file())
-    return (found[-1], json.loads((found[-1] / LOOP_FILE).read_text())) if found else None
+    if not found:
+        return None
+    try:
+        return found[-1], json.loads((found[-1] / LOOP_FILE).read_text())
+    except ValueError as error:
+        raise _damaged(found[-1], f"{LOOP_FILE}: {error}") from error
 
 
-def load_shards(folder: Path, processes: Processes, tensors: dict[str, Any]) -> None:
-    """Read a state into ``tensors``, in place."""
+def load_shards(folder: Path, processes: Processes, tensors: dict[str, Any], files: dict[str, str] | None = None) -> None:
+    """Read a state into ``tensors``, in place.
+
+    Args:
+        files: names and sha256 of its files, None in a state from before they were written down.
+
+    Raises:
+        WbvlaError: it is damaged, or of another model.
+    """
     from torch.distributed import checkpoint as dcp
 
-    dcp.load(tensors, checkpoint_id=folder, no_dist=processes.count == 1)
+    if files is not None and (found := _digests(folder, processes)) != files:
+        changed = sorted(name for name in found.keys() | files.keys() if found.get(name) != files.get(name))
+        raise _damaged(folder, f"{', '.join(changed)} is missing or does not match its checksum")
+    try:
+        dcp.load(tensors, checkpoint_id=folder, no_dist=processes.count == 1)
+    except Exception as error:  # torch's own kinds, pickle's, the system's
+        raise _damaged(folder, " ".join(f"{type(error).__name__}: {error}".split())[:200]) from error
+
+
+def _damaged(folder: Path, why: str) -> WbvlaError:
+    return WbvlaError(f"{folder} is no training state or a damaged one ({why}); delete it to start anew")
+
+
+def _digests(folder: Path, processes: Processes) -> dict[str, str]:
+    """sha256 of every file of a sharded state but :data:`LOOP_FILE`; each process reads its share."""
+    names = sorted(path.name for path in folder.iterdir() if path.name != LOOP_FILE)
+    mine = {name: sha256_file(folder / name) for name in names[processes.rank :: processes.count]}
+    if processes.count == 1:
+        return mine
+    shares: list[dict[str, str]] = [{}] * processes.count
+    distributed.all_gather_object(shares, mine)
+    return {name: value for share in shares for name, value in share.items()}

@@ -41,13 +41,30 @@ class EngineConfig:
 
     def require(self) -> EngineConfig:
         """Return self, or raise WbvlaError for what this machine cannot do: before gigabytes are read."""
-        if self.device == "cuda" and not torch.cuda.is_available():
-            raise WbvlaError(f"device cuda was asked for, but torch {torch.__version__} sees no GPU; install torch for your CUDA, or use --device cpu")
+        require_device(self.device)
         if self.quantize != "none":
             _torchao()
         if self.quantize == "int4" and (self.device, self.dtype) != ("cuda", "bf16"):
             raise WbvlaError(f"int4 needs --device cuda --dtype bf16, got {self.device} and {self.dtype}; int8 runs anywhere")
         return self
+
+
+def require_device(device: str) -> None:
+    """Refuse a device that torch does not have here.
+
+    Raises:
+        WbvlaError: naming the device.
+    """
+    try:
+        wanted = torch.device(device)
+    except RuntimeError as error:
+        raise WbvlaError(f"expected a device like cpu, cuda or cuda:1, got {device!r}") from error
+    if wanted.type == "cuda" and not torch.cuda.is_available():
+        raise WbvlaError(f"device {device} was asked for, but torch {torch.__version__} sees no GPU; install torch for your CUDA, or use --device cpu")
+    if wanted.type == "cuda" and (wanted.index or 0) >= torch.cuda.device_count():
+        raise WbvlaError(f"device {device} was asked for, but there are {torch.cuda.device_count()} GPUs, counted from 0")
+    if wanted.type not in ("cpu", "cuda"):
+        raise WbvlaError(f"expected a device like cpu, cuda or cuda:1, got {device!r}, which nothing here was tried on")
 
 
 def build(model: Vla, max_words: int, config: EngineConfig) -> Forward:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -16,8 +18,9 @@ import pytest
 import torch
 import training_worker as worker
 
+from wbvla_core.errors import WbvlaError
 from wbvla_train.loop import TrainLoop
-from wbvla_train.parallel import Part, Processes, find_shards
+from wbvla_train.parallel import STATE_FILE, Part, Processes, find_shards
 
 torch.set_num_threads(1)
 
@@ -39,10 +42,11 @@ def launch(count: int, *arguments: str) -> list[subprocess.Popen]:
 @pytest.fixture(scope="module")
 def together(tmp_path_factory: pytest.TempPathFactory) -> dict:
     """What two processes made of it."""
-    processes = launch(2, str(tmp_path_factory.mktemp("two")))
+    root = tmp_path_factory.mktemp("two")
+    processes = launch(2, str(root))
     ended = [process.communicate(timeout=240) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], ended[0][1] + ended[1][1]
-    return json.loads(ended[0][0].splitlines()[-1])
+    return json.loads(ended[0][0].splitlines()[-1]) | {"root": root}
 
 
 @pytest.fixture(scope="module")
@@ -102,8 +106,82 @@ def test_a_state_of_other_settings_is_refused_and_of_another_way_to_run_taken(tm
     loop.train_step()
     loop.save()
     assert worker.make(tmp_path, replace(worker.CONFIG, accumulate=2, checkpointing=True)).resume()
-    with pytest.raises(ValueError, match="other settings"):
+    with pytest.raises(WbvlaError, match=r"other settings \(state -> asked for\): loop.lr: 0.01 -> 1.0"):
         worker.make(tmp_path, replace(worker.CONFIG, lr=1.0)).resume()
+
+
+def test_more_steps_go_on_with_the_rates_of_the_longer_run_and_say_so(tmp_path: Path) -> None:
+    said: list[str] = []
+    worker.losses(loop := worker.make(tmp_path))
+    loop.save()
+    longer = worker.make(tmp_path, replace(worker.CONFIG, steps=12), log=said.append)
+    assert longer.resume() and longer.step == 6
+    # a cosine from 0.01 after 2 steps of warm-up: at step 6 of 12, 4 of its 10 steps are over; at step 5 of 6, 3 of 4
+    now, was = (0.01 * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * part))) for part in (4 / 10, 3 / 4))
+    assert f"steps 6 -> 12: the learning rate goes on as it would have been in a run of 12 steps (now {now:.2e}, it was {was:.2e})" in said[-1]
+    worker.losses(longer, 8)
+    longer.save()
+    with pytest.raises(WbvlaError, match="is at step 8 already, 6 were asked for"):
+        worker.make(tmp_path).resume()
+
+
+def test_a_state_of_other_data_is_refused_with_both(tmp_path: Path) -> None:
+    loop = worker.make(tmp_path, data={"demos": {"files": 2}})
+    loop.train_step()
+    loop.save()
+    assert worker.make(tmp_path, data={"demos": {"files": 2}}).resume()
+    with pytest.raises(WbvlaError, match="trained on other data .*demos.files: 2 -> 1"):
+        worker.make(tmp_path, data={"demos": {"files": 1}}).resume()
+
+
+def test_a_state_of_before_the_states_of_one_and_many_processes_were_the_same_goes_on_to_the_bit(tmp_path: Path) -> None:
+    """It had the optimizer's own state dict, which counts parameters, and no word of the data."""
+    unbroken = worker.losses(worker.make(tmp_path / "other"))
+    loop = worker.make(tmp_path)
+    begun = worker.losses(loop, 3)
+    weights = {name: value for name, value in loop.module.state_dict().items() if name in dict(loop.module.named_parameters()) and "frozen" not in name}
+    older = {"step": 3, "seconds": 1.0, "weights": weights, "optimizer": loop.optimizer.state_dict(), "settings": loop._settings}
+    torch.save(older, tmp_path / STATE_FILE)
+    said: list[str] = []
+    again = worker.make(tmp_path, log=said.append)
+    assert again.resume() and begun + worker.losses(again) == unbroken
+    assert "does not say which data it was trained on" in said[0]
+
+
+def test_a_state_goes_from_one_process_to_shards_on_two_and_back(together: dict, alone: dict) -> None:
+    assert together["grown"] == pytest.approx(alone["losses"][3:], rel=1e-5)
+    folder = together["root"] / "grown"
+    assert [path.name for path in folder.iterdir()] == ["state_0000006"]  # one state at a time, of either form
+    back = worker.make(folder, replace(worker.CONFIG, steps=7))
+    assert back.resume() and back.step == 6
+    for name, value in back.weights().items():
+        torch.testing.assert_close(value, torch.tensor(alone["weights"][name]), rtol=1e-4, atol=1e-6)
+    back.train_step()
+    back.save()
+    assert [path.name for path in folder.iterdir()] == [STATE_FILE]
+
+
+def test_a_damaged_shard_is_named(together: dict, tmp_path: Path) -> None:
+    shutil.copytree(together["root"] / "broken", tmp_path / "run")
+    shard = next((tmp_path / "run").rglob("__1_*.distcp"))
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 1
+    shard.write_bytes(data)
+    with pytest.raises(WbvlaError, match=rf"state_0000003 is no training state or a damaged one \({shard.name} is missing or does not match its checksum"):
+        worker.make(tmp_path / "run").resume()
+
+
+def test_a_loss_that_is_not_a_number_names_the_largest_numbers_of_the_batch(tmp_path: Path) -> None:
+    class Absurd(worker.Regression):
+        def draw(self, rng, step, part):
+            batch = super().draw(rng, step, part)
+            batch.x[2, 1] = 1e30
+            return batch
+
+    loop = worker.make(tmp_path)
+    loop._step = Absurd()
+    with pytest.raises(WbvlaError, match=r"the loss is (inf|nan) at step 0; the largest numbers of the batch are x 1e\+30, y 0.\d+:"):
+        loop.train_step()
 
 
 def test_a_launched_state_goes_on_in_one_process(tmp_path: Path) -> None:

@@ -64,8 +64,8 @@ class Regression:
         return loss, {"half": float(loss.detach()) / 2}
 
 
-def make(run_dir: Path, config: LoopConfig = CONFIG, processes: Processes | None = None) -> TrainLoop:
-    return TrainLoop(config, Network(), Regression(), run_dir, {}, lambda _: None, {"head": 2.0}, processes)
+def make(run_dir: Path, config: LoopConfig = CONFIG, processes: Processes | None = None, **options) -> TrainLoop:
+    return TrainLoop(config, Network(), Regression(), run_dir, {}, options.pop("log", lambda _: None), {"head": 2.0}, processes, **options)
 
 
 def losses(loop: TrainLoop, until: int = CONFIG.steps) -> list[float]:
@@ -97,6 +97,15 @@ def main(root: Path, until_killed: bool) -> None:
     first.save()
     second = make(root / "broken", processes=here)
     assert second.resume() and second.step == 3
+    if here.main:  # begun by one process, as one adds GPUs
+        begun = make(root / "grown", processes=Processes())
+        losses(begun, 3)
+        begun.save()
+    here.wait()
+    grown = make(root / "grown", processes=here)
+    assert grown.resume() and grown.step == 3
+    found["grown"] = losses(grown)
+    grown.save()
     found["broken off"] = {"losses": values + losses(second), "weights": {name: value.tolist() for name, value in second.weights().items()}}
     if here.main:
         print(json.dumps(found))

@@ -12,12 +12,14 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from wbvla_core.errors import WbvlaError
+from wbvla_train.data import prints
 from wbvla_train.data.camera import CameraView
 from wbvla_train.data.mp4 import read_mp4
 
@@ -87,6 +89,29 @@ class Clip:
     source: str
 
 
+def _clips_of(sidecar: Path, text: str, start: int) -> list[tuple[Clip, str]]:
+    """The clips that a sidecar lists, and their files.
+
+    Raises:
+        WbvlaError: it is damaged, or the stamps of a clip cannot be.
+    """
+    found = []
+    try:
+        for number, entry in enumerate(json.loads(text)["clips"]):
+            stamps = np.asarray(entry["stamps_s"], dtype=np.float64)
+            if stamps.ndim != 1 or not np.isfinite(stamps).all() or (np.diff(stamps) <= 0).any():
+                bad = int(np.argmin(np.isfinite(stamps) & (np.diff(stamps, prepend=-np.inf) > 0))) if stamps.ndim == 1 else 0
+                raise WbvlaError(f"{sidecar}: clip {number} ({entry['file']}), frame {bad}: stamps_s must be finite and rise; ingest or render it again")
+            name = f"{sidecar.parent.name}/{entry['file']}"
+            found.append((Clip(name, start, stamps, CameraView.from_json(entry.get("camera")), entry.get("source", "unknown")), entry["file"]))
+            start += len(stamps)
+    except WbvlaError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise WbvlaError(f"{sidecar} is damaged ({type(error).__name__}: {error}); ingest or render its folder again") from error
+    return found
+
+
 class Corpus:
     """Frames of one or more folders of clips, at the LAM's size, in one memory-mapped array.
 
@@ -115,12 +140,10 @@ class Corpus:
         for sidecar in sidecars:
             text = sidecar.read_text()
             digest.update(str(sidecar).encode() + text.encode())
-            for entry in json.loads(text)["clips"]:
-                stamps = np.asarray(entry["stamps_s"], dtype=np.float64)
-                name = f"{sidecar.parent.name}/{entry['file']}"
-                self.clips.append(Clip(name, start, stamps, CameraView.from_json(entry.get("camera")), entry.get("source", "unknown")))
-                files.append(sidecar.parent / entry["file"])
-                start += len(stamps)
+            for clip, file in _clips_of(sidecar, text, start):
+                self.clips.append(clip)
+                files.append(sidecar.parent / file)
+                start += len(clip.stamps_s)
         self.digest = digest.hexdigest()
         cache = Path(folders[0]).parent / ".cache" / f"{self.digest[:16]}_{size}.npy"
         if not cache.exists():
@@ -131,13 +154,21 @@ class Corpus:
             for clip, path in zip(self.clips, files, strict=True):
                 frames, _ = read_mp4(path)
                 if len(frames) != len(clip.stamps_s):
-                    raise ValueError(f"{path} holds {len(frames)} frames, its sidecar lists {len(clip.stamps_s)} stamps; render that folder again")
+                    raise WbvlaError(f"{path} holds {len(frames)} frames, its sidecar lists {len(clip.stamps_s)} stamps; render that folder again")
                 store[clip.start : clip.start + len(frames)] = area_resize(frames, size)
             store.flush()
             del store
             os.replace(temporary, cache)
         self.cache = cache
         self.frames = np.load(cache, mmap_mode="r")
+
+    @property
+    def print(self) -> dict[str, Any]:
+        """What tells this video, wherever it lies: number of clips and frames, sha256 of names, stamps and a sample of the frames."""
+        digest = hashlib.sha256(prints.stretches(self.cache).encode())
+        for clip in self.clips:
+            digest.update(clip.name.encode() + clip.stamps_s.tobytes() + clip.view.as_array().tobytes())
+        return {"clips": len(self.clips), "frames": len(self.frames), "sha256": digest.hexdigest()[:16]}
 
     def pairs(self, gap_s: float) -> Pairs:
         """All frame pairs ``gap_s`` apart."""
@@ -150,7 +181,7 @@ class Corpus:
             clip.append(np.full(len(t), i))
         pairs = Pairs(np.concatenate(first), np.concatenate(later), np.concatenate(clip), np.stack([c.view.as_array() for c in self.clips]))
         if len(pairs.first) == 0:
-            raise ValueError(f"no clip of this corpus holds two frames {gap_s} s apart; use longer clips or a smaller gap")
+            raise WbvlaError(f"no clip of this corpus holds two frames {gap_s} s apart; use longer clips or a smaller gap")
         return pairs
 
 

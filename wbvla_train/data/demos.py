@@ -27,7 +27,7 @@ import numpy as np
 
 from wbvla_core.checkpoint import load_manifest
 from wbvla_core.console import program
-from wbvla_core.errors import require_at_least
+from wbvla_core.errors import WbvlaError, require_at_least
 from wbvla_core.robot import RobotSpec, load_robot
 from wbvla_core.types import Decision, LocoCommand, PolicyInput
 from wbvla_decoder.policy import ArmScaling, arm_state, posture
@@ -254,7 +254,7 @@ def make_shard(config: DemosConfig, number: int) -> dict[str, np.ndarray]:
         except RuntimeError as error:  # fell before the task began, or the physics diverged: no demonstration to keep
             print(f"episode {episode} left out: {error}", flush=True)
     if not parts:
-        raise RuntimeError(f"no episode of shard {number} could be recorded; is the leg policy {config.lmo} able to stand?")
+        raise WbvlaError(f"no episode of shard {number} could be recorded; is the leg policy {config.lmo} able to stand?")
     return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
 
 

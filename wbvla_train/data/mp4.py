@@ -8,6 +8,8 @@ from pathlib import Path
 import av
 import numpy as np
 
+from wbvla_core.errors import WbvlaError
+
 _TIME_BASE = Fraction(1, 1000)  # stamps are kept to the millisecond
 
 
@@ -34,14 +36,22 @@ def write_mp4(path: Path, frames: np.ndarray, stamps_s: np.ndarray, crf: int = 1
 
 
 def read_mp4(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Frames [T, H, W, 3] uint8 RGB and stamps [T], s, as the container has them."""
+    """Frames [T, H, W, 3] uint8 RGB and stamps [T], s, as the container has them.
+
+    Raises:
+        WbvlaError: gone, damaged, or without a frame.
+    """
     frames, stamps = [], []
-    with av.open(str(path)) as container:
-        stream = container.streams.video[0]
-        stream.thread_type = "NONE"
-        for frame in container.decode(stream):
-            frames.append(frame.to_ndarray(format="rgb24"))
-            stamps.append(float(frame.pts * frame.time_base))
+    try:
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            stream.thread_type = "NONE"
+            for frame in container.decode(stream):
+                frames.append(frame.to_ndarray(format="rgb24"))
+                stamps.append(float(frame.pts * frame.time_base))
+    except (av.FFmpegError, IndexError, TypeError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise WbvlaError(f"{path} cannot be read as video ({why}); copy it again, or delete its folder and render or ingest it again") from error
     if not frames:
-        raise ValueError(f"{path} holds no video frame; delete its folder and render it again")
+        raise WbvlaError(f"{path} holds no video frame; delete its folder and render it again")
     return np.stack(frames), np.array(stamps)

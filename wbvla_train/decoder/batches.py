@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from wbvla_core.errors import WbvlaError
 from wbvla_core.robot import RobotSpec
 from wbvla_decoder.policy import encode_height
 from wbvla_perception.preprocess import ImageSpec
@@ -62,6 +63,8 @@ class Demonstrations:
         waves = WAVE_OF[self.data["task"]] > 0
         self.train_index, self.check_index = np.flatnonzero(~held_out), np.flatnonzero(held_out)
         self.train_waves = np.flatnonzero(~held_out & waves)
+        if not len(self.train_index):
+            raise WbvlaError(f"{', '.join(map(str, roots))}: the last episode of each is held out, and there is no other to train on; record at least two")
         self._asked_state, self._asked_arms = ask_about_arms(robot, asked)
         self._words = [tokenizer.encode_batch(paraphrases(task)) for task in TASKS]
 

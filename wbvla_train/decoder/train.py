@@ -22,12 +22,14 @@ from wbvla_core.errors import WbvlaError
 from wbvla_core.robot import load_robot
 from wbvla_decoder.model import ActionDecoder, DecoderOutput
 from wbvla_perception.preprocess import ImageSpec
+from wbvla_train.data import prints
 from wbvla_train.decoder.batches import Batch, Demonstrations
 from wbvla_train.decoder.config import PRESETS, DecoderTrainConfig
 from wbvla_train.decoder.streamed import RobotFrames, StreamedFineTune
 from wbvla_train.loop import LoopConfig, TrainLoop, run_record
 from wbvla_train.memory import MemoryPlan, plan_memory, require_memory
 from wbvla_train.parallel import Part, Processes, to_device
+from wbvla_train.state_file import claim
 from wbvla_train.vla.codes import CodeBatch, CodesStep, code_step_loss, load_codes
 from wbvla_train.vla.grounding import BoxHead, box_errors, box_loss
 from wbvla_train.vla.images import require_size
@@ -172,7 +174,14 @@ def build(config: DecoderTrainConfig, log=print) -> FineTuning:
 
     require_memory(plan, config.loop, config.ignore_memory_plan, log)
     arms = {"decoder.arm_state": config.arm_lr_factor, "decoder.arms": config.arm_lr_factor}
-    return FineTuning(TrainLoop(config.loop, student, step, config.run_dir, settings, log, arms, processes), step, student, vla, count)
+    loop = TrainLoop(config.loop, student, step, config.run_dir, settings, log, arms, processes, _data(config))
+    return FineTuning(loop, step, student, vla, count)
+
+
+def _data(config: DecoderTrainConfig) -> dict[str, Any]:
+    """What tells the data."""
+    found = {str(root): prints.of_lerobot(root) for root in config.lerobot} or {str(root): prints.of_shards(root) for root in config.demos}
+    return found | ({f"corpus {config.corpus}": prints.of_shards(config.corpus)} if config.corpus else {})
 
 
 def _corpus_step(config: DecoderTrainConfig, student: Student, vla: LoadedVla, log) -> CodesStep | None:
@@ -185,7 +194,16 @@ def _corpus_step(config: DecoderTrainConfig, student: Student, vla: LoadedVla, l
 
 
 def train(config: DecoderTrainConfig, log=print) -> Path:
-    """Fine-tune and export; returns the bundle's folder."""
+    """Fine-tune and export; returns the bundle's folder.
+
+    Raises:
+        WbvlaError: another training writes into the run folder; settings, data or states that do not fit.
+    """
+    with claim(config.run_dir, wanted=Processes.of_launcher().main):
+        return _train(config, log)
+
+
+def _train(config: DecoderTrainConfig, log) -> Path:
     run = build(config, log)
     loop, sentences = run.loop, 1 if config.lerobot else config.sentences
     log = loop.log

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from wbvla_core.errors import WbvlaError
+
 Name = Literal["mani", "loco", "shared"]
 NAMES: tuple[Name, ...] = ("mani", "loco", "shared")
 Size = Literal["debug", "debug-dinov2", "tiny", "full"]
@@ -66,11 +68,11 @@ class ModelConfig:
     def __post_init__(self) -> None:
         cell = 8 if self.feature_space == "pixels" else BACKBONES[self.backbone]["patch_size"]
         if self.image_size % cell:
-            raise ValueError(f"ModelConfig.image_size must be a multiple of {cell} in feature space {self.feature_space}, got {self.image_size}")
+            raise WbvlaError(f"ModelConfig.image_size must be a multiple of {cell} in feature space {self.feature_space}, got {self.image_size}")
         if self.slots >= self.tokens:
-            raise ValueError(f"ModelConfig.slots needs a token each and leaves one for everything else, got {self.slots} slots and {self.tokens} tokens")
+            raise WbvlaError(f"ModelConfig.slots needs a token each and leaves one for everything else, got {self.slots} slots and {self.tokens} tokens")
         if not 2 <= self.codes <= 256:
-            raise ValueError(f"ModelConfig.codes must lie in [2, 256] (labels are stored as uint8), got {self.codes}")
+            raise WbvlaError(f"ModelConfig.codes must lie in [2, 256] (labels are stored as uint8), got {self.codes}")
 
     @property
     def patches(self) -> int:
@@ -150,9 +152,9 @@ class LamTrainConfig:
 
     def __post_init__(self) -> None:
         if self.cache_features and self.model.feature_space == "pixels":
-            raise ValueError("cache_features keeps the features of a frozen extractor; feature space pixels has none")
+            raise WbvlaError("cache_features keeps the features of a frozen extractor; feature space pixels has none")
         if self.name == "shared" and self.extra_data:
-            raise ValueError("extra_data belongs to one domain, shared has two: put its folders under <data>/train/mani and <data>/train/loco")
+            raise WbvlaError("extra_data belongs to one domain, shared has two: put its folders under <data>/train/mani and <data>/train/loco")
 
     def extra_folders(self, domain: str) -> list[Path]:
         """Everything beside the main corpus of a domain, each folder once."""

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 import tyro
 
 from wbvla_core.console import program
+from wbvla_core.errors import WbvlaError
 from wbvla_core.numeric import wrap
 from wbvla_train.data.clips import Corpus, Pairs
 from wbvla_train.data.motion import PRIMITIVES
@@ -181,7 +182,7 @@ def seconds(corpus: Corpus, pairs: Pairs, gap_s: float, window_s: float = WINDOW
     """All stretches of ``window_s`` of a corpus whose clips have one even rate.
 
     Raises:
-        ValueError: no clip is that long.
+        WbvlaError: no clip is that long.
     """
     stamps = np.concatenate([c.stamps_s for c in corpus.clips])
     whole = corpus.pairs(window_s)
@@ -192,7 +193,7 @@ def seconds(corpus: Corpus, pairs: Pairs, gap_s: float, window_s: float = WINDOW
     good = (members >= 0).all(1)
     good[good] &= (pairs.clip[members[good]] == whole.clip[good, None]).all(1) & (pairs.later[members[good, -1]] == whole.later[good])
     if not good.any():
-        raise ValueError(f"no clip of this corpus holds {window_s} s of pairs {gap_s} s apart; use longer clips")
+        raise WbvlaError(f"no clip of this corpus holds {window_s} s of pairs {gap_s} s apart; use longer clips")
     return Seconds(members, whole)[np.flatnonzero(good)]
 
 

@@ -13,6 +13,7 @@ import sys
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,7 +33,8 @@ from wbvla_train.lam.geometry import crop_lens, identity_grid, lens_from_view
 from wbvla_train.lam.health import CollapseMonitor, measure
 from wbvla_train.lam.model import LamOutput, pixels
 from wbvla_train.lam.slots import mask_loss
-from wbvla_train.state_file import read_state, write_state
+from wbvla_train.state_file import claim, read_state, require_same, require_same_data, write_state
+from wbvla_vla.engine import require_device
 
 STATE_FILE = "state.pt"
 LOG_FILE = "log.jsonl"
@@ -56,6 +58,11 @@ class PairSampler:
 
     def __init__(self, config: LamTrainConfig, main: tuple[Corpus | FeatureCorpus, Pairs], extra: tuple[Corpus | FeatureCorpus, Pairs] | None) -> None:
         self.config, self.main, self.extra = config, main, extra
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """What tells the video, by the folder's name; see :attr:`~wbvla_train.data.clips.Corpus.print`."""
+        return {part: source[0].print for part, source in (("video", self.main), ("robot and extra", self.extra)) if source}
 
     def batch(self, step: int) -> Batch:
         c = self.config
@@ -107,6 +114,10 @@ class BalancedSampler:
     def __init__(self, samplers: list[PairSampler]) -> None:
         self.samplers = samplers
 
+    @property
+    def data(self) -> dict[str, Any]:
+        return {f"{number} {part}": found for number, sampler in enumerate(self.samplers) for part, found in sampler.data.items()}
+
     def batch(self, step: int) -> Batch:
         parts = [sampler.batch(step) for sampler in self.samplers]
         return Batch(*(torch.cat([getattr(part, name) for part in parts]) for name in ("first", "later", "lens")), parts[0].extracted)
@@ -139,6 +150,7 @@ class LamTrainer:
     def __init__(self, config: LamTrainConfig, sampler: PairSampler | BalancedSampler) -> None:
         torch.manual_seed(config.seed)
         self.config, self.sampler, self.step = config, sampler, 0
+        self.data = sampler.data
         self.model = new_model(config.model, config.features).to(config.device)
         if isinstance(self.model, FeatureActionModel):
             batch = sampler.batch(0).to(config.device)
@@ -170,7 +182,10 @@ class LamTrainer:
         if out.prediction.masks is not None:
             loss = loss + c.mask_weight * mask_loss(out.prediction.masks, batch.first, batch.later)
         if not torch.isfinite(loss):
-            raise FloatingPointError(f"loss is {loss.item()} at step {self.step}; lower lr ({c.lr}) or look for broken frames")
+            raise WbvlaError(
+                f"the loss is {loss.item()} at step {self.step}; lower --lr (now {c.lr}). Pixels are 8-bit numbers and cannot be the cause"
+                + ("; features of published weights can" if c.model.feature_space != "pixels" else "")
+            )
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), c.clip_norm)
@@ -210,6 +225,8 @@ class LamTrainer:
         path.parent.mkdir(parents=True, exist_ok=True)
         state = {
             "digest": settings_digest(self.config),
+            "settings": json.dumps(_settings(self.config)),
+            "data": json.dumps(self.data),
             "step": self.step,
             "seconds": self.seconds,
             "resets": self.resets,
@@ -218,26 +235,39 @@ class LamTrainer:
         }
         write_state(path, state)
 
-    def restore(self, path: Path) -> None:
+    def restore(self, path: Path, log=print) -> None:
         """Raises:
-        WbvlaError: a damaged state, or one of other settings.
+        WbvlaError: a damaged state, one of other settings or data, or one that is beyond the steps asked for.
         """
         state = read_state(path, holds=("digest", "model"), device=self.config.device)
-        wanted = settings_digest(self.config)
-        if state["digest"] != wanted:
+        if "settings" in state:
+            was = json.loads(state["settings"])
+            changed = require_same(path, was, json.loads(json.dumps(_settings(self.config))), free=("steps",))
+            require_same_data(path, json.loads(state["data"]), self.data, log)
+            if changed:
+                log(f"  steps {was['steps']} -> {self.config.steps}: the learning rate goes on as in a run of {self.config.steps} steps")
+        elif state["digest"] != (wanted := settings_digest(self.config)):  # an older state, which does not say which
             raise WbvlaError(
                 f"{path} was made with other settings (digest {state['digest'][:12]}, wanted {wanted[:12]}); give another --run-dir, or --no-resume"
+            )
+        if state["step"] > self.config.steps:
+            raise WbvlaError(
+                f"{path} is at step {state['step']} already, --steps {self.config.steps} were asked for; ask for as many, or give another --run-dir"
             )
         self.model.load_state_dict(state["model"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.step, self.seconds, self.resets = state["step"], state["seconds"], state["resets"]
 
 
-def settings_digest(config: LamTrainConfig) -> str:
-    """Identifies everything that the sequence of losses depends on (but the video itself)."""
+def _settings(config: LamTrainConfig) -> dict[str, Any]:
+    """Everything that the sequence of losses depends on (but the video itself), as JSON."""
     bookkeeping = ("output", "run_dir", "resume", "threads", "device", "save_every", "health_every", "stop_after", "stop_patience")
-    settings = {key: value for key, value in asdict(config).items() if key not in bookkeeping}
-    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
+    return json.loads(json.dumps({key: value for key, value in asdict(config).items() if key not in bookkeeping}, default=str))
+
+
+def settings_digest(config: LamTrainConfig) -> str:
+    """Identifies the settings of states that do not hold them."""
+    return hashlib.sha256(json.dumps(_settings(config), sort_keys=True).encode()).hexdigest()
 
 
 def train(config: LamTrainConfig, log=print, command: str = "") -> Path:
@@ -245,10 +275,17 @@ def train(config: LamTrainConfig, log=print, command: str = "") -> Path:
 
     Raises:
         CollapseError: the codes carry nothing, lastingly.
+        WbvlaError: another training writes into the run folder; settings, video or states that do not fit.
     """
+    with claim(config.state_dir):
+        return _train(config, log, command)
+
+
+def _train(config: LamTrainConfig, log, command: str) -> Path:
     if config.features == RANDOM and config.model.backbone != "debug":
-        raise ValueError(f"--features {RANDOM} says nothing about video: give the published weights, or take the preset debug-dinov2")
+        raise WbvlaError(f"--features {RANDOM} says nothing about video: give the published weights, or take the preset debug-dinov2")
     torch.set_num_threads(config.threads)
+    require_device(config.device)
     extractor = None
     if config.model.feature_space == "dinov2":
         extractor = load_features(config.features, config.model)  # before any video is decoded: it may not be there
@@ -271,7 +308,7 @@ def train(config: LamTrainConfig, log=print, command: str = "") -> Path:
     )
     state_path = config.state_dir / STATE_FILE
     if config.resume and state_path.exists():
-        trainer.restore(state_path)
+        trainer.restore(state_path, log)
         log(f"lam {config.name}: resumed at step {trainer.step}")
     config.state_dir.mkdir(parents=True, exist_ok=True)
     monitors = {domain: CollapseMonitor(config.stop_after, config.stop_patience) for domain in dev}

@@ -7,7 +7,6 @@ checkpoint in ``--out`` (weights, optimiser, curriculum, counters, random states
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
 import os
 import signal
@@ -28,11 +27,12 @@ from torch.utils.tensorboard import SummaryWriter
 
 from wbvla_core.console import program
 from wbvla_core.errors import WbvlaError, require_at_least
+from wbvla_core.robot import load_robot
 from wbvla_train.lmo.ablations import ablated
 from wbvla_train.lmo.config import STATE_FILE, STATE_HOLDS, PPOConfig, TrainConfig
 from wbvla_train.lmo.env import LmoVecEnv
 from wbvla_train.lmo.network import AsymmetricPolicy, weights_of
-from wbvla_train.state_file import read_state, write_state
+from wbvla_train.state_file import claim, copy_state, differences, read_state, write_state
 
 PRESETS: dict[str, TrainConfig] = {
     # seconds: does every part run?
@@ -82,23 +82,6 @@ def config_of(args: Arguments) -> TrainConfig:
 
 
 HOW_IT_IS_RUN = ("checkpoint_every:", "physics.threads:")  # a run goes on with other values of these
-
-
-def differences(was: Any, now: Any, where: str = "") -> list[str]:
-    """What differs between two settings as JSON, a line each: ``stages[1].share: 0.7 -> 0.35``."""
-    if isinstance(was, dict) and isinstance(now, dict):
-        keys = [*was, *(key for key in now if key not in was)]
-        return [line for key in keys for line in differences(was.get(key), now.get(key), f"{where}.{key}" if where else key)]
-    if isinstance(was, list) and isinstance(now, list) and any(isinstance(part, dict) for part in (*was, *now)):
-        both = itertools.zip_longest(was, now)
-        return [line for i, (a, b) in enumerate(both) for line in differences(a, b, f"{where}[{i}]")]
-    return [] if was == now else [f"{where}: {shortened(was)} -> {shortened(now)}"]
-
-
-def shortened(value: Any, most: int = 80) -> str:
-    """A value for one line of a message."""
-    text = json.dumps(value)
-    return text if len(text) <= most else f"{text[:most]}..."
 
 
 class Trainer:
@@ -169,10 +152,14 @@ class Trainer:
         """
         state = read_state(path, holds=STATE_HOLDS)
         now = json.loads(json.dumps(dataclasses.asdict(self.config)))
-        changed = [line for line in differences(json.loads(state["config"]), now) if not line.startswith(HOW_IT_IS_RUN)]
-        if changed and not change_settings:
-            listed = "\n  ".join(changed)
-            raise WbvlaError(f"{path} belongs to a run with other settings; give another --out, or --change-settings to go on with these:\n  {listed}")
+        was = json.loads(state["config"])
+        changed = [line for line in differences(was, now) if not line.startswith(HOW_IT_IS_RUN)]
+        refused = [line for line in changed if not line.startswith("total_steps:") or now["total_steps"] < was["total_steps"]]
+        if refused and not change_settings:
+            listed = "\n  ".join(refused)
+            raise WbvlaError(
+                f"{path} belongs to a run with other settings (state -> asked for); give another --out, or --change-settings to go on with these:\n  {listed}"
+            )
         self.changes = json.loads(state.get("changes", "[]"))
         if changed:
             self.changes.append({"steps": int(state["steps"]), "settings": changed})
@@ -185,6 +172,8 @@ class Trainer:
         torch.set_rng_state(state["torch_rng"])
         self.steps_before, self.wall_before_s, self.rate = int(state["steps"]), float(state["wall_s"]), float(state["learning_rate"])
         self.history = json.loads(state["history"])
+        if now["total_steps"] != was["total_steps"]:
+            print(f"  steps {was['total_steps']} -> {now['total_steps']}: stages begin at their share of the new number; this is stage {self.env.stage.name}")
 
     def load_weights(self, state: dict[str, Any]) -> None:
         self.model.policy.load_state_dict(state["policy"])
@@ -260,7 +249,7 @@ class _Watch(BaseCallback):
                 path = t.save(time.monotonic() - self.began)
                 numbered = t.out / f"state_{t.steps // 1_000_000:04d}M.pt"
                 if t.config.total_steps > 1_000_000:
-                    numbered.write_bytes(path.read_bytes())
+                    copy_state(path, numbered)
                 if t.film_every is not None and t.steps - self.filmed_at >= t.film_every:
                     self.filmed_at = t.steps
                     t.film(numbered if numbered.is_file() else path)
@@ -328,8 +317,15 @@ class _Watch(BaseCallback):
 def main(argv: list[str] | None = None) -> int:
     args = tyro.cli(Arguments, args=argv, prog="wbvla train lmo")
     config = config_of(args)
+    load_robot(config.robot)  # refused before anything is written
+    fresh = args.start_from is not None and not (args.out / STATE_FILE).is_file()
+    start = read_state(args.start_from, holds=STATE_HOLDS) if fresh else None
+    with claim(args.out):
+        return _train(args, config, start)
+
+
+def _train(args: Arguments, config: TrainConfig, start: dict[str, Any] | None) -> int:
     newest = args.out / STATE_FILE
-    start = read_state(args.start_from, holds=STATE_HOLDS) if args.start_from is not None and not newest.is_file() else None
     trainer = Trainer(config, args.out, threads=args.threads, tensorboard=args.tensorboard, film_every=args.film_every)
     if newest.is_file():
         trainer.load(newest, args.change_settings)

@@ -128,12 +128,12 @@ def load_clips(codes: CodesConfig, tokenizer: InstructionTokenizer, size: int, l
     The rows are rounded to whole parts of the batch, so that any number of processes that divides it equally divides both kinds equally.
 
     Raises:
-        ValueError: a share outside [0, 1).
+        WbvlaError: a share outside [0, 1).
     """
     if not codes.clips:
         return None, 0, {}
     if not 0.0 <= codes.clip_share < 1.0:
-        raise ValueError(f"--clip-share must lie in [0, 1), got {codes.clip_share}: demonstrations are part of every batch")
+        raise WbvlaError(f"--clip-share must lie in [0, 1), got {codes.clip_share}: demonstrations are part of every batch")
     clips = ClipSet(codes.clips, (load_lam(codes.lam_mani), load_lam(codes.lam_loco)), tokenizer, codes.code_losses, size, log)
     rows = clip_rows(codes.batch, codes.clip_share)
     return clips, rows, {"clips": [str(folder) for folder in codes.clips], "clip_rows": rows, "code_losses": codes.code_losses}

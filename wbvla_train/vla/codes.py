@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from wbvla_core.errors import WbvlaError
 from wbvla_perception.preprocess import ImageSpec
 from wbvla_train.data.shards import read_shards
 from wbvla_train.lam.export import Lam, load_lam
@@ -213,7 +214,7 @@ def load_grounded(model: Vla, tokenizer: InstructionTokenizer, weights: dict[str
         if len(rows) == len(own[name]):
             continue
         if len(rows) != stage_0.vocab_size:
-            raise ValueError(
+            raise WbvlaError(
                 f"stage 0 left weights for {len(rows)} tokens, this model has {len(own[name])}: it was run with other clips; run it again (--stage all)"
             )
         grown = own[name].clone()
@@ -230,7 +231,7 @@ def recorded_step(config: VlaTrainConfig, model: Vla, tokenizer: InstructionToke
     require_size(data.images, spec, c.demos)
     train_index, check_index = data.index[~held_out[data.index]], data.index[held_out[data.index]]
     if not len(train_index):
-        raise ValueError(f"no frame of {c.demos} carries a code label: episodes are shorter than the LAMs' gap, or all are disturbed; record longer ones")
+        raise WbvlaError(f"no frame of {c.demos} carries a code label: episodes are shorter than the LAMs' gap, or all are disturbed; record longer ones")
     grounding = None
     module: torch.nn.Module = model
     if c.grounding_weight > 0:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from wbvla_core.errors import WbvlaError
 from wbvla_perception.preprocess import ImageSpec, pixel_values
 
 
@@ -22,9 +23,9 @@ def mirror(images: np.ndarray) -> np.ndarray:
 
 
 def require_size(images: np.ndarray, spec: ImageSpec, where: object) -> None:
-    """Raise ValueError where recorded policy images are not of the model's size."""
+    """Raise WbvlaError where recorded policy images are not of the model's size."""
     if images.shape[1:3] != (spec.size, spec.size):
-        raise ValueError(
+        raise WbvlaError(
             f"{where} holds pictures of {images.shape[2]}x{images.shape[1]} px, the model sees {spec.size}x{spec.size} px; "
             "train from LeRobot data at that size or more (--lerobot), or a preset of the recorded size"
         )

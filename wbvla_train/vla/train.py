@@ -10,17 +10,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors.torch import load_file
 
 from wbvla_core.console import program
 from wbvla_core.errors import WbvlaError
 from wbvla_core.robot import load_robot
 from wbvla_perception.preprocess import ImageSpec
+from wbvla_train.data import prints
 from wbvla_train.loop import TrainLoop
 from wbvla_train.memory import plan_memory, require_memory
 from wbvla_train.parallel import Part, Processes
+from wbvla_train.state_file import claim
 from wbvla_train.vla import export
 from wbvla_train.vla.clips import word_tokenizer
 from wbvla_train.vla.codes import load_grounded, recorded_step
@@ -30,7 +32,7 @@ from wbvla_train.vla.images import require_size
 from wbvla_train.vla.pictures import GROUNDED_FILE, load_stills
 from wbvla_train.vla.streamed import sentences_of, streamed_step
 from wbvla_vla import config as sizes
-from wbvla_vla.checkpoint import build_vla, save_half
+from wbvla_vla.checkpoint import build_vla, load_float, save_half
 from wbvla_vla.image_text import load_image_text
 from wbvla_vla.model import Vla, parameter_count
 from wbvla_vla.pretrained import load_published
@@ -68,7 +70,8 @@ def train_grounding(config: VlaTrainConfig, model: Vla, tokenizer: InstructionTo
     step = GroundingStep(grounding, tokenizer, spec, train["images"], train["labels"], g.batch, g.sentences)
     check = GroundingStep(grounding, tokenizer, spec, held_out["images"], held_out["labels"], 64, 4)
     log(f"stage 0: {len(train['images'])} pictures, {g.loop.steps} steps of {g.batch} x {g.sentences}, {parameter_count(model) / 1e6:.2f} M parameters")
-    loop = TrainLoop(g.loop, grounding, step, config.run_dir / "grounding", {"stage": "grounding", "size": config.size, "batch": g.batch}, log)
+    settings = {"stage": "grounding", "size": config.size, "batch": g.batch}
+    loop = TrainLoop(g.loop, grounding, step, config.run_dir / "grounding", settings, log, data={"pictures": prints.of_shards(g.data)})
     if config.resume:
         loop.resume()
     loop.run(check.evaluate, evaluate_every=max(1, g.loop.steps // 10))
@@ -83,8 +86,7 @@ def train_codes(
     c = config.codes
     grounded = config.run_dir / GROUNDED_FILE
     if grounded.exists():
-        weights = {name: value.float() for name, value in load_file(grounded).items()}
-        load_grounded(model, tokenizer, weights, word_tokenizer(model.config, (), sentences_of(c.lerobot)))
+        load_grounded(model, tokenizer, load_float(grounded), word_tokenizer(model.config, (), sentences_of(c.lerobot)))
     else:
         log(f"no {grounded}: stage 1 starts from {config.pretrained or 'random weights'}")
     if c.lerobot:
@@ -97,7 +99,7 @@ def train_codes(
         settings["decoding"] = config.decoding
     if config.image_size:
         settings["image_size"] = config.image_size
-    loop = TrainLoop(c.loop, training.module, training.step, config.run_dir / "codes", settings, log, processes=processes)
+    loop = TrainLoop(c.loop, training.module, training.step, config.run_dir / "codes", settings, log, processes=processes, data=_data(config))
     if config.resume:
         loop.resume()
     loop.run(training.evaluate, evaluate_every=max(1, c.loop.steps // 8))
@@ -105,10 +107,27 @@ def train_codes(
     return {**loop.evaluated(training.evaluate_well), "samples": c.loop.steps * c.batch, "hours": loop.seconds / 3600}, weights
 
 
+def _data(config: VlaTrainConfig) -> dict[str, Any]:
+    """What tells the data of stage 1: its frames, its clips, and the stage 0 that it goes on from."""
+    c, grounded = config.codes, config.run_dir / GROUNDED_FILE
+    found = {str(root): prints.of_lerobot(root) for root in c.lerobot} or {"demos": prints.of_shards(c.demos)}
+    found |= {f"clips {root}": prints.of_clips(root) for root in c.clips}
+    return found | {"stage 0": prints.stretches(grounded)[:16] if grounded.exists() else None}
+
+
 def train(config: VlaTrainConfig, log=print) -> Path:
-    """Run the stages of ``config.stage`` and export; returns the checkpoint's folder."""
-    torch.set_num_threads(config.codes.loop.threads)  # before labelling already: on a busy machine more threads wait for each other
+    """Run the stages of ``config.stage`` and export; returns the checkpoint's folder.
+
+    Raises:
+        WbvlaError: another training writes into the run folder; settings, data or states that do not fit.
+    """
     processes = Processes.of_launcher()
+    with claim(config.run_dir, wanted=processes.main):
+        return _train(config, processes, log)
+
+
+def _train(config: VlaTrainConfig, processes: Processes, log) -> Path:
+    torch.set_num_threads(config.codes.loop.threads)  # before labelling already: on a busy machine more threads wait for each other
     log = processes.only_main(log)
     if config.stage != "codes":
         Part(processes.rank, processes.count).require_whole("stage 0")  # before pictures are rendered

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ import numpy as np
 from av.video.reformatter import Interpolation
 
 from wbvla_core.errors import WbvlaError
+from wbvla_train.data.prints import stretches
 
 SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".avi", ".webm", ".3gp", ".mts", ".m2ts", ".mpg", ".mpeg")
 ANALYSIS_LINES = 180  # short side of the grey picture that the gates look at, px: more than any LAM sees, so "sharp" means sharp for it
@@ -64,19 +64,13 @@ def fingerprint(path: Path) -> str:
         FilmError: it cannot be read: gone, a link to nowhere, no rights, a failing disk.
     """
     try:
-        size = path.stat().st_size
-        digest = hashlib.sha256(str(size).encode())
-        with path.open("rb") as file:
-            for start in (0, max(size // 2 - 2**19, 0), max(size - 2**20, 0)):
-                file.seek(start)
-                digest.update(file.read(2**20))
+        return stretches(path)
     except FileNotFoundError:
         raise FilmError("is gone since the folder was listed, or a link to nowhere") from None
     except PermissionError:
         raise FilmError("may not be read (permissions); chmod it, or run as its owner") from None
     except OSError as error:
         raise FilmError(f"cannot be read from its disk or card: {error.strerror}; copy it again") from None
-    return digest.hexdigest()
 
 
 def samples(path: Path, rate_hz: float, size: int, report: FilmReport, *, threads: int = 1) -> Iterator[Sample]:
