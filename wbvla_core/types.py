@@ -15,6 +15,8 @@ import numpy as np
 from wbvla_core.errors import CommandError, ErrorCode, StateError
 
 FLAGS = (-1, 0, 1)
+ABSURD = 1e4  # ours: no joint is 1000 turns away, or moves so fast
+UNIT_TOLERANCE = 0.05  # of the length of a unit vector or quaternion (ours)
 
 
 def _require_finite(name: str, value: np.ndarray, error: type, code: ErrorCode) -> None:
@@ -49,6 +51,10 @@ class RobotState:
                     f"robot state {name} must have shape ({n},), got {np.shape(value)}; does the robot spec match the robot?", ErrorCode.STATE_SHAPE
                 )
             _require_finite(f"robot state {name}", value, StateError, ErrorCode.STATE_NOT_FINITE)
+            if (size := float(np.abs(value).max())) > ABSURD:
+                raise StateError(f"robot state {name} must hold numbers below {ABSURD:g}, got {size:.3g}; drop the message", ErrorCode.STATE_NOT_FINITE)
+        if abs((norm := float(np.linalg.norm(self.gravity))) - 1.0) > UNIT_TOLERANCE:
+            raise StateError(f"robot state gravity must be a unit vector, got length {norm:.3g}; is the orientation estimator running?", ErrorCode.STATE_SHAPE)
         return self
 
     @property

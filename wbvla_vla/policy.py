@@ -103,10 +103,11 @@ class WholeBodyPolicy:
         """One decision.
 
         Raises:
-            ImageError, InstructionError: see preprocess and tokens.
+            ImageError, InstructionError, StateError: see preprocess, tokens and types.
         """
         start = time.perf_counter()
         require_policy_image(inputs.image, self.image_spec)
+        inputs.state.validate(self.robot.joint_count)
         if inputs.instruction != self._instruction:
             self._word_ids = torch.from_numpy(self.tokenizer.encode(inputs.instruction))[None]
             self._instruction = inputs.instruction

@@ -176,6 +176,8 @@ class PolicyServer:
                 policy.check_instruction(wire.field(message, "instruction", str))
             return {}
         inputs, episode = wire.read_input(message, self.robot.joint_count), wire.field(message, "episode", int)
+        if episode < 0:
+            raise LinkError(f"field 'episode' counts from 0, got {episode}")
         memory = self._of(robot)
         if memory[0] != episode:
             memory[1].reset()

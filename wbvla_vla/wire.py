@@ -29,6 +29,7 @@ from wbvla_core.types import ArmChunk, Decision, LatentAction, LocoCommand, Poli
 
 VERSION = 1
 MAX_BYTES = 4 << 20  # of one message; a policy image of 224 px is 147 kB
+LAST_STAMP_S = 2.0**32  # what a ROS stamp can hold
 STATE_ARRAYS = ("q", "qd", "gyro", "gravity")
 REFUSALS = {kind.__name__: kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, WbvlaError)}
 
@@ -140,11 +141,19 @@ def read_input(message: dict[str, Any], joint_count: int) -> PolicyInput:
     lengths = (joint_count, joint_count, 3, 3)
     arrays = [array(state, name, "<f8", (length,)) for name, length in zip(STATE_ARRAYS, lengths, strict=True)]
     return PolicyInput(
-        field(packed, "stamp_s", float),
+        _stamp(packed),
         array(packed, "image", "|u1", (None, None, 3)),
         field(packed, "instruction", str),
-        RobotState(field(state, "stamp_s", float), *arrays).validate(joint_count),
+        RobotState(_stamp(state), *arrays).validate(joint_count),
     )
+
+
+def _stamp(message: dict[str, Any]) -> float:
+    """The stamp of a message, s."""
+    stamp_s = field(message, "stamp_s", float)
+    if abs(stamp_s) > LAST_STAMP_S:
+        raise LinkError(f"field 'stamp_s' must be a time of at most {LAST_STAMP_S:g} s, got {stamp_s:g}")
+    return stamp_s
 
 
 def pack_decision(decision: Decision) -> dict[str, Any]:

@@ -270,18 +270,22 @@ def test_stages_follow_each_other_at_their_share_of_the_steps_and_a_resumed_run_
     assert second.env.stage.name == "III"
 
 
-def test_a_run_with_other_settings_is_not_continued_unless_told_to_and_says_so_ever_after(tmp_path):
+def test_a_run_with_other_settings_is_not_continued_unless_told_to_and_says_so_ever_after(tmp_path, capsys):
     config = dataclasses.replace(PRESETS["debug"], total_steps=512, physics=PhysicsConfig(threads=1))
     Trainer(config, tmp_path, threads=1).run()
-    longer = dataclasses.replace(config, total_steps=1024, checkpoint_every=512)
-    with pytest.raises(WbvlaError, match=r"--change-settings to go on with these:\n  total_steps: 512 -> 1024$"):
-        Trainer(longer, tmp_path, threads=1).load(tmp_path / STATE_FILE)
+    other = dataclasses.replace(config, seed=9, total_steps=1024, checkpoint_every=512)
+    with pytest.raises(WbvlaError, match=r"\(state -> asked for\); .* --change-settings to go on with these:\n  seed: 1 -> 9$"):
+        Trainer(other, tmp_path, threads=1).load(tmp_path / STATE_FILE)
+    with pytest.raises(WbvlaError, match="total_steps: 512 -> 256"):
+        Trainer(dataclasses.replace(config, total_steps=256), tmp_path, threads=1).load(tmp_path / STATE_FILE)
+    longer = dataclasses.replace(other, seed=1)
     second = Trainer(longer, tmp_path, threads=1)
-    second.load(tmp_path / STATE_FILE, change_settings=True)
+    second.load(tmp_path / STATE_FILE)  # more steps of the same need no permission; at half of the new number stage III begins
+    assert "steps 512 -> 1024: stages begin at their share of the new number; this is stage III" in capsys.readouterr().out
     second.run()
-    third = Trainer(longer, tmp_path, threads=1)
-    third.load(tmp_path / STATE_FILE)
-    assert third.changes == [{"steps": 512, "settings": ["total_steps: 512 -> 1024"]}]
+    third = Trainer(other, tmp_path, threads=1)
+    third.load(tmp_path / STATE_FILE, change_settings=True)
+    assert third.changes == [{"steps": 512, "settings": ["total_steps: 512 -> 1024"]}, {"steps": 1024, "settings": ["seed: 1 -> 9"]}]
 
 
 @pytest.mark.parametrize(

@@ -236,6 +236,9 @@ def test_a_malformed_question_is_answered_with_the_field_that_is_wrong(zero):
             (with_input(image=image | {"shape": [96, -96, 3]}), "field 'image' must be an array"),
             (with_input(image=image | {"data": image["data"][1:]}), "must hold 27648 bytes, got 27647"),
             (with_input(state=packed["state"] | {"q": packed["state"]["gyro"]}), "field 'q' must have shape"),
+            (with_input(state=packed["state"] | {"gravity": packed["state"]["gyro"]}), "gravity must be a unit vector, got length 0"),
+            (with_input(stamp_s=-1e18), "field 'stamp_s' must be a time of at most 4.29497e+09 s"),
+            (wire.pack(**good | {"episode": -1}, input=packed), "field 'episode' counts from 0, got -1"),
         ):
             answer = ask(message)
             assert text in answer["error"]["text"], (message[:40], answer)

@@ -45,6 +45,21 @@ def test_a_stopped_command_keeps_its_stance():
     assert LocoCommand(1, -1, 1, 0.5).stopped() == LocoCommand(0, 0, 0, 0.5)
 
 
+@pytest.mark.parametrize("gravity", [(0.0, 0.0, 0.0), (100.0, 100.0, 100.0), (0.0, 0.0, -0.9), (0.0, 0.0, -9.81)])
+def test_a_gravity_that_is_no_unit_vector_is_refused(gravity):
+    with pytest.raises(StateError, match=rf"gravity must be a unit vector, got length {np.linalg.norm(gravity):.3g}") as refusal:
+        state(gravity=np.array(gravity)).validate(3)
+    assert refusal.value.code is ErrorCode.STATE_SHAPE
+    state(gravity=np.array((0.0, 0.0, -1.04))).validate(3)  # an estimator's rounding
+    state(gravity=np.array((0.0, 0.0, 1.0))).validate(3)  # upside down is an orientation too
+
+
+@pytest.mark.parametrize("name", ["q", "qd", "gyro"])
+def test_numbers_that_no_body_has_are_refused_by_name(name):
+    with pytest.raises(StateError, match=f"robot state {name} must hold numbers below 10000, got 1e\\+300"):
+        state(**{name: np.array((0.0, -1e300, 0.0))}).validate(3)
+
+
 def test_gravity_of_known_orientations():
     half = math.sqrt(0.5)
     assert gravity_from_quaternion(np.array([1.0, 0, 0, 0])) == pytest.approx([0, 0, -1])

@@ -21,7 +21,7 @@ from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 from wbvla_core.errors import CommandError, ErrorCode, ImageError, StateError
 from wbvla_core.ros.health import Health
 from wbvla_core.safety import SafetyStatus
-from wbvla_core.types import ArmChunk, JointCommand, LatentAction, LocoCommand, RobotState, gravity_from_quaternion
+from wbvla_core.types import UNIT_TOLERANCE, ArmChunk, JointCommand, LatentAction, LocoCommand, RobotState, gravity_from_quaternion
 from wbvla_msgs.msg import JointCommand as JointCommandMsg
 from wbvla_msgs.msg import LatentAction as LatentActionMsg
 from wbvla_msgs.msg import LocoCommand as LocoCommandMsg
@@ -143,7 +143,7 @@ def checked_imu(at_s: float, quat: np.ndarray, gyro: np.ndarray) -> tuple[float,
     if not (np.isfinite(quat).all() and np.isfinite(gyro).all()):
         raise StateError("IMU orientation and angular velocity must be finite", ErrorCode.STATE_NOT_FINITE)
     norm = float(np.linalg.norm(quat))
-    if abs(norm - 1.0) > 0.05:
+    if abs(norm - 1.0) > UNIT_TOLERANCE:
         raise StateError(f"IMU orientation must be a unit quaternion, got norm {norm:.3f}; is the orientation estimator running?", ErrorCode.STATE_SHAPE)
     return at_s, gyro, gravity_from_quaternion(quat / norm)
 
