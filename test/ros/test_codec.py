@@ -77,7 +77,7 @@ def test_joint_states_that_codec_refuses_or_reorders_are_refused_or_reordered_by
     np.testing.assert_array_equal(q, np.arange(count)[::-1])
 
 
-@pytest.mark.parametrize("frame", ["", "imu", "pelvis", "a_frame_with_a_long_name"])
+@pytest.mark.parametrize("frame", ["", "imu", "pelvis", "imu_link", "a_frame_with_a_long_name"])
 def test_an_imu_sample_read_by_its_bytes_is_the_one_that_codec_reads(frame):
     msg = codec.imu_msg(frame, NOW_S, np.array((0.8, 0.6, 0.0, 0.0)), np.array((0.1, -0.2, 0.3)), np.array((1.0, 2.0, 3.0)))
     for got, expected in zip(raw.read_imu(serialize_message(msg)), codec.imu_from_msg(msg), strict=True):

@@ -69,6 +69,14 @@ def test_no_node_writes_a_frames_name_as_a_literal():
     assert checked >= 8
 
 
+def test_no_reader_of_recordings_asks_for_a_frames_name():
+    """Recordings of before say "pelvis" and "head_camera": a reader that looked would refuse or mix them up."""
+    rooms = ("wbvla_train", "wbvla_eval", "wbvla_cli", "wbvla_lmo", "wbvla_vla", "wbvla_teleop/recording")
+    files = [path for room in rooms for path in (ROOT / room).glob("**/*.py")]
+    asking = [path for path in files if ".frame_id" in path.read_text()]
+    assert len(files) > 100 and asking == []
+
+
 def test_transforms_put_the_robot_into_the_world_by_the_names_of_rep_105():
     pytest.importorskip("tf2_msgs.msg", reason="needs tf2_msgs, which an installed ROS 2 has and the wheels lack")
     from wbvla_sim.node import transforms

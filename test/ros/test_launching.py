@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
+import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
@@ -65,11 +67,16 @@ def test_ros_reads_what_was_given_at_launch_with_its_type_whatever_the_files_say
 class Launched:
     """`ros2 launch` of one of our files, from this checkout."""
 
-    def __init__(self, folder: Path, file: str, *arguments: str) -> None:
+    def __init__(self, folder: Path, file: str, *arguments: str, programs: tuple[str, ...] = ()) -> None:
         prefix = folder / "prefix"
         (prefix / "share" / "ament_index" / "resource_index" / "packages").mkdir(parents=True, exist_ok=True)
         (prefix / "share" / "ament_index" / "resource_index" / "packages" / "wbvla").touch()
         (prefix / "lib" / "wbvla").mkdir(parents=True, exist_ok=True)
+        for package in programs:  # stands in for a program of an installed ROS 2: says what it was started with and stays
+            (prefix / "share" / "ament_index" / "resource_index" / "packages" / package).touch()
+            (prefix / "lib" / package).mkdir(parents=True, exist_ok=True)
+            (prefix / "lib" / package / package).write_text(f'#!/bin/sh\necho "$@" > {folder}/{package}.arguments\nexec sleep 600\n')
+            (prefix / "lib" / package / package).chmod(0o755)
         modules = {row.executable: row.module for row in node_table().nodes} | {"lifecycle_manager": "wbvla_core.ros.manager"}
         for executable, module in modules.items():
             script = prefix / "lib" / "wbvla" / executable
@@ -104,8 +111,8 @@ def launched(tmp_path):
         pytest.skip("needs the command ros2, which an installed ROS 2 has and the wheels lack")
     running: list[Launched] = []
 
-    def start(file: str, *arguments: str) -> Launched:
-        running.append(Launched(tmp_path, file, *arguments))
+    def start(file: str, *arguments: str, programs: tuple[str, ...] = ()) -> Launched:
+        running.append(Launched(tmp_path, file, *arguments, programs=programs))
         return running[-1]
 
     yield start
@@ -174,3 +181,26 @@ def test_rviz_that_is_not_installed_is_a_sentence_and_the_stack_runs(launched, t
     running = launched("workstation.launch.py", "rviz:=true", f"parameters:={tmp_path / 'p.yaml'}")
     until(lambda: "vla: activated" in running.text, EXPECTED_S, "the workstation's nodes are up")
     assert "rviz2 and robot_state_publisher cannot be found: the stack runs without rviz" in running.text
+
+
+def test_rviz_gets_the_urdf_of_the_robot_that_runs_and_the_joint_states_of_the_stack(launched, tmp_path):
+    both = ("rviz2", "robot_state_publisher")
+    launched("workstation.launch.py", "robot:=x2_v140", "rviz:=true", "use_sim_time:=true", programs=both)
+    until(lambda: all((tmp_path / f"{program}.arguments").is_file() for program in both), EXPECTED_S, "both are started")
+    arguments = (tmp_path / "robot_state_publisher.arguments").read_text().split()
+    assert "joint_states:=/wbvla/robot/joint_states" in arguments and "robot_description:=/wbvla/rviz/robot_description" in arguments
+    (file,) = [after for before, after in zip(arguments, arguments[1:], strict=False) if before == "--params-file"]
+    found = overrides("robot_state_publisher", Path(file))
+    assert ET.fromstring(found["robot_description"]).get("name") == "x2_v140" and found["use_sim_time"] is True
+    assert "config/rviz/wbvla.rviz" in (tmp_path / "rviz2.arguments").read_text()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["SIGKILL", "SIGTERM"])
+def test_a_launch_that_is_killed_leaves_no_process_behind(launched, number):
+    running = launched("robot.launch.py")
+    until(lambda: "lmo: activated" in running.text, EXPECTED_S, "the stack is up")
+    started = [int(number) for number in re.findall(r"process started with pid \[(\d+)\]", running.text)]
+    assert len(started) == 2  # lmo and the manager
+    running.process.send_signal(number)
+    running.process.wait(20.0)
+    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in started), 20.0, "both are gone")
