@@ -41,6 +41,16 @@ def test_no_node_names_a_topic_beside_the_table():
         assert not re.findall(r'"/wbvla/[\w/]+"', text), row.module
 
 
+def test_rviz_shows_topics_of_the_table_in_a_frame_of_the_urdf():
+    from wbvla_core.robot import BASE_LINK
+    from wbvla_core.ros.launching import RVIZ_DESCRIPTION
+
+    view = yaml.safe_load((ROOT / "config" / "rviz" / "wbvla.rviz").read_text())["Visualization Manager"]
+    shown = {display[key]["Value"] for display in view["Displays"] for key in ("Topic", "Description Topic") if key in display}
+    assert view["Global Options"]["Fixed Frame"] == BASE_LINK
+    assert RVIZ_DESCRIPTION in shown and shown - {RVIZ_DESCRIPTION} <= {topic.name for topic in topic_table().topics.values()}
+
+
 def test_start_order_puts_the_motors_before_those_who_command_them():
     names = [row.name for row in node_table().launch("sim", "record")]
     assert names == ["record", "sim", "lmo", "render", "perception", "vla"]
