@@ -286,6 +286,9 @@ def test_damaged_metadata_is_one_sentence_with_the_file(tmp_path, capsys):
         assert words in (said := capsys.readouterr().err) and said.count("\n") == 1, said
     (root / "meta/info.json").write_text("\ufeff" + json.dumps(info), encoding="utf-8")
     assert errors(root) == [], "a byte order mark is no damage"
+    (root / "meta/tasks.jsonl").unlink()
+    with pytest.raises(DataError, match=r"metadata of v2.1 is damaged: .*tasks.jsonl is missing"):
+        open_dataset(root)
     three = write_v3(tmp_path / "three")
     path = three / "meta/episodes/chunk-000/file-000.parquet"
     path.write_bytes(path.read_bytes()[:-100])
@@ -306,6 +309,11 @@ def test_a_nan_is_named_by_episode_and_frame_when_training_reads_it(tmp_path):
     with pytest.raises(WbvlaError, match=r"file-000.parquet: episode 1, frame 4: observation.velocity left_hip_yaw_joint is inf") as caught:
         views[1].finite(["observation.velocity", "action"])
     assert caught.value.frame == 4
+    about = json.loads((root / "meta/wbvla.json").read_text())
+    about["episodes"][1]["not_measured"] = {"observation.velocity": ["left_hip_yaw_joint"]}
+    (root / "meta/wbvla.json").write_text(json.dumps(about))
+    with pytest.raises(DataError, match="episode 1, frame 4: observation.velocity left_hip_yaw_joint was not measured"):
+        open_dataset(root).views[1].finite(["observation.velocity"])
 
 
 # -- what is made ------------------------------------------------------------------------------------------------------------------

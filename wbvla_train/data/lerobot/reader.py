@@ -105,8 +105,9 @@ class View:
             if values.dtype.kind == "f" and not (good := np.isfinite(values)).all():
                 frame, entry = np.argwhere(~good)[0]
                 name = self.dataset.names(key)[entry]
-                text = f"{shown(self.data)}: episode {self.index}, frame {frame}: {key} {name} is {values[frame, entry]}; leave the episode out"
-                raise RowError(f"{text} (`wbvla dataset filter ... --drop-faulty`) or mend the recording", int(frame))
+                what = "was not measured" if name in self.about.get("not_measured", {}).get(key, ()) else f"is {values[frame, entry]}"
+                text = f"{shown(self.data)}: episode {self.index}, frame {frame}: {key} {name} {what}; leave the episode out"
+                raise RowError(f"{text} (`wbvla dataset filter ... --drop {self.index}`) or record it again", int(frame))
         return columns
 
     @cached_property
@@ -230,7 +231,7 @@ def open_dataset(root: Path) -> Dataset:
 
 def _why(error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
-        return f"{shown(error.filename)} is missing"
+        return f"{shown(error.filename or error)} is missing"
     return f"{error} is missing" if isinstance(error, KeyError) else f"{type(error).__name__} {str(error).splitlines()[0] if str(error) else ''}".strip()
 
 
@@ -263,6 +264,8 @@ def _parquet(path: Path, without: str = "\0") -> pa.Table:
     """A table of the metadata but for columns whose names begin with ``without``."""
     try:
         return pq.read_table(path, columns=[key for key in pq.read_schema(path).names if not key.startswith(without)])
+    except FileNotFoundError:
+        raise DataError(f"{shown(path)} is missing") from None
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise DataError(f"{shown(path)} is not readable: {str(error).splitlines()[0]} Was its writer killed? Restore it, or record again") from error
 
@@ -292,8 +295,8 @@ def _open_v3(root: Path, info: dict[str, Any]) -> Dataset:
         for row in _parquet(file, without="stats/").to_pylist():
             number, videos, ends = row["episode_index"], {}, {}
             for key in dataset.cameras:
-                place = {part: row[f"videos/{key}/{part}"] for part in ("chunk_index", "file_index")}
-                if None in place.values() or row[f"videos/{key}/from_timestamp"] is None:
+                place = {part: row.get(f"videos/{key}/{part}") for part in ("chunk_index", "file_index")}
+                if None in place.values() or row.get(f"videos/{key}/from_timestamp") is None:
                     continue  # recorded without this camera: View.video says so to whoever wants it
                 videos[key] = (root / info["video_path"].format(video_key=key, **place), float(row[f"videos/{key}/from_timestamp"]))
                 if row.get(f"videos/{key}/to_timestamp") is not None:
