@@ -39,6 +39,8 @@ class Verb:
 VERBS = (
     Verb(("demo",), "wbvla_cli.demo", "the X2 carries out a sentence in simulation; writes video, bag and report", "sim,vla"),
     Verb(("run",), "wbvla_cli.runner", "start nodes of config/nodes.yaml without ROS launch, and take them down again", "robot"),
+    Verb(("stop",), "wbvla_cli.stop", "e-stop of a stack that runs: every joint damps, latched, until `wbvla rearm`", "robot"),
+    Verb(("rearm",), "wbvla_cli.rearm", "leave a latched damping: the robot stands again, and control must be taken anew", "robot"),
     Verb(("serve",), "wbvla_cli.serve", "a policy on a GPU machine, asked over the network by the 10 Hz node on the robot", "robot,vla"),
     Verb(("teleop",), "wbvla_cli.teleop", "keyboard, gamepad or script on the robot or the simulator, with or without recording", "sim"),
     Verb(("record",), "wbvla_cli.record", "record topics to MCAP: one bag or a session of episodes; audit, mend", "sim"),

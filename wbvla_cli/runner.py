@@ -14,7 +14,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -24,6 +25,7 @@ import yaml
 
 from wbvla_core.console import program
 from wbvla_core.errors import WbvlaError
+from wbvla_core.ros.domains import Marks, check_domain, environment_domain, mark
 from wbvla_core.ros.parameters import file_text, final_parameters
 from wbvla_core.ros.process import PARENT_VARIABLE, StopSignal, hurry
 from wbvla_core.ros.tables import NodeEntry, node_table, share_dir
@@ -34,10 +36,27 @@ if TYPE_CHECKING:
 
 STOP_BUDGET_S = 2.4  # everything is gone within 3 s: what still runs by then is killed
 STOP_GRACE_S = 0.4  # how long the nodes of one order may keep the next ones waiting
+LAST_LINES = 12  # of a process's log are kept for the one who has to say why it ended
+ASIDE = ("record", "teleop")  # a task goes on without these
 
 
 class StackError(WbvlaError):
-    """The stack did not come up, or lost a process that it cannot do without."""
+    """The stack did not come up, or lost a process that it cannot do without. ``names`` are those of the nodes at fault."""
+
+    def __init__(self, message: str, names: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.names = tuple(names)
+
+
+class ProcessLost(StackError):
+    """Processes ended by themselves while they were needed."""
+
+
+def join_here(domain_id: int | None) -> None:
+    """Let this process itself take part in ROS as the processes of a stack do: on this machine only, unless the environment says otherwise."""
+    for name, value in ros_environment(domain_id).items():
+        if name.startswith(("FAST", "ROS_AUTO", "ROS_LOCALHOST")):
+            os.environ.setdefault(name, value)
 
 
 def ros_environment(domain_id: int | None = None) -> dict[str, str]:
@@ -57,7 +76,7 @@ def ros_environment(domain_id: int | None = None) -> dict[str, str]:
         defaults["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
     environment = {**defaults, **environment}
     if domain_id is not None:
-        environment["ROS_DOMAIN_ID"] = str(domain_id)
+        environment["ROS_DOMAIN_ID"] = str(check_domain(domain_id))
     root = str(Path(__file__).resolve().parents[1])
     environment["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(filter(None, (root, *environment.get("PYTHONPATH", "").split(os.pathsep)))))
     environment[PARENT_VARIABLE] = str(os.getpid())
@@ -81,15 +100,28 @@ class _Process:
             start_new_session=True,
         )
         self._log, self._say = log, say
+        self.last: deque[str] = deque(maxlen=LAST_LINES)
         self._reader = threading.Thread(target=self._read, name=f"log of {row.name}", daemon=True)
         self._reader.start()
 
     def _read(self) -> None:
-        with self._log.open("w") as log:
-            for line in self.popen.stdout:
-                log.write(line)
-                log.flush()
-                self._say(f"[{self.row.name}] {line.rstrip()}")
+        """Keep reading whatever happens: a process whose output nobody takes stands still."""
+        try:
+            log = self._log.open("w")
+        except OSError:
+            log = None
+        for line in self.popen.stdout:
+            self.last.append(line.rstrip())
+            if log is not None:
+                try:
+                    log.write(line)
+                    log.flush()
+                except OSError as error:  # the disk is full
+                    self._say(f"[runner] {self._log}: {error.strerror}; the log of {self.row.name} ends here")
+                    log = None
+            self._say(f"[{self.row.name}] {line.rstrip()}")
+        if log is not None:
+            log.close()
 
     @property
     def running(self) -> bool:
@@ -127,6 +159,7 @@ class Stack:
         log_dir: where each process's log goes; default: a temporary folder.
         domain_id: ROS domain; None = the environment's.
         say: takes each line of output.
+        aside: processes without which a task goes on.
         cancelled: polled while waiting; True gives up.
     """
 
@@ -139,6 +172,7 @@ class Stack:
         log_dir: Path | None = None,
         domain_id: int | None = None,
         say: Callable[[str], None] = print,
+        aside: Collection[str] = ASIDE,
         cancelled: Callable[[], bool] = lambda: False,
     ) -> None:
         groups = (*launches, "record") if record is not None and "record" not in launches else tuple(launches)
@@ -151,10 +185,13 @@ class Stack:
         if unknown:
             raise StackError(f"parameters are given for {sorted(unknown)}, but this stack has {[row.name for row in self.rows]}")
         self.domain_id, self._say, self._cancelled = domain_id, say, cancelled
+        self._aside = tuple(aside)
         self._folder = Path(log_dir) if log_dir else Path(tempfile.mkdtemp(prefix="wbvla-"))
         self.processes: dict[str, _Process] = {}
         self._client: StackClient | None = None
-        self._named: set[str] = set()
+        self._marks: Marks | None = None
+        self._ended: dict[str, str] = {}  # processes that ended by themselves, and how
+        self._last: dict[str, deque[str]] = {}
 
     def __enter__(self) -> Stack:
         try:
@@ -170,6 +207,8 @@ class Stack:
     # -- up -------------------------------------------------------------------------------------------------------------------------
     def start(self) -> None:
         """Start all processes; they are unconfigured until :meth:`wait_active`."""
+        domain = environment_domain() if self.domain_id is None else self.domain_id
+        self._marks = mark(domain, alone=any(row.critical for row in self.rows))  # for `wbvla stop` in another terminal
         self._folder.mkdir(parents=True, exist_ok=True)
         parameters = final_parameters(self._groups, [node_table().parameter_file], self.parameters)
         environment = {**ros_environment(self.domain_id), "ROS_LOG_DIR": str(self._folder / "ros")}
@@ -178,15 +217,14 @@ class Stack:
             file = self._folder / f"{row.name}.parameters.yaml"
             file.write_text(file_text(row.name, parameters[row.name]))
             arguments = ["--ros-args", "--params-file", str(file)]
-            self.processes[row.name] = _Process(row, arguments, own, self._folder / f"{row.name}.log", self._say)
+            process = self.processes[row.name] = _Process(row, arguments, own, self._folder / f"{row.name}.log", self._say)
+            self._last[row.name] = process.last
 
     @property
     def client(self) -> StackClient:
         """The ROS side of this process, made when first needed: services, goals and topics."""
         if self._client is None:
-            for name, value in ros_environment(self.domain_id).items():
-                if name.startswith(("FAST", "ROS_AUTO", "ROS_LOCALHOST")):
-                    os.environ.setdefault(name, value)
+            join_here(self.domain_id)
             from wbvla_core.ros.client import StackClient
 
             self._client = StackClient(f"wbvla_runner_{os.getpid()}", self.domain_id)
@@ -202,25 +240,46 @@ class Stack:
         try:
             manager.bring_up(timeout_s, alive=lambda name: self.processes[name].running and not self._cancelled())
         except WbvlaError as error:
-            raise StackError(f"{error}; logs are in {self._folder}") from error
+            self.dead()
+            raise StackError(f"{error}; logs are in {self._folder}", [error.node] if getattr(error, "node", "") else []) from error
 
     # -- in operation ---------------------------------------------------------------------------------------------------------------
     def dead(self) -> list[str]:
         """Names of processes that ended by themselves; each is said once, with its exit status."""
         gone = [name for name, process in self.processes.items() if not process.running]
         for name in gone:
-            if name not in self._named:
-                self._named.add(name)
-                self._say(f"[runner] {name} ended by itself: {describe(self.processes[name].popen.returncode)}; its log: {self._folder / name}.log")
+            if name not in self._ended:
+                self._ended[name] = describe(self.processes[name].popen.returncode)
+                self._say(f"[runner] {name} ended by itself: {self._ended[name]}; its log: {self._folder / name}.log")
         return gone
 
+    def ended(self, name: str) -> str:
+        """How a process ended that did so by itself, "" where it did not."""
+        return self._ended.get(name, "")
+
+    def last_lines(self, name: str) -> list[str]:
+        """The last lines of a process's log, also after its end."""
+        return list(self._last.get(name, ()))
+
+    def require(self) -> None:
+        """Raise ProcessLost where a process ended by itself without which a task cannot go on."""
+        gone = [name for name in self.dead() if name not in self._aside]
+        if gone:
+            raise ProcessLost(f"{', '.join(f'{name} ({self._ended[name]})' for name in gone)} ended; the task is over", gone)
+
     def send_goal(self, instruction: str, timeout_s: float, duration_s: float = 0.0, *, on_feedback: Callable[[Any], None] | None = None) -> TaskResult:
-        """Carry out one sentence; see :meth:`wbvla_core.ros.client.StackClient.send_goal`."""
-        return self.client.send_goal(instruction, timeout_s, duration_s, on_feedback=on_feedback, cancelled=self._cancelled)
+        """Carry out one sentence; see :meth:`wbvla_core.ros.client.StackClient.send_goal`.
+
+        Raises:
+            ProcessLost: a process ended meanwhile that is not among ``aside``.
+        """
+        return self.client.send_goal(instruction, timeout_s, duration_s, on_feedback=on_feedback, cancelled=self._cancelled, watch=self.require)
 
     # -- down -----------------------------------------------------------------------------------------------------------------------
     def stop(self) -> None:
         """Everything down in reverse start order, within 3 s; safe to call twice."""
+        if self._marks is not None:
+            self._marks.close()
         if not self.processes:
             return
         with hurry():

@@ -16,8 +16,8 @@ from wbvla_eval.episode_log import STANCE_TARGET_M
 from wbvla_eval.episode_video import FPS, render_video
 from wbvla_eval.provenance import cruise_of, lineage, versions
 from wbvla_eval.recording import Recording
-from wbvla_eval.report import Provenance, write_report
-from wbvla_eval.tasks import Criteria, Verdict, judge
+from wbvla_eval.report import Provenance, write_fault_report, write_report
+from wbvla_eval.tasks import Criteria, Failure, Verdict, judge
 from wbvla_eval.timing import timing_rows
 from wbvla_sim.instructions import Task
 
@@ -36,6 +36,8 @@ class EpisodeFacts:
         seed: of the scene; duration_s: of an open-ended motion, else None.
         policy, lmo: checkpoint directories; store: the directory that holds all checkpoints.
         commands: shell lines that repeat it.
+        fault: what ended the episode from outside, a paragraph; "" where it ended by itself. Such an episode has failed.
+        log: last lines of the process that was at fault.
     """
 
     instruction: str
@@ -52,16 +54,18 @@ class EpisodeFacts:
     lmo: Path | None
     store: Path
     commands: Sequence[str] = field(default_factory=tuple)
+    fault: str = ""
+    log: Sequence[str] = field(default_factory=tuple)
 
 
 def judge_recording(facts: EpisodeFacts, recording: Recording) -> Verdict:
-    """The verdict on a recorded episode; a driver or LMO in damping at any time is a fall."""
+    """The verdict on a recorded episode; a driver or LMO in damping at any time is a fall, and a fault of the stack goes before the robot's."""
     damped = [s for s in (*recording.driver, *recording.safety) if s.rung is SafetyRung.DAMPING and 0.0 <= s.time_s <= recording.end_s]
     fault = f"damping ({damped[0].reason})" if damped else ""
     # In simulation the driver's motors have no fault of their own: the code says that the physics broke down.
     diverged = [s.reason for s in recording.driver if s.rung is SafetyRung.DAMPING and s.code == ErrorCode.MOTOR_FAULT]
     target_m = STANCE_TARGET_M.get(facts.task.kind)
-    return judge(
+    verdict = judge(
         facts.task,
         recording.trace,
         stance_target_m=target_m,
@@ -69,6 +73,7 @@ def judge_recording(facts: EpisodeFacts, recording: Recording) -> Verdict:
         fault=fault,
         diverged=diverged[0] if diverged else "",
     )
+    return Verdict(False, Failure.ERROR, facts.fault, verdict.measures) if facts.fault else verdict
 
 
 def produce(
@@ -105,9 +110,33 @@ def produce(
         cruise=cruise_of(load_manifest(facts.lmo, verify_files=False)) if facts.lmo else None,
         stance_range_m=robot.stance_height_range_m,
         frames=frames,
+        log=facts.log,
     )
     write_report(directory / REPORT, recording, facts.task, verdict, provenance, criteria)
-    summary = {
+    rows = {"timing": timing_rows(recording), "frames": asdict(recording.frames), "diagnostics": recording.diagnostics}
+    summary = _summary(directory, facts, robot, verdict) | rows
+    summary |= {"criteria": asdict(criteria), "checkpoints": checkpoints, "versions": dict(provenance.versions)}
+    write_json(directory / SUMMARY, summary)
+    return summary, verdict
+
+
+def produce_without_bag(directory: Path, robot: RobotSpec, facts: EpisodeFacts, why: str) -> tuple[dict[str, Any], Verdict]:
+    """The same for an episode of which too little was recorded to judge or draw it: the report says what happened.
+
+    Args:
+        why: what the recording lacks, a sentence.
+    """
+    verdict = Verdict(False, Failure.ERROR, facts.fault or why, {})
+    rows = [("seed", str(facts.seed)), ("robot", f"{robot.name} {robot.version}"), ("recording", why)]
+    write_fault_report(directory / REPORT, facts.instruction, facts.fault or why, Provenance(rows, versions(), commands=facts.commands, log=facts.log))
+    summary = _summary(directory, facts, robot, verdict) | {"timing": [], "recording": why}
+    write_json(directory / SUMMARY, summary)
+    return summary, verdict
+
+
+def _summary(directory: Path, facts: EpisodeFacts, robot: RobotSpec, verdict: Verdict) -> dict[str, Any]:
+    """What every summary.json holds."""
+    return {
         "schema": SCHEMA,
         "instruction": facts.instruction,
         "task": asdict(facts.task),
@@ -120,14 +149,6 @@ def produce(
         "ended": {"outcome": facts.ended, "message": facts.message, "elapsed_s": facts.elapsed_s},
         "goal_ns": facts.goal_ns,
         "end_ns": facts.end_ns,
-        "timing": timing_rows(recording),
-        "frames": asdict(recording.frames),
-        "diagnostics": recording.diagnostics,
-        "criteria": asdict(criteria),
-        "checkpoints": checkpoints,
-        "versions": dict(provenance.versions),
         "commands": list(facts.commands),
         "files": [name for name in (VIDEO, BAG, REPORT, SUMMARY) if name == SUMMARY or (directory / name).exists()],
     }
-    write_json(directory / SUMMARY, summary)
-    return summary, verdict

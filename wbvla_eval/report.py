@@ -37,6 +37,7 @@ class Provenance:
         commands: shell lines that make this report again.
         cruise: speeds that flags +-1 ask for (m/s, m/s, rad/s), None where the LMO's manifest does not say.
         stance_range_m: limits of the commanded stance height.
+        log: last lines of the process that ended the episode, where one did.
     """
 
     facts: Sequence[tuple[str, str]] = ()
@@ -46,6 +47,7 @@ class Provenance:
     cruise: tuple[float, float, float] | None = None
     stance_range_m: tuple[float, float] | None = None
     frames: Sequence[tuple[str, np.ndarray]] = field(default_factory=tuple)  # (caption, image [H, W, 3] uint8)
+    log: Sequence[str] = ()
 
 
 # -- page --------------------------------------------------------------------------------------------------------------
@@ -132,12 +134,34 @@ def render_report(recording: Recording, task: Task, verdict: Verdict, provenance
         + (f"<details><summary>What the nodes reported about themselves</summary>{reported}</details>" if reported else ""),
         f"<h2>Again</h2><pre>{html.escape(commands)}</pre>" if commands else "",
     ]
+    sections.insert(1, _last_words(provenance.log))
+    return _page(recording.instruction, word, verdict.reason, good=verdict.success, sections=sections)
+
+
+def _page(instruction: str, word: str, reason: str, *, good: bool, sections: Sequence[str]) -> str:
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark"><title>wbvla: {html.escape(recording.instruction)}</title><style>{STYLE_FILE.read_text()}</style></head>
-<body><header class="{"good" if verdict.success else "bad"}"><p class="verdict">{html.escape(word)}</p><h1>“{html.escape(recording.instruction)}”</h1>
-<p>{html.escape(verdict.reason)}.</p></header><main>{"".join(sections)}</main></body></html>
+<meta name="color-scheme" content="light dark"><title>wbvla: {html.escape(instruction)}</title><style>{STYLE_FILE.read_text()}</style></head>
+<body><header class="{"good" if good else "bad"}"><p class="verdict">{html.escape(word)}</p><h1>“{html.escape(instruction)}”</h1>
+<p>{html.escape(reason.rstrip("."))}.</p></header><main>{"".join(sections)}</main></body></html>
 """
+
+
+def _last_words(log: Sequence[str]) -> str:
+    """The last log lines of the process that ended the episode."""
+    return f"<h2>Its last log lines</h2><pre>{html.escape(chr(10).join(log))}</pre>" if log else ""
+
+
+def write_fault_report(path: Path, instruction: str, what: str, provenance: Provenance) -> Path:
+    """The page of an episode of which too little was recorded to judge or draw it: what happened, and where it comes from."""
+    commands = "\n".join(provenance.commands)
+    sections = [
+        _last_words(provenance.log),
+        "<h2>Where it comes from</h2>" + _table(("fact", "value"), provenance.facts) + _table(("software", "version"), provenance.versions),
+        f"<h2>Again</h2><pre>{html.escape(commands)}</pre>" if commands else "",
+    ]
+    path.write_text(_page(instruction, "Failed: error", what, good=False, sections=sections), encoding="utf-8")
+    return path
 
 
 def write_report(path: Path, recording: Recording, task: Task, verdict: Verdict, provenance: Provenance, criteria: Criteria | None = None) -> Path:

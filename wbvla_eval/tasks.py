@@ -22,7 +22,7 @@ class Failure(str, enum.Enum):
     """Why a trial does not count. One kind per trial: the first that applies, in this order."""
 
     DIVERGED = "diverged"  # the simulation broke down: a fault of the simulator, counted as a failed trial and not as a fall
-    ERROR = "error"  # the trial raised an exception; the reason names it
+    ERROR = "error"  # the trial raised an exception, or a process of the stack was lost; the reason names it
     FALL = "fall"  # tilted or sunk beyond recovery at any time; also damping latched
     COLLIDE = "collide"  # ended closer to the target's face than success allows, or ran into something and did not arrive
     WRONG_BOX = "wrong_box"  # stopped properly, but at another box

@@ -32,6 +32,18 @@ def until(condition: Callable[[], object], timeout_s: float = 10.0, what: str = 
     return time.monotonic() - start_s
 
 
+def children(pid: int) -> list[int]:
+    """Processes that this one has started."""
+    out = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            if int(stat.read_text().rsplit(")", 1)[1].split()[1]) == pid:
+                out.append(int(stat.parent.name))
+        except (OSError, ValueError, IndexError):
+            continue
+    return out
+
+
 class Graph:
     """Nodes of this process, spun by a thread."""
 

@@ -20,7 +20,7 @@ pytest.importorskip("rclpy", reason="needs ROS 2: run `make setup`")
 pytest.importorskip("mujoco", reason="needs the simulator: run `make setup`")
 
 from wbvla_cli.record import read_arrays, read_messages  # noqa: E402
-from wbvla_cli.runner import Stack  # noqa: E402
+from wbvla_cli.runner import ProcessLost, Stack  # noqa: E402
 from wbvla_core.errors import ErrorCode  # noqa: E402
 from wbvla_core.robot import load_robot  # noqa: E402
 from wbvla_core.ros import codec  # noqa: E402
@@ -32,7 +32,7 @@ from wbvla_lmo.policy import LmoPolicy  # noqa: E402
 from wbvla_msgs.msg import SafetyState  # noqa: E402
 from wbvla_msgs.srv import TakeControl  # noqa: E402
 
-from .conftest import LEGS, ROOT, RUNNER_DOMAIN, STACK_DOMAIN, until  # noqa: E402
+from .conftest import LEGS, ROOT, RUNNER_DOMAIN, STACK_DOMAIN, children, until  # noqa: E402
 
 WALK_FOREVER = [{"t_s": 0.0, "forward": 0}, {"t_s": 0.5, "forward": 1}, {"t_s": 600.0, "forward": 0}]
 
@@ -148,7 +148,8 @@ def test_what_holds_up_the_simulator_holds_up_its_robot_with_it(stack, watch, he
 
 
 def test_the_vla_killed_in_mid_walk_leaves_a_standing_robot(stack, watch):
-    goal = threading.Thread(target=lambda: _ignore(lambda: stack.send_goal("walk ahead", 60.0)), daemon=True)
+    ends: list[BaseException] = []
+    goal = threading.Thread(target=lambda: _note(lambda: stack.send_goal("walk ahead", 600.0), ends), daemon=True)
     goal.start()
     until(lambda: watch.last("safety_state").state == SafetyState.FOLLOW, 5.0, "LMO to follow")
     until(lambda: watch.speed > 0.12, 6.0, "the robot to walk")
@@ -161,11 +162,16 @@ def test_the_vla_killed_in_mid_walk_leaves_a_standing_robot(stack, watch):
     assert watch.robot_s - killed_s < 1.8, "it stands 1.5 s later"
     watch.assert_standing(2.0)
     assert stack.dead() == ["vla"]
+    # who waits for the goal hears of it by the process, long before ROS misses the server (20 s) and the goal is over (600 s)
+    goal.join(20.0)
+    assert isinstance(ends[0], ProcessLost) and ends[0].names == ("vla",)
 
 
-def _ignore(function) -> None:
-    with contextlib.suppress(Exception):  # the goal's server is killed on purpose
+def _note(function, ends: list[BaseException]) -> None:
+    try:
         function()
+    except Exception as error:
+        ends.append(error)
 
 
 def test_lmo_killed_makes_the_driver_damp_within_a_tenth_of_a_second_and_say_so(stack, watch):
@@ -252,8 +258,8 @@ def test_a_runner_hit_twice_by_ctrl_c_leaves_nothing_behind(folder):
             if "all nodes are active" in line:
                 break
         assert process.poll() is None, "".join(lines)
-        children = _children(process.pid)
-        assert len(children) == 6
+        nodes = children(process.pid)
+        assert len(nodes) == 6
         start_s = time.monotonic()
         os.killpg(process.pid, signal.SIGINT)
         time.sleep(0.3)
@@ -264,7 +270,7 @@ def test_a_runner_hit_twice_by_ctrl_c_leaves_nothing_behind(folder):
     assert process.returncode == 0
     text = "".join(lines)
     assert "Traceback" not in text and "KeyboardInterrupt" not in text and "killed" not in text and "ERROR" not in text, text
-    assert not [pid for pid in children if _alive(pid)]
+    assert not [pid for pid in nodes if _alive(pid)]
     assert "/wbvla/sim/state" in read_arrays(bag)
 
 
@@ -277,22 +283,11 @@ def test_a_node_that_refuses_is_named_with_its_reason_and_the_rest_is_taken_down
 
 def test_nodes_do_not_outlive_a_runner_that_was_killed():
     with runner("workstation") as process:
-        until(lambda: len(_children(process.pid)) == 2, 30.0, "the nodes to start")
-        children = _children(process.pid)
+        until(lambda: len(children(process.pid)) == 2, 30.0, "the nodes to start")
+        nodes = children(process.pid)
         process.kill()
         process.wait()
-        until(lambda: not [pid for pid in children if _alive(pid)], 20.0, "the nodes to notice")
-
-
-def _children(pid: int) -> list[int]:
-    out = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            if int(stat.read_text().rsplit(")", 1)[1].split()[1]) == pid:
-                out.append(int(stat.parent.name))
-        except (OSError, ValueError, IndexError):
-            continue
-    return out
+        until(lambda: not [pid for pid in nodes if _alive(pid)], 20.0, "the nodes to notice")
 
 
 def _alive(pid: int) -> bool:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import pytest
 
-from wbvla_cli.runner import Stack, StackError, describe, parse_overrides, ros_environment
+from wbvla_cli import runner
+from wbvla_cli.runner import ProcessLost, Stack, StackError, describe, parse_overrides, ros_environment
+from wbvla_core.ros import domains
 from wbvla_core.ros.process import PARENT_VARIABLE
-from wbvla_core.ros.tables import node_table
+from wbvla_core.ros.tables import NodeEntry, NodeTable, node_table
 
 
 def test_overrides_are_node_parameter_and_yaml_value():
@@ -65,3 +68,61 @@ def test_the_motor_loop_never_shares_memory_with_readers_that_may_sleep_and_a_ch
 def test_exit_statuses_are_told_in_words():
     assert describe(-9) == "killed by SIGKILL"
     assert describe(2) == "exit status 2"
+
+
+def row(name: str, code: str, tmp_path: Path) -> NodeEntry:
+    (tmp_path / f"{name}_program.py").write_text(code)
+    return NodeEntry(name=name, module=f"{name}_program", executable="x", order=0, launches=("sim",))
+
+
+def started(tmp_path: Path, monkeypatch, programs: dict[str, str], **options) -> Stack:
+    """A stack of these programs in place of nodes."""
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    table = NodeTable("config/params/stack.yaml", tuple(row(name, code, tmp_path) for name, code in programs.items()))
+    monkeypatch.setattr(runner, "node_table", lambda: table)
+    stack = Stack(("sim",), log_dir=tmp_path / "logs", domain_id=209, **options)
+    stack.start()
+    return stack
+
+
+def wait_for(condition, timeout_s: float = 20.0) -> None:
+    deadline_s = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.01)
+
+
+def test_a_process_that_ends_by_itself_is_named_with_how_and_its_last_words_outlive_it(tmp_path, monkeypatch):
+    said: list[str] = []
+    programs = {"vla": "def main():\n    print('ERROR: no eyes')\n    raise SystemExit(3)", "record": "def main(): raise SystemExit(1)"}
+    stack = started(tmp_path, monkeypatch, programs, say=said.append)
+    try:
+        assert 209 in domains.running()
+        wait_for(lambda: len(stack.dead()) == 2)
+        with pytest.raises(ProcessLost, match=r"^vla \(exit status 3\) ended") as lost:
+            stack.require()  # a task goes on without the recorder
+        assert lost.value.names == ("vla",)
+    finally:
+        stack.stop()
+    assert (stack.ended("vla"), stack.ended("lmo"), stack.last_lines("vla")) == ("exit status 3", "", ["ERROR: no eyes"])
+    assert 209 not in domains.running()
+    strict = started(tmp_path, monkeypatch, programs, say=said.append, aside=())
+    wait_for(lambda: len(strict.dead()) == 2)
+    with pytest.raises(ProcessLost, match="record"):
+        strict.require()
+    strict.stop()
+
+
+def test_a_full_disk_ends_the_log_and_not_the_process_that_writes_it(tmp_path, monkeypatch):
+    """A process whose output nobody takes stands still as soon as the pipe is full."""
+    said: list[str] = []
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "vla.log").symlink_to("/dev/full")
+    lines = "def main():\n    for i in range(3000): print('line', i, 'x' * 60)"
+    stack = started(tmp_path, monkeypatch, {"vla": lines}, say=said.append)
+    try:
+        wait_for(lambda: stack.dead() == ["vla"])
+    finally:
+        stack.stop()
+    assert stack.ended("vla") == "exit status 0" and stack.last_lines("vla")[-1].startswith("line 2999")
+    assert sum("No space left" in line for line in said) == 1

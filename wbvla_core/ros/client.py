@@ -77,6 +77,10 @@ class StackClient:
             raise TimeoutError(f"{what} did not answer within {timeout_s:g} s")
         return future.result()
 
+    def offers(self, key: str) -> bool:
+        """Whether service ``key`` of the table can be called now."""
+        return self._clients[key].service_is_ready()
+
     def call(self, key: str, request: Any = None, timeout_s: float = 5.0) -> Any:
         """Call service ``key`` of the table."""
         client = self._clients[key]
@@ -104,6 +108,7 @@ class StackClient:
         *,
         on_feedback: Callable[[Any], None] | None = None,
         cancelled: Callable[[], bool] = lambda: False,
+        watch: Callable[[], None] = lambda: None,
         grace_s: float = 10.0,
     ) -> TaskResult:
         """Carry out one sentence; blocks until the task's end. Refusals come back as results, too.
@@ -111,22 +116,37 @@ class StackClient:
         Args:
             on_feedback: called with each ExecuteTask.Feedback, in the client's thread.
             cancelled: polled; True cancels the goal.
+            watch: polled; raises where waiting is useless.
             grace_s: how much longer than ``timeout_s`` to wait before the VLA node counts as lost.
 
         Raises:
-            WbvlaError: the action is not offered, or its server is gone.
+            WbvlaError: the action is not offered, or its server is gone; and what ``watch`` raises.
         """
-        if not self._until(self._actions.server_is_ready, grace_s):
+
+        def ready() -> bool:
+            watch()
+            return self._actions.server_is_ready()
+
+        if not self._until(ready, grace_s):
             raise WbvlaError(f"{action('execute_task').name} is not offered; is the VLA node active?", ErrorCode.TASK_FAULT)
         goal = interface_class(action("execute_task").type).Goal(instruction=instruction, timeout_s=float(timeout_s), duration_s=float(duration_s))
         relay = (lambda msg: on_feedback(msg.feedback)) if on_feedback else None
-        handle = self.wait(self._actions.send_goal_async(goal, feedback_callback=relay), grace_s, "the VLA node")
+        sent = self._actions.send_goal_async(goal, feedback_callback=relay)
+
+        def answered() -> bool:
+            watch()
+            return sent.done()
+
+        if not self._until(answered, grace_s):
+            raise WbvlaError(f"the VLA node did not answer within {grace_s:g} s", ErrorCode.TASK_FAULT)
+        handle = sent.result()
         if not handle.accepted:
             raise WbvlaError("the VLA node did not accept the goal", ErrorCode.TASK_FAULT)
         future, done = handle.get_result_async(), threading.Event()
         future.add_done_callback(lambda _: done.set())
         deadline_s, asked = time.monotonic() + max(timeout_s, 0.0) + grace_s, False
         while not done.wait(0.05):
+            watch()
             if cancelled() and not asked:
                 handle.cancel_goal_async()
                 asked = True

@@ -27,7 +27,11 @@ LOST_S = 8.0  # a request that a node has not carried out by then is sent again
 
 
 class BringUpError(WbvlaError):
-    """A node that did not come up; the text names it."""
+    """A node that did not come up; the text names it, and so does ``node`` where it is one of those to be brought up."""
+
+    def __init__(self, message: str, node: str = "") -> None:
+        super().__init__(message)
+        self.node = node
 
 
 class LifecycleManager:
@@ -54,7 +58,7 @@ class LifecycleManager:
                 if transition == Transition.TRANSITION_CONFIGURE:
                     self._wait_until_alone(name, alive)
                 if not self._transition(name, transition, target, deadline_s, alive):
-                    raise BringUpError(f"{name} refused to {verb}; its own log line says why")
+                    raise BringUpError(f"{name} refused to {verb}; its own log line says why", name)
                 self._say(f"{name}: {verb}d")
 
     def _transition(self, name: str, transition: int, target: int, deadline_s: float, alive: Callable[[str], bool]) -> bool:
@@ -124,9 +128,9 @@ class LifecycleManager:
 
     def _check(self, late: str, name: str, deadline_s: float, alive: Callable[[str], bool]) -> None:
         if not alive(name):
-            raise BringUpError(f"the process of {name} ended before it was up; its last log lines say why")
+            raise BringUpError(f"the process of {name} ended before it was up; its last log lines say why", name)
         if time.monotonic() > deadline_s:
-            raise BringUpError(f"{late}; does it run, and in this ROS domain?")
+            raise BringUpError(f"{late}; does it run, and in this ROS domain?", name)
 
 
 def main(argv: list[str] | None = None) -> None:
