@@ -10,7 +10,7 @@ import pytest
 
 from wbvla_cli import runner
 from wbvla_cli.runner import ProcessLost, Stack, StackError, describe, parse_overrides, ros_environment
-from wbvla_core.ros import domains
+from wbvla_core.ros import domains, parameters
 from wbvla_core.ros.process import PARENT_VARIABLE
 from wbvla_core.ros.tables import NodeEntry, NodeTable, node_table
 
@@ -79,7 +79,8 @@ def started(tmp_path: Path, monkeypatch, programs: dict[str, str], **options) ->
     """A stack of these programs in place of nodes."""
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     table = NodeTable("config/params/stack.yaml", tuple(row(name, code, tmp_path) for name, code in programs.items()))
-    monkeypatch.setattr(runner, "node_table", lambda: table)
+    for module in (runner, parameters):
+        monkeypatch.setattr(module, "node_table", lambda: table)
     stack = Stack(("sim",), log_dir=tmp_path / "logs", domain_id=209, **options)
     stack.start()
     return stack
