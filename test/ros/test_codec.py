@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import array
+import sys
+from types import ModuleType
+
 import numpy as np
 import pytest
 
@@ -11,6 +15,7 @@ from rclpy.serialization import deserialize_message, serialize_message  # noqa: 
 from sensor_msgs.msg import Image, Imu, JointState  # noqa: E402
 
 from wbvla_core.errors import CommandError, ErrorCode, ImageError, StateError  # noqa: E402
+from wbvla_core.images import LAYOUTS, decode  # noqa: E402
 from wbvla_core.robot import load_robot  # noqa: E402
 from wbvla_core.ros import codec, raw  # noqa: E402
 from wbvla_core.types import ArmChunk, JointCommand, LatentAction, LocoCommand, gravity_from_quaternion, yaw_from_quaternion  # noqa: E402
@@ -221,3 +226,49 @@ def test_an_image_of_another_size_encoding_or_length_is_refused():
 def test_camera_info_has_the_focal_length_of_the_field_of_view():
     info = codec.camera_info_msg(320, 240, np.pi / 2, NOW_S, "camera")  # 90 degrees: f = height / 2
     np.testing.assert_allclose(info.k, (120, 0, 159.5, 0, 120, 119.5, 0, 0, 1))
+
+
+@pytest.mark.parametrize("encoding", ["bgra8", "mono16", "yuv422_yuy2", "bayer_grbg8", "nv12"])
+def test_a_live_image_is_decoded_as_a_recorded_one(encoding):
+    layout = LAYOUTS[encoding]
+    step = 16 * layout.channels * layout.bits // 8
+    data = np.random.default_rng(0).integers(0, 256, step * (12 if encoding == "nv12" else 8)).astype(np.uint8)
+    msg = Image(height=8, width=16, encoding=encoding, step=step, data=array.array("B", data.tobytes()))
+    np.testing.assert_array_equal(codec.image_from_msg(msg, width=16, height=8), decode(data, encoding, 16, 8, step))
+    refused(ErrorCode.IMAGE_SIZE, ImageError, lambda: codec.image_from_msg(msg, width=32))
+    msg.encoding = "16UC1"
+    assert "depth" in refused(ErrorCode.IMAGE_ENCODING, ImageError, codec.image_from_msg, msg)
+
+
+def test_cv_bridge_converts_where_it_is_and_what_it_does_not_take_is_decoded_here(monkeypatch):
+    class Bridge:
+        def imgmsg_to_cv2(self, msg, desired_encoding):
+            if msg.is_bigendian:
+                raise TypeError("not this one")
+            return np.full((msg.height, msg.width, 3), 7, np.uint8)
+
+    module, part = ModuleType("cv_bridge"), ModuleType("cv_bridge.boost")
+    module.CvBridge, part.cv_bridge_boost = Bridge, object()
+    monkeypatch.setitem(sys.modules, "cv_bridge", module)
+    monkeypatch.setitem(sys.modules, "cv_bridge.boost", part)
+    codec.cv_bridge.cache_clear()
+    try:
+        data = array.array("B", [1, 0] * 12)
+        msg = Image(height=3, width=4, encoding="mono16", step=8, data=data)
+        assert (codec.image_from_msg(msg) == 7).all()
+        msg.is_bigendian = 1
+        assert (codec.image_from_msg(msg) == 1).all(), "256 of 65535 is 1 of 255"
+        monkeypatch.setattr(module, "CvBridge", None)
+        codec.cv_bridge.cache_clear()
+        msg.is_bigendian = 0
+        assert (codec.image_from_msg(msg) == 0).all(), "one that does not load is none"
+    finally:
+        codec.cv_bridge.cache_clear()
+
+
+@pytest.mark.parametrize("field", ["orientation_covariance", "angular_velocity_covariance"])
+def test_an_imu_that_says_that_it_does_not_measure_is_refused_by_both_readers(field):
+    msg = codec.imu_msg("pelvis", NOW_S, np.array((1.0, 0, 0, 0)), np.zeros(3))
+    getattr(msg, field)[0] = -1.0
+    for read, data in ((codec.imu_from_msg, msg), (raw.read_imu, serialize_message(msg))):
+        assert "must be measured" in refused(ErrorCode.STATE_SHAPE, StateError, read, data)

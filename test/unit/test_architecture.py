@@ -26,7 +26,7 @@ FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in room
 ROOMS = tuple(room for room in FLOOR_OF if (ROOT / room).is_dir())
 
 ROS_PACKAGES = {
-    *("rclpy", "wbvla_msgs", "launch", "launch_ros", "ament_index_python", "tf2_ros", "rosbag2_py", "rosidl_runtime_py"),
+    *("rclpy", "wbvla_msgs", "cv_bridge", "launch", "launch_ros", "ament_index_python", "tf2_ros", "rosbag2_py", "rosidl_runtime_py"),
     *("action_msgs", "builtin_interfaces", "diagnostic_msgs", "geometry_msgs", "lifecycle_msgs", "nav_msgs", "rcl_interfaces"),
     *("rosgraph_msgs", "sensor_msgs", "std_msgs", "std_srvs", "tf2_msgs", "trajectory_msgs", "unique_identifier_msgs", "visualization_msgs"),
 }

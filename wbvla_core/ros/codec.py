@@ -10,6 +10,7 @@ Stamps are float seconds inside the house and are rounded to whole microseconds 
 from __future__ import annotations
 
 import array
+import functools
 import math
 
 import numpy as np
@@ -18,6 +19,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from sensor_msgs.msg import CameraInfo, Image, Imu, JointState
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
+from wbvla_core import images
 from wbvla_core.errors import CommandError, ErrorCode, ImageError, StateError
 from wbvla_core.ros.health import Health
 from wbvla_core.safety import SafetyStatus
@@ -27,7 +29,7 @@ from wbvla_msgs.msg import LatentAction as LatentActionMsg
 from wbvla_msgs.msg import LocoCommand as LocoCommandMsg
 from wbvla_msgs.msg import SafetyState as SafetyStateMsg
 
-CHANNELS = {"rgb8": 3, "bgr8": 3, "mono8": 1}
+CONVERTED = tuple(name for name, layout in images.LAYOUTS.items() if layout.kind in ("yuv", *images.BAYER) or layout.bits == 16)
 
 
 # -- time --------------------------------------------------------------------------------------------------------------
@@ -132,10 +134,18 @@ def imu_from_msg(msg: Imu) -> tuple[float, np.ndarray, np.ndarray]:
     """(stamp_s, gyro [3] rad/s, gravity [3] unit, both in the pelvis frame).
 
     Raises:
-        StateError: not finite, or the orientation is not a unit quaternion.
+        StateError: not finite, not measured, or the orientation is not a unit quaternion.
     """
     o, w = msg.orientation, msg.angular_velocity
+    require_measured(msg.orientation_covariance[0], msg.angular_velocity_covariance[0])
     return checked_imu(stamp_s(msg.header.stamp), np.array((o.w, o.x, o.y, o.z)), np.array((w.x, w.y, w.z)))
+
+
+def require_measured(orientation_covariance: float, gyro_covariance: float) -> None:
+    """Raise StateError where an IMU says by -1 in front of a covariance that it does not measure this (sensor_msgs/Imu): its numbers are fillers."""
+    for name, first in (("orientation", orientation_covariance), ("angular velocity", gyro_covariance)):
+        if first == -1.0:
+            raise StateError(f"IMU {name} must be measured, but its covariance begins with -1; is the orientation estimator running?", ErrorCode.STATE_SHAPE)
 
 
 def checked_imu(at_s: float, quat: np.ndarray, gyro: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
@@ -254,26 +264,33 @@ def image_msg(image: np.ndarray, at_s: float, frame_id: str) -> Image:
 
 
 def image_from_msg(msg: Image, *, width: int | None = None, height: int | None = None) -> np.ndarray:
-    """Image (rgb8, bgr8 or mono8, any row padding) -> RGB [H, W, 3] uint8; a view of the message where it can be.
+    """Image of any encoding of :mod:`wbvla_core.images`, any row padding -> RGB [H, W, 3] uint8; a view of the message where it can be.
+
+    Where a ROS installation has cv_bridge, it converts what is more than a view; the numbers are the same.
 
     Raises:
         ImageError: encoding, size or length of the data is not what was expected.
     """
-    channels = CHANNELS.get(msg.encoding)
-    if channels is None:
-        raise ImageError(f"image encoding must be one of {sorted(CHANNELS)}, got {msg.encoding!r}", ErrorCode.IMAGE_ENCODING)
     if (width is not None and msg.width != width) or (height is not None and msg.height != height):
         raise ImageError(f"image must be {width}x{height}, got {msg.width}x{msg.height}; set the camera or the parameters to match", ErrorCode.IMAGE_SIZE)
-    if msg.width == 0 or msg.height == 0 or msg.step < msg.width * channels or len(msg.data) != msg.step * msg.height:
-        raise ImageError(
-            f"image data must be step*height bytes with step >= width*{channels}, got {len(msg.data)} bytes, {msg.width}x{msg.height}, step {msg.step}",
-            ErrorCode.IMAGE_SIZE,
-        )
-    rows = np.frombuffer(msg.data, dtype=np.uint8).reshape(msg.height, msg.step)[:, : msg.width * channels]
-    image = rows.reshape(msg.height, msg.width, channels)  # [H, W, C]
-    if msg.encoding == "mono8":
-        return np.repeat(image, 3, axis=2)
-    return image[..., ::-1] if msg.encoding == "bgr8" else image
+    if msg.encoding in CONVERTED and (bridge := cv_bridge()) is not None:
+        try:
+            return np.asarray(bridge.imgmsg_to_cv2(msg, "rgb8"))
+        except Exception:  # whatever it did not take is decoded, or refused in our words, below
+            pass
+    return images.decode(msg.data, msg.encoding, msg.width, msg.height, msg.step, big_endian=bool(msg.is_bigendian))
+
+
+@functools.lru_cache(maxsize=1)
+def cv_bridge() -> object | None:
+    """ROS' own converter of images, None where it is not installed or does not load (built for another numpy)."""
+    try:
+        import cv_bridge as ros
+        from cv_bridge.boost import cv_bridge_boost  # noqa: F401  the compiled part, which conversions load: fail here, not at an image
+
+        return ros.CvBridge()
+    except Exception:  # ImportError where it is missing; what a module for another ABI raises is not specified
+        return None
 
 
 def camera_info_msg(width: int, height: int, fovy_rad: float, at_s: float, frame_id: str) -> CameraInfo:

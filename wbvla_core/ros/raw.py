@@ -19,7 +19,8 @@ from wbvla_core.types import JointCommand
 STAMP = 4  # place of sec and nanosec, behind the encapsulation
 FRAME = 12  # of the length of frame_id
 LITTLE_ENDIAN = 1  # second byte of the encapsulation
-IMU_DOUBLES, IMU_GYRO = 16, slice(13, 16)  # quaternion x y z w, its covariance (9), angular velocity
+# quaternion x y z w, its covariance (9), angular velocity, its covariance (9)
+IMU_DOUBLES, IMU_COVARIANCES, IMU_GYRO = 25, (4, 16), slice(13, 16)
 
 
 def stamp_s(data: bytes) -> float:
@@ -68,6 +69,7 @@ def read_imu(data: bytes) -> tuple[float, np.ndarray, np.ndarray]:
     if data[1] != LITTLE_ENDIAN or len(data) < at + 8 * IMU_DOUBLES:
         return codec.imu_from_msg(deserialize_message(data, Imu))
     numbers = np.frombuffer(data, np.float64, IMU_DOUBLES, at)
+    codec.require_measured(*(float(numbers[i]) for i in IMU_COVARIANCES))
     return codec.checked_imu(stamp_s(data), numbers[[3, 0, 1, 2]], numbers[IMU_GYRO].copy())
 
 
