@@ -15,8 +15,9 @@ from wbvla_cli import view_html
 from wbvla_cli.view_data import load_bag, load_dataset
 from wbvla_core.console import program
 from wbvla_core.robot import RobotSpecError
-from wbvla_train.data.lerobot.bag import TopicMap, find_bags
+from wbvla_train.data.lerobot.bag import TopicMap
 from wbvla_train.data.lerobot.episode import DataError, shown
+from wbvla_train.data.lerobot.find import find
 from wbvla_train.data.lerobot.reader import is_dataset
 
 
@@ -56,9 +57,11 @@ def _view(options: ViewOptions) -> int:
         view = load_dataset(source, options.episode)
         default = source.with_name(f"{source.name}-episode-{options.episode}")
     else:
-        bags = find_bags([source])
+        found = find([source])
+        bags = found.bags + found.discarded  # what was thrown away can be looked at
         if len(bags) != 1:
-            raise DataError(f"one recording expected, {shown(source)} holds {len(bags)}; name one of them")
+            strays = "".join(f"; {shown(path)}: {reason}" for path, reason in found.strays[:3])
+            raise DataError(f"one recording expected, {shown(source)} holds {len(bags)}; name one of them{strays}")
         view = load_bag(bags[0], options.robot, TopicMap.load(options.topics) if options.topics else TopicMap.ours())
         default = bags[0] / "view" if bags[0].is_dir() else bags[0].with_name(f"{bags[0].stem}-view")
     if options.to == "html":

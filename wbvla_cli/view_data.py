@@ -12,7 +12,7 @@ from wbvla_cli.record import typestore
 from wbvla_core.robot import RobotSpec, RobotSpecError, load_robot
 from wbvla_core.ros.tables import topic_table
 from wbvla_lmo.leg_kinematics import link_poses
-from wbvla_train.data.lerobot.bag import Bag, TopicMap
+from wbvla_train.data.lerobot.bag import Bag, TopicMap, joint_skew_s
 from wbvla_train.data.lerobot.check import Finding, check
 from wbvla_train.data.lerobot.episode import DataError, shown
 from wbvla_train.data.lerobot.reader import View, open_dataset
@@ -70,13 +70,13 @@ def load_bag(path: Path, robot_name: str, topics: TopicMap) -> EpisodeView:
             if "joint_states" not in frame.nearest:
                 continue
             stamps.append(frame.stamp_s)
-            q.append(frame.nearest["joint_states"][0])
+            q.append(frame.nearest["joint_states"].q)
             target.append(frame.steps[-1][places] if frame.steps else np.full(len(places), np.nan))
             decided = any(frame.held.get(source) is not None for source in topics.loco_command)
             loco.append(bag.loco(frame, np.nan) if decided else np.full(len(LOCO), np.nan))
             gyro.append(frame.nearest["imu"][:3] if "imu" in frame.nearest else np.full(3, np.nan))
-            skew.append(frame.skew_s["joint_states"])
-        lag = bag.lag.estimate()
+            skew.append(joint_skew_s(frame))
+        lag, exact, notes, losses = bag.lag.estimate(), bag.clock.exact(), bag.notes(), list(bag.lost.values())
         codes = _codes(bag, np.array(stamps))
     if not stamps:
         raise DataError(f"{shown(path)} has no image with a joint state")
@@ -88,13 +88,14 @@ def load_bag(path: Path, robot_name: str, topics: TopicMap) -> EpisodeView:
                 if frame.stamp_s in kept:
                     yield frame.image
 
-    measured = f"{lag.lag_s * 1e3:+.0f} ms (fit {lag.fit:.2f})" if lag.known else "unknown: it moves too little"
+    measured = "exact: stamps of our simulator" if exact else f"{lag.lag_s * 1e3:+.0f} ms (fit {lag.fit:.2f})" if lag.known else "motion does not tell"
     view = EpisodeView(
         shown(Path(path.absolute().parent.name) / path.name), task, np.array(stamps) - first, images,
         {name: np.array(q)[:, i] for i, name in enumerate(robot.joint_names)}, {name: np.array(target)[:, i] for i, name in enumerate(joints)},
         np.array(loco), np.array(gyro), np.array(skew), codes, robot,
     )  # fmt: skip
     view.facts = [("source", view.title), ("robot", f"{robot.name} {robot.version}"), ("camera against gyro", measured)]
+    view.facts += [("note", note) for note in notes] + [("lost", str(loss)) for loss in losses]
     return view
 
 

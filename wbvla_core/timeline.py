@@ -111,6 +111,79 @@ class ClockJump(ValueError):
     """A stream whose stamps go back further than samples can overtake each other."""
 
 
+class StampGate(Generic[A]):
+    """Let the messages of one topic pass, but for single ones whose stamp cannot be: zero, or apart from those before and after.
+
+    Where ``AGREE`` messages agree on another time the clock itself was set: ahead, they pass; back, it is a :class:`ClockJump`. A message is trusted at once
+    where it follows the one before, or lies from its arrival as other topics do; else it waits for the next ones.
+
+    Args:
+        name: of the topic.
+        others: stamp minus arrival of each topic's newest message, s; shared by the gates of one recording.
+        jump_s: how far stamps may be apart from arrivals before they count as apart.
+    """
+
+    AGREE = 3
+
+    def __init__(self, name: str, others: dict[str, float], jump_s: float = 0.5) -> None:
+        self._name, self._others, self._jump_s = name, others, jump_s
+        self._last: tuple[float, float] | None = None  # stamp, arrival
+        self._runs: list[list[tuple[float, float, A]]] = []
+        self.rejected: list[tuple[float, str]] = []  # (arrival, why); the caller takes them out
+
+    def offer(self, stamp_s: float, arrival_s: float, value: A) -> list[tuple[float, A]]:
+        """(stamp, value) of the messages that pass now, in the order of arrival. Raises ClockJump."""
+        if stamp_s <= 0.0:
+            self.rejected.append((arrival_s, "its stamp is zero"))
+            return []
+        run = next((run for run in self._runs if self._follows(run[-1], stamp_s, arrival_s)), None)
+        if run is None:
+            run = []
+            self._runs.append(run)
+        run.append((stamp_s, arrival_s, value))
+        if self._trusted(stamp_s, arrival_s):  # and with it those that it follows
+            self._runs.remove(run)
+            return self._accept(run)
+        if len(run) < self.AGREE:
+            return []
+        if self._last is not None and run[0][0] < self._last[0] - self._jump_s:
+            raise ClockJump(f"the clock of {self._name} went back by {self._last[0] - run[0][0]:.3f} s at {self._last[0]:.3f} s")
+        self._runs.remove(run)
+        return self._accept(run)
+
+    def finish(self) -> list[tuple[float, A]]:
+        """Nothing more comes: where no time was agreed on, all pass as they are; else what waits is rejected."""
+        if self._last is None and self._runs:
+            return self._accept(self._runs.pop(self._runs.index(max(self._runs, key=len))))
+        self._reject()
+        return []
+
+    def _trusted(self, stamp_s: float, arrival_s: float) -> bool:
+        ahead_s = stamp_s - arrival_s
+        others = [offset_s for name, offset_s in self._others.items() if name != self._name]
+        agrees = any(abs(ahead_s - offset_s) < self._jump_s for offset_s in others)
+        if self._last is None:  # a latched message was said long before the recording began
+            return agrees or (bool(others) and ahead_s < min(others))
+        return self._follows((*self._last, None), stamp_s, arrival_s) or (agrees and stamp_s > self._last[0])
+
+    def _follows(self, before: tuple[float, float, Any], stamp_s: float, arrival_s: float) -> bool:
+        step_s, passed_s = stamp_s - before[0], arrival_s - before[1]
+        return step_s >= -self._jump_s and (passed_s <= 0.0 or step_s <= passed_s + self._jump_s)
+
+    def _accept(self, rows: list[tuple[float, float, A]]) -> list[tuple[float, A]]:
+        self._reject()
+        if self._last is None or rows[-1][0] > self._last[0] - self._jump_s:
+            self._last = rows[-1][:2]
+            self._others[self._name] = self._last[0] - self._last[1]
+        return [(stamp_s, value) for stamp_s, _, value in rows]
+
+    def _reject(self) -> None:
+        for stamp_s, arrival_s, _ in sorted((row for run in self._runs for row in run), key=lambda row: row[1]):
+            apart_s = stamp_s - arrival_s - (self._others.get(self._name, 0.0))
+            self.rejected.append((arrival_s, f"its stamp is {apart_s:+.3f} s apart from those around it"))
+        self._runs = []
+
+
 @dataclass(frozen=True)
 class Frame:
     """One image with what belongs to it.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from wbvla_core.timeline import ClockJump, Resampler, nearest_index
+from wbvla_core.timeline import ClockJump, Resampler, StampGate, nearest_index
 
 
 def feed(resampler: Resampler, samples):
@@ -94,3 +94,45 @@ def test_memory_does_not_grow_with_the_recording():
             r.add_image(i * 0.005, 0)
             list(r.frames())
     assert len(r._streams["state"].stamps) < 1000 and len(r._images.stamps) < 20
+
+
+def gate(rows, others=None):
+    """(stamps that pass, rejected (arrival, why)) of one topic's (stamp, arrival) rows."""
+    one = StampGate("/topic", {} if others is None else others)
+    passed = [stamp for stamp_s, arrival_s in rows for stamp, _ in one.offer(stamp_s, arrival_s, None)]
+    return passed + [stamp for stamp, _ in one.finish()], one.rejected
+
+
+def test_single_stamps_that_cannot_be_are_rejected_wherever_they_come():
+    good = [(100.0 + 0.1 * i, 5.0 + 0.1 * i) for i in range(20)]
+    for place in (0, 1, 2, 10, 18, 19):
+        for wrong_s in (0.0, 1e9, 3.0):
+            rows = list(good)
+            rows[place] = (wrong_s, rows[place][1])
+            passed, rejected = gate(rows)
+            assert passed == [stamp for i, (stamp, _) in enumerate(good) if i != place], (place, wrong_s)
+            assert [arrival for arrival, _ in rejected] == [good[place][1]]
+
+
+def test_a_clock_that_is_set_back_is_a_jump_and_one_that_is_set_ahead_passes():
+    step = [(100.0 + 0.1 * i + 3600.0 * (i >= 10), 5.0 + 0.1 * i) for i in range(20)]
+    assert gate(step) == ([stamp for stamp, _ in step], [])
+    with pytest.raises(ClockJump, match="went back by 3599.900 s at 5000.900 s"):
+        gate([(5000.0 + 0.1 * i - 3600.0 * (i >= 10), 5.0 + 0.1 * i) for i in range(20)])
+
+
+def test_a_slow_or_halted_simulator_a_pause_and_messages_out_of_order_are_no_fault():
+    slow = [(100.0 + 0.1 * i, 5.0 + 1.0 * i) for i in range(20)]
+    halted = [(100.0 + 0.1 * i, 5.0 + 0.1 * i + 30.0 * (i > 8)) for i in range(20)]
+    paused = [(100.0 + 0.1 * i + 30.0 * (i > 8), 5.0 + 0.1 * i + 30.0 * (i > 8)) for i in range(20)]
+    shaken = [(100.0 + 0.1 * (i ^ 1), 5.0 + 0.1 * i) for i in range(20)]
+    for rows in (slow, halted, paused, shaken):
+        assert gate(rows) == ([stamp for stamp, _ in rows], [])
+
+
+def test_a_rare_topic_is_trusted_by_the_clock_of_the_others_and_a_latched_message_is_old_without_fault():
+    offset = {"/joint_states": 95.0}
+    assert gate([(101.0, 6.0), (131.0, 36.0)], offset) == ([101.0, 131.0], [])
+    latched = [(40.0, 5.0), (101.0, 6.0), (102.0, 7.0)]  # said long before the recording began
+    assert gate(latched, offset) == ([40.0, 101.0, 102.0], [])
+    assert gate([(101.0, 6.0), (102.0, 7.0)]) == ([101.0, 102.0], []), "where there is nothing to compare with, what is there counts"

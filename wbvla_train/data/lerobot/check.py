@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from wbvla_core.robot import RobotSpecError, load_robot
+from wbvla_train.data.lerobot.bag import Loss
 from wbvla_train.data.lerobot.check_pictures import Finding, pictures, sizes
 from wbvla_train.data.lerobot.episode import ARROW, DataError, shown
 from wbvla_train.data.lerobot.lag import LagMeter
@@ -51,6 +52,8 @@ def check_dataset(dataset: Dataset, *, images: bool = True, only: Collection[int
         if only is not None and view.index not in only:
             continue
         columns: dict[str, np.ndarray] = {}
+        found += [Finding(view.index, "not measured", "warning", 0, note) for note in view.about.get("notes", ())]
+        found += [Finding(view.index, "lost", "warning", 0, str(Loss(**loss))) for loss in view.about.get("lost_messages", ())]
         try:
             columns = view.columns()
             found += _numbers(dataset, view, columns, seen)
@@ -149,9 +152,12 @@ def _numbers(dataset: Dataset, view: View, columns: dict[str, np.ndarray], seen:
             row = int(wrong.argmax())
             yield say("count", "error", row, f"{key} must count up from {numbers[0]}: {numbers[row]} expected, got {columns[key][row, 0]} (rows out of order?)")
     yield from _tasks(dataset, view, columns)
+    not_measured = view.about.get("not_measured", {})  # the converter's note says so already
     for key, values in columns.items():
-        if values.dtype.kind == "f" and not np.isfinite(values).all():
-            frame, entry = np.argwhere(~np.isfinite(values))[0]
+        bad = ~np.isfinite(values) if values.dtype.kind == "f" else np.zeros((1, 1), bool)
+        bad = bad & [name not in not_measured[key] for name in dataset.names(key)] if key in not_measured else bad
+        if bad.any():
+            frame, entry = np.argwhere(bad)[0]
             yield say("nan", "error", frame, f"{key} {dataset.names(key)[entry]} is {values[frame, entry]}")
     stamps = columns["timestamp"][:, 0].astype(np.float64)
     off = np.abs(stamps - np.arange(count) / dataset.fps)
