@@ -11,6 +11,7 @@ stage resumes by itself, and a finished one is skipped (``stages.json``). Standa
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import os
 import shlex
@@ -140,7 +141,7 @@ class Runner:
             return False
         print(f"  {name}: done, {wall_s / 60:.1f} min", flush=True)
         self.done[name] = {"command": list(stage.command), "wall_s": round(wall_s, 1)}
-        temporary = self.out / ".stages.json"
+        temporary = self.out / f".stages.json.{os.getpid()}"
         temporary.write_text(json.dumps(self.done, indent=2) + "\n")
         os.replace(temporary, self.out / "stages.json")
         return True
@@ -199,6 +200,15 @@ def main() -> int:
         print("\n".join(f"wbvla {shlex.join(stage.command)}" for stage in chain))
         return 0
     runner = Runner(out, arguments.cores)
+    lock = (out / ".lock").open("a+")  # kept open: the system gives it back when this process ends, however it ends
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.seek(0)
+        print(f"the chain already runs in {out}, as process {lock.read().strip() or 'unknown'}; wait for it, stop it, or give another --out", file=sys.stderr)
+        return 2
+    lock.truncate(0)
+    print(os.getpid(), file=lock, flush=True)
     start = time.monotonic()
     print(f"Training the whole chain into {out} on {arguments.cores} core(s)", flush=True)
     try:

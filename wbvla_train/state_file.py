@@ -11,6 +11,7 @@ import hashlib
 import itertools
 import json
 import os
+import re
 import shutil
 import socket
 import zipfile
@@ -25,6 +26,7 @@ from wbvla_core.checkpoint import no_room
 from wbvla_core.errors import WbvlaError
 
 LOCK_FILE = ".lock"
+_LEFT = re.compile(r"\..+\.\d+(\.npz)?|\.state_\d+")  # names that this project gives to what it has not finished writing
 _MARK = b"wbvla sha256 "
 _END, _DIGEST = 22, len(_MARK) + 64  # bytes of a zip archive's last record without a comment, and of our comment
 
@@ -179,7 +181,7 @@ def claim(folder: Path, *, wanted: bool = True) -> Iterator[None]:
         lock.truncate(0)
         lock.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}) + "\n")
         lock.flush()
-        for left in list(folder.rglob(".state*")):
+        for left in [path for path in folder.rglob(".*") if _LEFT.fullmatch(path.name)]:
             shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
         yield
 

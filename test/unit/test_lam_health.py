@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from wbvla_core.errors import CheckpointError
+from wbvla_core.errors import CheckpointError, WbvlaError
 from wbvla_train.data.camera import CameraView
 from wbvla_train.data.clips import Clip, Corpus
 from wbvla_train.data.motion import PRIMITIVES
+from wbvla_train.data.mp4 import write_mp4
 from wbvla_train.lam import probe as probe_module
 from wbvla_train.lam.config import ModelConfig, preset
 from wbvla_train.lam.export import MAX_BYTES, WEIGHTS_FILE, export, load_lam
@@ -21,6 +23,7 @@ from wbvla_train.lam.label import label_frames
 from wbvla_train.lam.model import LatentActionModel, pixels
 from wbvla_train.lam.probe import flag_scores, one_hot, primitive_of, r_squared, retrieval, seconds, true_motion
 from wbvla_train.lam.quantiser import TokenQuantiser
+from wbvla_train.lam.train import _require_motion
 
 VIEW = CameraView(58.0, 4 / 3, 40.0)
 
@@ -204,3 +207,24 @@ def test_stamps_of_another_count_than_frames_are_refused(tmp_path):
     _export(tmp_path / "loco")
     with pytest.raises(ValueError, match="one stamp per frame"):
         label_frames(load_lam(tmp_path / "loco"), np.zeros((3, 32, 32, 3), np.uint8), np.arange(4))
+
+
+def test_video_in_which_nothing_moves_is_refused_before_the_training(tmp_path):
+    def corpus(name, frames):
+        folder = tmp_path / name
+        folder.mkdir()
+        stamps = np.arange(len(frames)) / 10
+        write_mp4(folder / "clip.mp4", frames, stamps)
+        (folder / "clips.json").write_text(json.dumps({"clips": [{"file": "clip.mp4", "stamps_s": stamps.tolist()}]}))
+        found = Corpus([folder], 48)
+        return found, found.pairs(0.5)
+
+    picture = np.random.default_rng(0).integers(0, 255, (48, 48, 3), dtype=np.uint8)
+    still, black = np.stack([picture] * 20), np.zeros((20, 48, 48, 3), np.uint8)
+    for name, frames in (("still", still), ("black", black)):
+        with pytest.raises(WbvlaError, match=f"{name}: nothing moves in 15 of 15 pairs .* a still or black film teaches no motion"):
+            _require_motion(tmp_path / name, *corpus(name, frames))
+    moving = black.copy()
+    for t in range(20):
+        moving[t, 10:20, t : t + 10] = 200  # a bright patch walks by
+    _require_motion(tmp_path / "moving", *corpus("moving", moving))

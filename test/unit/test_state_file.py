@@ -169,8 +169,11 @@ def test_a_second_training_of_one_folder_is_told_who_trains_there_and_a_dead_one
             pass
         first.send_signal(signal.SIGKILL)
     assert (tmp_path / ".state.pt.1").exists()
+    (tmp_path / "codes/.state_0000004").mkdir(parents=True)
+    (tmp_path / ".grounded.safetensors.77").write_bytes(b"half")
+    (tmp_path / ".notes.txt").write_text("of a person")
     with claim(tmp_path):
-        assert not (tmp_path / ".state.pt.1").exists()  # what the killed one left
+        assert {path.name for path in tmp_path.rglob(".*")} == {".lock", ".notes.txt"}  # what killed ones left is gone
 
 
 def test_settings_that_differ_are_named_with_both_values():

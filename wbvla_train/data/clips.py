@@ -160,7 +160,10 @@ class Corpus:
             del store
             os.replace(temporary, cache)
         self.cache = cache
-        self.frames = np.load(cache, mmap_mode="r")
+        try:
+            self.frames = np.load(cache, mmap_mode="r")
+        except (ValueError, EOFError) as error:
+            raise WbvlaError(f"{cache} is damaged ({error}); delete it: it is made again from the clips") from error
 
     @property
     def print(self) -> dict[str, Any]:

@@ -38,6 +38,8 @@ from wbvla_vla.engine import require_device
 
 STATE_FILE = "state.pt"
 LOG_FILE = "log.jsonl"
+LOOKED_AT = 512  # pairs of which at least one in a hundred must move,
+STILL = 0.3  # by this many of 255 grey levels on average (ours: a hand that fills 1 % of the picture and moves by its width makes 0.6)
 
 
 @dataclass(frozen=True)
@@ -296,6 +298,7 @@ def _train(config: LamTrainConfig, log, command: str) -> Path:
             _with_pairs(folders, config, log, extractor if config.cache_features else None)
             for folders in ([config.data / "train" / domain], config.extra_folders(domain))
         )
+        _require_motion(config.data / "train" / domain, *main)
         samplers.append(PairSampler(config, main, extra))
         available[domain] = {"rooms": len(main[1]), "robot_and_extra": len(extra[1]) if extra else 0}
     dev = {domain: _with_pairs([config.data / "dev" / domain], config, log) for domain in domains_of(config.name)}
@@ -330,6 +333,19 @@ def _train(config: LamTrainConfig, log, command: str) -> Path:
             if trainer.step % config.save_every == 0 or last:
                 trainer.save(state_path)
     return _export(trainer, dev, available, command, log)
+
+
+def _require_motion(folder: Path, corpus: Corpus | FeatureCorpus, pairs: Pairs) -> None:
+    """Refuse video in which nothing moves: its training would end hours later, as a collapse of the codes."""
+    rows = np.random.default_rng(0).integers(len(pairs), size=min(len(pairs), LOOKED_AT))
+    first, later = (np.asarray(corpus.frames[index[rows]], dtype=np.float32) for index in (pairs.first, pairs.later))
+    moved = np.abs(later - first).reshape(len(rows), -1).mean(axis=1)
+    least = STILL * (1.0 if corpus.frames.dtype == np.uint8 else 1.0 / 255.0)
+    if (still := int((moved < least).sum())) > 0.99 * len(rows):
+        raise WbvlaError(
+            f"{folder}: nothing moves in {still} of {len(rows)} pairs of frames that were looked at (they differ by {moved.mean():.3g} on average): "
+            "a still or black film teaches no motion; take other video, or a larger --gap-s"
+        )
 
 
 def _with_pairs(folders: list[Path], config: LamTrainConfig, log, extractor: FrozenFeatures | None = None) -> tuple[Corpus | FeatureCorpus, Pairs] | None:

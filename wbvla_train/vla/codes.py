@@ -19,7 +19,7 @@ import torch
 
 from wbvla_core.errors import WbvlaError
 from wbvla_perception.preprocess import ImageSpec
-from wbvla_train.data.shards import read_shards
+from wbvla_train.data.shards import read_shard, read_shards
 from wbvla_train.lam.export import Lam, load_lam
 from wbvla_train.lam.label import label_frames
 from wbvla_train.loop import Step
@@ -56,8 +56,11 @@ def label_demos(root: Path, demos: dict[str, np.ndarray], lam: Lam, log=print) -
     gap = "" if lam.gap_s == lam.manifest.extra["gap_s"] else f"_{lam.gap_s:g}s"
     path = root / f"codes_{lam.manifest.name}_{lam.manifest.hash[:12]}_{len(demos['image'])}{gap}.npz"
     if path.exists():
-        with np.load(path, allow_pickle=False) as cache:
+        try:
+            cache = read_shard(path, ("codes", "valid"))
             return cache["codes"], cache["valid"]
+        except WbvlaError as error:  # made from the data, so made again
+            log(str(error).split(";")[0] + "; labelling again")
     log(f"labelling {len(demos['image'])} frames with {lam.manifest.label}")
     parts = [label_frames(lam, demos["image"][a:b], demos["stamp_s"][a:b]) for a, b in pairwise(episode_bounds(demos["episode"]))]
     codes, valid = np.concatenate([c for c, _ in parts]), np.concatenate([v for _, v in parts])
