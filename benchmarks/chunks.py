@@ -30,7 +30,8 @@ from wbvla_core.console import program
 from wbvla_core.robot import load_robot
 from wbvla_core.types import ArmChunk, Decision, PolicyInput
 from wbvla_eval.episode_log import judge_log, trace_of
-from wbvla_eval.protocol import TEST_SEEDS, TrialSpec, instruction_trials, load_body, load_policy
+from wbvla_eval.protocol import TrialSpec, instruction_trials, load_body, load_policy
+from wbvla_eval.seeds import TEST_SEEDS
 from wbvla_eval.stats import rate_text
 from wbvla_lmo.arms import ChunkFollower
 from wbvla_sim.episode import TICKS_PER_DECISION, EpisodeLog, run_episode

@@ -45,8 +45,9 @@ from wbvla_core.console import program
 from wbvla_core.machine import describe_machine
 from wbvla_core.robot import load_robot
 from wbvla_eval.campaign import run_trials
-from wbvla_eval.protocol import DEVELOPMENT_SEEDS, KINEMATIC, TEST_SEEDS, Setup, instruction_trials, walk_to_trials
+from wbvla_eval.protocol import KINEMATIC, Setup, instruction_trials, walk_to_trials
 from wbvla_eval.saving import Marks, curve_of, saving_text
+from wbvla_eval.seeds import DEVELOPMENT_SEEDS, TEST_SEEDS
 from wbvla_eval.stats import rate_text, wilson_interval
 from wbvla_eval.tasks import Failure
 from wbvla_perception.preprocess import ImageSpec

@@ -23,7 +23,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from wbvla_core.checkpoint import load_manifest, write_json
+from wbvla_core.checkpoint import find_checkpoint, load_manifest, write_json
 from wbvla_core.console import DISK_FULL, program
 from wbvla_core.errors import ErrorCode, InstructionError, WbvlaError
 from wbvla_core.robot import RobotSpec, load_robot
@@ -32,7 +32,6 @@ from wbvla_core.ros.tables import share_dir
 from wbvla_core.task import TaskResult, check_goal
 from wbvla_eval.produce import BAG, REPORT, SUMMARY, VIDEO, EpisodeFacts, produce, produce_without_bag
 from wbvla_eval.protocol import DURATION_S
-from wbvla_eval.provenance import find_checkpoint
 from wbvla_eval.tasks import Verdict
 from wbvla_sim.instructions import Task, parse_instruction
 from wbvla_sim.scene import random_scene

@@ -10,7 +10,6 @@ from typing import Annotated
 import tyro
 
 from wbvla_cli.import_prismatic import report
-from wbvla_vla.image_text import load_image_text
 
 
 @dataclass(frozen=True)
@@ -32,6 +31,8 @@ class ImportImageText:
 
 def main(argv: Sequence[str]) -> int:
     options = tyro.cli(ImportImageText, args=list(argv))
+    from wbvla_vla.image_text import load_image_text  # here, so that help and refusals come at once
+
     loaded = load_image_text(options.source, image_size=options.image_size)
     parts = {"vision": loaded.model.vision, "language": loaded.model.language}
     return report(options.source, loaded, parts, options.out, options.robot)

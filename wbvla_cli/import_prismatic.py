@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import torch
 import tyro
-from torch import nn
 
 from wbvla_core.robot import load_robot
-from wbvla_vla.checkpoint import save_vla
 from wbvla_vla.config import PRESETS
-from wbvla_vla.model import parameter_count
-from wbvla_vla.pretrained import PublishedVla, load_published
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from wbvla_vla.pretrained import PublishedVla
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,10 @@ class ImportPrismatic:
 
 def main(argv: Sequence[str]) -> int:
     options = tyro.cli(ImportPrismatic, args=list(argv))
+    import torch  # here, so that help and refusals come at once
+
+    from wbvla_vla.pretrained import load_published
+
     loaded = load_published(options.source, PRESETS["full"](), towers=options.towers, tokenizer=options.tokenizer, dtype=torch.bfloat16)
     model = loaded.model
     parts = {"DINOv2": model.vision.dino, "SigLIP": model.vision.siglip, "projector": model.projector, "Llama": model.language}
@@ -48,6 +52,9 @@ def main(argv: Sequence[str]) -> int:
 
 def report(source: str, loaded: PublishedVla, parts: dict[str, nn.Module], out: Path | None, robot_name: str) -> int:
     """Say what was read; write it as a checkpoint where ``out`` says so."""
+    from wbvla_vla.checkpoint import save_vla
+    from wbvla_vla.model import parameter_count
+
     model = loaded.model
     print(f"{source}: {loaded.layout} layout, everything fits")
     print("  " + ", ".join(f"{name} {parameter_count(part) / 1e6:.1f} M" for name, part in parts.items()))

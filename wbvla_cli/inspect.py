@@ -22,7 +22,7 @@ class Inspect:
     """Print a checkpoint's manifest and lineage; every file is hashed and compared. Exit status 2 when it must not be used."""
 
     directory: Annotated[Path, tyro.conf.Positional]
-    """A checkpoint directory, e.g. checkpoints/vla/tiny."""
+    """A checkpoint directory, or one that ships: vla/tiny, from any working directory."""
 
     json: bool = False
     """Print the manifest as JSON, with its own hash, and nothing else."""
@@ -118,5 +118,5 @@ def main(argv: Sequence[str]) -> int:
         print()
     else:
         # <root>/<kind>/<name>: parents lie in the same tree
-        print(describe(manifest, index_by_hash(options.directory.resolve().parents[1])))
+        print(describe(manifest, index_by_hash(manifest.directory.resolve().parents[1])))
     return 0

@@ -10,8 +10,8 @@ from typing import Literal
 
 import tyro
 
+from wbvla_core.checkpoint import find_checkpoint
 from wbvla_core.robot import load_robot
-from wbvla_eval.provenance import find_checkpoint
 from wbvla_vla.serve import PolicyServer, load, needs_network
 
 

@@ -26,7 +26,7 @@ from typing import Any, TypeVar
 from wbvla_core import robot_numbers
 from wbvla_core.console import DISK_FULL
 from wbvla_core.errors import CheckpointError, ErrorCode, WbvlaError
-from wbvla_core.robot import RobotSpec
+from wbvla_core.robot import RobotSpec, share_roots
 
 T = TypeVar("T")
 
@@ -345,10 +345,28 @@ def require_contract(manifest: Manifest, inputs: dict[str, Any], outputs: dict[s
         raise CheckpointError(f"{manifest.label}: its manifest says {manifest.rate_hz} Hz, it runs at {rate_hz} Hz; copy or export the checkpoint again")
 
 
+def find_checkpoint(path: str | os.PathLike) -> Path:
+    """A checkpoint directory: as given from here if it exists, else one that ships.
+
+    ``checkpoints/lmo/x2`` and ``lmo/x2`` name what ships from any working directory. What is nowhere is returned as given.
+    """
+    here = Path(path)
+    if here.is_dir():
+        return here
+    candidates = [root / folder / here for root in share_roots() for folder in ("", "checkpoints")]
+    return next((found for found in candidates if (found / MANIFEST_FILE).is_file()), here)
+
+
+def shipped_checkpoints() -> list[str]:
+    """``<kind>/<name>`` of every checkpoint that ships, sorted."""
+    return sorted({"/".join(path.parts[-3:-1]) for root in share_roots() for path in root.glob(f"checkpoints/*/*/{MANIFEST_FILE}")})
+
+
 def load_manifest(directory: str | os.PathLike, kind: str | None = None, robot: RobotSpec | None = None, *, verify_files: bool = True) -> Manifest:
     """Read and verify a checkpoint directory.
 
     Args:
+        directory: as :func:`find_checkpoint` takes it.
         kind: refuse any other kind.
         robot: refuse a checkpoint that was made for another robot or another joint order.
         verify_files: hash every file and compare (a truncated download is refused here, not in mid-walk).
@@ -356,11 +374,13 @@ def load_manifest(directory: str | os.PathLike, kind: str | None = None, robot: 
     Raises:
         CheckpointError: naming what was expected, what was found and how to mend it.
     """
-    directory = Path(directory)
+    directory = find_checkpoint(directory)
     where = directory / MANIFEST_FILE
     if not where.is_file():
+        listed = ", ".join(shipped_checkpoints())
         raise CheckpointError(
-            f"no checkpoint at {directory}: {MANIFEST_FILE} is not there; give the path of a directory like checkpoints/lmo/x2", ErrorCode.CHECKPOINT_MISSING
+            f"no checkpoint at {directory}: {MANIFEST_FILE} is not there; give a checkpoint directory, or one that ships: {listed}",
+            ErrorCode.CHECKPOINT_MISSING,
         )
     try:
         data = json.loads(where.read_text(encoding="utf-8"), parse_constant=_finite, parse_float=_finite)

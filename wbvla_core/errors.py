@@ -7,6 +7,7 @@ readable. ``wbvla_msgs`` repeats them as message constants; a test holds the two
 from __future__ import annotations
 
 import enum
+import math
 
 
 class ErrorCode(enum.IntEnum):
@@ -101,5 +102,24 @@ def require_at_least(options: object, **least: float) -> None:
     """
     for name, bound in least.items():
         value = getattr(options, name)
-        if value is not None and value < bound:
+        if value is not None and not bound <= value < math.inf:  # NaN is no number either
             raise WbvlaError(f"expected --{name.replace('_', '-')} of at least {bound}, got {value}")
+
+
+def require_shares(options: object, *names: str) -> None:
+    """Check fields of a command's options that are shares of a whole.
+
+    Raises:
+        WbvlaError: the first that lies outside [0, 1], named as on the command line.
+    """
+    for name in names:
+        value = getattr(options, name)
+        if not 0.0 <= value <= 1.0:
+            raise WbvlaError(f"expected --{name.replace('_', '-')} between 0 and 1, got {value}")
+
+
+def require_seed(options: object, name: str = "seed") -> None:
+    """Raise WbvlaError where a command's seed is not one that every generator takes: 0 to 2^63 - 1."""
+    value = getattr(options, name)
+    if not 0 <= value < 2**63:
+        raise WbvlaError(f"expected --{name.replace('_', '-')} between 0 and 2^63 - 1, got {value}")

@@ -244,13 +244,15 @@ class RobotSpec:
         return low, high
 
 
+def share_roots() -> list[Path]:
+    """Folders that may hold config/ and checkpoints/: the source, an ament prefix's share folder, the Python prefix's."""
+    prefixes = [*os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep), sys.prefix]
+    return [Path(__file__).resolve().parents[1], *(Path(prefix) / "share" / "wbvla" for prefix in prefixes if prefix)]
+
+
 def config_candidates(name: str) -> list[Path]:
     """Where ``config/robots/<name>.yaml`` may lie: beside the source, in an ament prefix, in the Python prefix."""
-    relative = Path("config") / "robots" / f"{name}.yaml"
-    roots = [Path(__file__).resolve().parents[1]]
-    roots += [Path(p) / "share" / "wbvla" for p in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if p]
-    roots += [Path(sys.prefix) / "share" / "wbvla"]
-    return [root / relative for root in roots]
+    return [root / "config" / "robots" / f"{name}.yaml" for root in share_roots()]
 
 
 def robot_names() -> list[str]:

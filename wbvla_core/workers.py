@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -54,3 +55,9 @@ def in_processes(
                 child.terminate()
         # Waiting lets the workers close their GL contexts.
         executor.shutdown(wait=True, cancel_futures=True)
+
+
+def default_processes() -> int:
+    """One less than the cores that this process may use, at least one."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores - 1)

@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from wbvla_core.checkpoint import git_commit, load_manifest, write_json
+from wbvla_core.checkpoint import find_checkpoint, git_commit, load_manifest, write_json
 from wbvla_core.errors import WbvlaError
 from wbvla_core.machine import describe_machine
 from wbvla_core.workers import in_processes
 from wbvla_eval.journal import TrialJournal
-from wbvla_eval.protocol import KINEMATIC, Runner, Setup, TrialSpec, split_of
-from wbvla_eval.provenance import find_checkpoint
+from wbvla_eval.protocol import KINEMATIC, Runner, Setup, TrialSpec
+from wbvla_eval.seeds import split_of
 from wbvla_eval.stats import poisson_upper_bound, rate_text, spread, wilson_interval
 from wbvla_eval.tasks import Criteria, Failure
 
@@ -70,12 +70,6 @@ def run_trials(setup: Setup, trials: Sequence[TrialSpec], processes: int) -> Ite
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # inherited by the workers: they already fill the cores
     for _, row in in_processes(_run, trials, processes, initializer=_start_worker, initargs=(setup,)):
         yield row
-
-
-def default_processes() -> int:
-    """One less than the cores that this process may use, at least one."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores - 1)
 
 
 def with_progress(rows: Iterable[dict[str, Any]], total: int, before: Sequence[dict[str, Any]] = ()) -> list[dict[str, Any]]:

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import tyro
 
-from wbvla_eval.campaign import campaign, default_processes, summary_errors
-from wbvla_eval.protocol import TEST_SEEDS, Setup, instruction_trials
+from wbvla_core.errors import require_at_least
+from wbvla_core.workers import default_processes
+from wbvla_eval.seeds import TEST_SEEDS, require_seeds
 
 SEED_OFFSET = 500_000  # apart from the scenes of walk-to in the same range
 
@@ -47,6 +48,11 @@ class InstructionOptions:
 
 def main(argv: Sequence[str]) -> int:
     options = tyro.cli(InstructionOptions, prog="wbvla eval instructions", args=list(argv))
+    require_at_least(options, trials=1, processes=1, decision_delay_ticks=0, videos=0)
+    require_seeds(options.seed_base, options.trials)
+    from wbvla_eval.campaign import campaign, summary_errors  # the simulator: here, so that help and refusals come at once
+    from wbvla_eval.protocol import Setup, instruction_trials
+
     out = options.out or Path("runs") / time.strftime("eval-instructions-%Y%m%d-%H%M%S")
     setup = Setup(options.robot, options.policy, options.lmo, options.noise, options.decision_delay_ticks, options.videos, str(out))
     trials = instruction_trials(options.trials, options.seed_base, kinds=options.kinds, paraphrase=options.paraphrase)

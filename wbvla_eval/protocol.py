@@ -20,34 +20,21 @@ from typing import Any
 
 import numpy as np
 
+from wbvla_core.checkpoint import find_checkpoint
 from wbvla_core.robot import RobotSpec, load_robot
 from wbvla_core.types import LocoCommand
 from wbvla_eval.episode_log import STANCE_TARGET_M, judge_log, recording_of, trace_of
-from wbvla_eval.provenance import find_checkpoint
 from wbvla_eval.tasks import Criteria
 from wbvla_sim.episode import Controller, Policy, run_episode
-from wbvla_sim.instructions import TASKS, Task, sample_instruction
+from wbvla_sim.instructions import TASKS, Task, require_kinds, sample_instruction
 from wbvla_sim.scene import random_scene
 from wbvla_sim.slots import SensorNoise
 from wbvla_sim.world import World, WorldOptions
-
-TRAINING_SEEDS = range(0, 1_000_000)
-DEVELOPMENT_SEEDS = range(1_000_000, 2_000_000)
-TEST_SEEDS = range(2_000_000, 3_000_000)
-SPLITS = {"training": TRAINING_SEEDS, "development": DEVELOPMENT_SEEDS, "test": TEST_SEEDS}
 
 DURATION_S = {"turn": 4.0, "step": 4.0, "wave": 6.0}  # open-ended motions; a wave first raises the arm
 TIMEOUT_S = {"walk_to": 40.0}
 DEFAULT_TIMEOUT_S = 15.0
 KINEMATIC = "kinematic"  # name of the world without physics, in place of an LMO checkpoint
-
-
-def split_of(seed: int) -> str:
-    """Name of the range that a seed belongs to; ValueError for none."""
-    for name, seeds in SPLITS.items():
-        if seed in seeds:
-            return name
-    raise ValueError(f"scene seeds lie in [0, {TEST_SEEDS.stop}), got {seed}")
 
 
 @dataclass(frozen=True)
@@ -100,6 +87,7 @@ def walk_to_trials(count: int, seed_base: int, *, paraphrase: bool = False, time
 
 def instruction_trials(per_task: int, seed_base: int, *, kinds: tuple[str, ...] = (), paraphrase: bool = False) -> list[TrialSpec]:
     """``per_task`` trials of every instruction but those of other ``kinds``; for walk-to, scenes that lack the box are skipped."""
+    require_kinds(kinds)
     trials: list[TrialSpec] = []
     seed = seed_base
     for task in TASKS:

@@ -10,16 +10,9 @@ from pathlib import Path
 from wbvla_core.checkpoint import MANIFEST_FILE, Manifest, git_commit, load_manifest
 from wbvla_core.errors import CheckpointError
 from wbvla_core.machine import describe_machine
-from wbvla_core.ros.tables import share_dir
 
 SHORT = 12
 PACKAGES = ("wbvla", "mujoco", "torch", "onnxruntime", "numpy", "transformers", "rosbags")
-
-
-def find_checkpoint(path: str | Path) -> Path:
-    """A checkpoint directory: as given from here if it exists, else below the repository or the installed share folder."""
-    here = Path(path)
-    return here if here.is_dir() else share_dir() / path
 
 
 def versions() -> list[tuple[str, str]]:

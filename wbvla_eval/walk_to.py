@@ -9,8 +9,9 @@ from pathlib import Path
 
 import tyro
 
-from wbvla_eval.campaign import campaign, default_processes, summary_errors
-from wbvla_eval.protocol import TEST_SEEDS, Setup, walk_to_trials
+from wbvla_core.errors import require_at_least
+from wbvla_core.workers import default_processes
+from wbvla_eval.seeds import TEST_SEEDS, require_seeds
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,11 @@ class WalkToOptions:
 
 def main(argv: Sequence[str]) -> int:
     options = tyro.cli(WalkToOptions, prog="wbvla eval walk-to", args=list(argv))
+    require_at_least(options, trials=1, processes=1, timeout_s=0.02, decision_delay_ticks=0, videos=0, require=0.0)
+    require_seeds(options.seed_base, options.trials)
+    from wbvla_eval.campaign import campaign, summary_errors  # the simulator: here, so that help and refusals come at once
+    from wbvla_eval.protocol import Setup, walk_to_trials
+
     out = options.out or Path("runs") / time.strftime("eval-walk-to-%Y%m%d-%H%M%S")
     setup = Setup(options.robot, options.policy, options.lmo, options.noise, options.decision_delay_ticks, options.videos, str(out))
     trials = walk_to_trials(options.trials, options.seed_base, paraphrase=options.paraphrase, timeout_s=options.timeout_s)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
 
-from wbvla_core.errors import ErrorCode, InstructionError
+from wbvla_core.errors import ErrorCode, InstructionError, WbvlaError
 from wbvla_sim.scene import COLORS
 
 SIDES = ("left", "right")
@@ -81,6 +82,16 @@ TASKS: tuple[Task, ...] = (
     *(Task("wave", side=side) for side in SIDES),
 )
 INSTRUCTIONS: tuple[str, ...] = tuple(task.instruction for task in TASKS)
+
+
+KINDS = tuple(dict.fromkeys(task.kind for task in TASKS))
+
+
+def require_kinds(kinds: Collection[str]) -> None:
+    """Raise WbvlaError where ``kinds`` (of a command's --kinds) holds a word that is no kind of task."""
+    unknown = [kind for kind in kinds if kind not in KINDS]
+    if unknown:
+        raise WbvlaError(f"expected --kinds out of {', '.join(KINDS)}; got {', '.join(unknown)}")
 
 
 def normalise(instruction: str) -> str:

@@ -7,22 +7,17 @@ wbvla train plan 7b-lora --processes 1 --no-shard --device-gib 80
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-import torch
 import tyro
 
 from wbvla_core.robot import load_robot
 from wbvla_train.decoder.config import PRESETS as DECODER_PRESETS
-from wbvla_train.decoder.train import Student
-from wbvla_train.memory import GIB, RESERVE, MemoryPlan, plan_memory
-from wbvla_train.parallel import BLOCKS, Processes
 from wbvla_train.vla.config import PRESETS as VLA_PRESETS
 from wbvla_vla import config as sizes
-from wbvla_vla import lora
-from wbvla_vla.checkpoint import build_decoder
-from wbvla_vla.model import PrismaticVla
-from wbvla_vla.tokens import InstructionTokenizer, build_tokenizer
+
+if TYPE_CHECKING:
+    from wbvla_train.memory import MemoryPlan
 
 PUBLISHED_ROWS = 32_064  # of the published 7B's vocabulary, padding included
 
@@ -49,6 +44,16 @@ class PlanOptions:
 
 def plan(options: PlanOptions) -> MemoryPlan:
     """The plan that training prints before it begins, from the preset alone."""
+    import torch  # this and what follows: here, so that help and refusals come at once
+
+    from wbvla_train.decoder.train import Student
+    from wbvla_train.memory import GIB, RESERVE, plan_memory
+    from wbvla_train.parallel import BLOCKS, Processes
+    from wbvla_vla import lora
+    from wbvla_vla.checkpoint import build_decoder
+    from wbvla_vla.model import PrismaticVla
+    from wbvla_vla.tokens import InstructionTokenizer, build_tokenizer
+
     adapters = options.preset == "7b-lora"
     training = DECODER_PRESETS[options.preset][1] if adapters else VLA_PRESETS[options.preset][1]
     size = sizes.PRESETS["full" if adapters else training.size]()

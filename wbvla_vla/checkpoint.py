@@ -190,7 +190,7 @@ def load_vla(directory: Path, robot: RobotSpec | None = None) -> LoadedVla:
     if robot is not None:
         require_camera(manifest.label, spec, robot)
     try:
-        tokenizer = InstructionTokenizer.load(Path(directory), config.language.max_words, config.prompt, config.image_token)
+        tokenizer = InstructionTokenizer.load(manifest.directory, config.language.max_words, config.prompt, config.image_token)
     except Exception as error:  # tokenizers raises plain Exception
         raise CheckpointError(f"{manifest.label}: {TOKENIZER_FILE} cannot be read ({error}); copy or export the checkpoint again") from error
     model = build_vla(config, tokenizer)
@@ -280,7 +280,7 @@ def load_policy(directory: Path, robot: RobotSpec, vla_directory: Path | None = 
     Raises:
         CheckpointError: a missing, damaged or mismatched link of the chain.
     """
-    directory = Path(directory)
+    directory = checkpoint.find_checkpoint(directory)
     manifest = checkpoint.load_manifest(directory, kind="policy", robot=robot)
     name = settings_of(manifest, "vla_name", _plain_name)
     vla = load_vla(Path(vla_directory) if vla_directory else directory.resolve().parents[1] / "vla" / name, robot)

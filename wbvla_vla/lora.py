@@ -2,35 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
-
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from torch import nn
 
+from wbvla_vla.config import LoraSettings
 from wbvla_vla.model import Vla
-
-
-@dataclass(frozen=True)
-class LoraSettings:
-    """Rank and scale of the adapters.
-
-    Attributes:
-        rank, alpha: prior work (UniVLA, OpenVLA): 32 and 16 on all linear layers, dropout 0, Gaussian initialisation.
-        towers: adapt the vision towers too (prior work: yes).
-        embeddings: train a full copy of the word embeddings (prior work: no. Ours: yes in the tiny model, whose words for turning,
-            squatting or waving meant nothing before the demonstrations; without it, it walked well and neither squatted nor waved).
-    """
-
-    rank: int = 32
-    alpha: int = 16
-    dropout: float = 0.0
-    towers: bool = True
-    embeddings: bool = False
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def linear_layers(model: Vla, towers: bool = True) -> list[str]:

@@ -11,7 +11,8 @@ from wbvla_core.robot import load_robot
 from wbvla_eval import hud
 from wbvla_eval.chase import chase
 from wbvla_eval.episode_video import FPS, HOLD_S
-from wbvla_eval.protocol import DEVELOPMENT_SEEDS, SPLITS, TEST_SEEDS, TRAINING_SEEDS, instruction_trials, split_of, walk_to_trials
+from wbvla_eval.protocol import instruction_trials, walk_to_trials
+from wbvla_eval.seeds import DEVELOPMENT_SEEDS, SPLITS, TEST_SEEDS, TRAINING_SEEDS, split_of
 from wbvla_sim.instructions import TASKS
 from wbvla_sim.scene import random_scene
 

@@ -12,7 +12,8 @@ from wbvla_train.data import rooms
 from wbvla_train.data.errands import ARM_M, errand, pick_and_place
 from wbvla_train.data.motion import HUMAN, PRIMITIVES, ROBOT
 from wbvla_train.data.mp4 import read_mp4
-from wbvla_train.data.video import DEFAULT_DOMAINS, DOMAINS, Shard, VideoConfig, render_shard
+from wbvla_train.data.video import Shard, render_shard
+from wbvla_train.data.video_command import DEFAULT_DOMAINS, DOMAINS, VideoConfig
 
 NAMES = {direction: name for name, direction in PRIMITIVES.items()}
 THINGS = np.array(((1.6, 0.4, 0.45, 0.75), (-1.2, 1.4, 0.3, 0.3), (0.3, -1.7, 0.25, 0.9), (-1.5, -1.2, 0.35, 0.5)))  # x, y, radius, height

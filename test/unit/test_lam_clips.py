@@ -15,7 +15,7 @@ from wbvla_train.data.camera import CameraView, level_from_camera, robot_view
 from wbvla_train.data.clips import Corpus, area_resize, pair_indices
 from wbvla_train.data.motion import HUMAN, PRIMITIVES, ROBOT, body_path, hand_path
 from wbvla_train.data.mp4 import write_mp4
-from wbvla_train.lam import train
+from wbvla_train.lam import command
 from wbvla_train.lam.config import preset
 
 
@@ -112,12 +112,12 @@ def test_the_robots_video_is_read_once_even_if_it_is_named_again():
 
 @pytest.mark.parametrize("arguments", [[], ["both"], ["loco", "--name", "mani"]])
 def test_a_training_must_name_its_model_once(arguments, capsys):
-    assert train.main(arguments) == 2
+    assert command.main(arguments) == 2
     assert "wbvla train lam" in capsys.readouterr().err
 
 
 def test_the_recorded_command_is_what_changes_the_result():
-    assert train.recorded_command(["loco", "tiny", "--run-dir", "/a/b", "--seed", "3", "--output", "c"]) == "wbvla train lam loco tiny --seed 3"
+    assert command.recorded_command(["loco", "tiny", "--run-dir", "/a/b", "--seed", "3", "--output", "c"]) == "wbvla train lam loco tiny --seed 3"
 
 
 @pytest.mark.parametrize("wearer", [HUMAN, ROBOT])

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import yaml
 
+from wbvla_core.robot import share_roots
+
 PACKAGE = "wbvla"
 
 
@@ -23,8 +25,7 @@ def share_dir() -> Path:
     Raises:
         FileNotFoundError: neither is there; the text lists where it looked.
     """
-    candidates = [Path(__file__).resolve().parents[2]]
-    candidates += [Path(prefix) / "share" / PACKAGE for prefix in (*os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep), sys.prefix) if prefix]
+    candidates = share_roots()
     for candidate in candidates:
         if (candidate / "config" / "qos.yaml").is_file():
             return candidate

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import tyro
 
-from wbvla_core.checkpoint import Manifest, git_commit, write_json
+from wbvla_core.checkpoint import Manifest, find_checkpoint, git_commit, write_json
 from wbvla_core.errors import CommandError, ErrorCode
 from wbvla_core.machine import describe_machine
 from wbvla_core.robot import RobotSpec, RobotSpecError, load_robot
@@ -27,7 +27,7 @@ from wbvla_eval.lmo.measures import quality
 from wbvla_eval.lmo.programs import SETTLE_S
 from wbvla_eval.lmo.runner import Log, make_world, run
 from wbvla_eval.lmo.suites import BLOCK, SEED_BASE, SUITES, Cell, Suite, choose, file_stem
-from wbvla_eval.provenance import find_checkpoint, lineage, versions
+from wbvla_eval.provenance import lineage, versions
 
 SCHEMA = 1
 ROUND = 100  # robots in one batch; more of them gain nothing on two cores

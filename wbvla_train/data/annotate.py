@@ -10,41 +10,20 @@ import csv
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
 
 import numpy as np
-import tyro
 from PIL import Image
 
 from wbvla_core.console import program
 from wbvla_core.errors import WbvlaError
 from wbvla_train.data import primitives, sentences
+from wbvla_train.data.annotate_command import AnnotateConfig
 from wbvla_train.data.clips import SIDECAR
 from wbvla_train.data.mp4 import read_mp4
 
 STRIP, PAGE = "annotate.png", "annotate.html"
 STRIP_FRAMES, STRIP_COLUMNS, STRIP_PX = 8, 4, 240
 HELP = "Enter accepts the suggestion; a sentence (several: separated by ;) replaces it; s skips, u undoes the last answer, q ends, ? this help"
-
-
-@dataclass(frozen=True)
-class AnnotateConfig:
-    """Options of ``wbvla annotate``.
-
-    Attributes:
-        folder: searched for clips.json.
-        templates: no questions: give every clip of a known primitive that primitive's phrasings.
-        table: no questions: take sentences from a CSV file with the columns clip (path below FOLDER) and sentence; several rows of a clip are several
-            sentences.
-        source: what is noted as the source of a table's sentences.
-        all: ask about clips that have a sentence, too (templates and tables: replace it).
-    """
-
-    folder: Annotated[Path, tyro.conf.Positional]
-    templates: bool = False
-    table: Annotated[Path | None, tyro.conf.arg(name="from")] = None
-    source: Literal["annotator", "dataset"] = "annotator"
-    all: bool = False
 
 
 @dataclass(frozen=True)
@@ -192,10 +171,7 @@ def annotate(config: AnnotateConfig, read: Callable[[str], str] = input, log: Ca
     return ask(config.folder, clips, read, log)
 
 
-def main(argv: list[str] | None = None) -> int:
-    annotate(tyro.cli(AnnotateConfig, args=argv, prog="wbvla annotate", description=__doc__), log=lambda text: print(text, flush=True))
-    return 0
-
-
 if __name__ == "__main__":
+    from wbvla_train.data.annotate_command import main
+
     program(main)

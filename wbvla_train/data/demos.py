@@ -18,84 +18,33 @@ One row per decision (10 Hz); T rows in a file, 12 tasks, A upper-body joints, K
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+import math
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
-from wbvla_core.checkpoint import load_manifest
 from wbvla_core.console import program
-from wbvla_core.errors import WbvlaError, require_at_least
+from wbvla_core.errors import WbvlaError, require_at_least, require_seed, require_shares
 from wbvla_core.robot import RobotSpec, load_robot
 from wbvla_core.types import Decision, LocoCommand, PolicyInput
 from wbvla_decoder.policy import ArmScaling, arm_state, posture
 from wbvla_perception.preprocess import ImageSpec, policy_image
 from wbvla_sim.episode import EpisodeLog, Outcome, Policy, run_episode
 from wbvla_sim.expert import SQUAT_HEIGHT_M, Perturbation, Perturbed, ScriptedTeleoperator
-from wbvla_sim.instructions import SIDES, TASKS, Task, sample_instruction
+from wbvla_sim.instructions import KINDS, SIDES, TASKS, Task, require_kinds, sample_instruction
 from wbvla_sim.kinematic import KinematicController, KinematicWorld
 from wbvla_sim.scene import random_scene
 from wbvla_sim.slots import SensorNoise
 from wbvla_sim.world import World, WorldOptions
+from wbvla_train.data.demos_command import DemosConfig
 from wbvla_train.data.shards import write_shards
 from wbvla_train.data.stills import box_labels, camera_tangents
 
 SEED_BASE = 0  # training scenes lie below 1 000 000: demonstrations in the lower half, stills in the upper; evaluation draws above
 HELD_OUT_SEED_BASE = 2_900_000  # the last of the test scenes
-KINDS = tuple(dict.fromkeys(task.kind for task in TASKS))
 WAVES = ("", *SIDES)  # order of the arm labels
-
-
-@dataclass(frozen=True)
-class DemosConfig:
-    """What to record.
-
-    Attributes:
-        world: "physics" needs ``lmo``; "kinematic" slides without legs (quick, for bringing the rest up).
-        episodes, episodes_per_shard: how many, and how many per file.
-        walk_share: share of walk-to tasks; the others share the rest (ours).
-        kinds: only tasks of these kinds, for recordings of one skill; empty = all.
-        turned_share: share of the episodes that begin after a second or more of random walking, so that boxes are out of sight or far aside.
-        timeout_s: of a walk; duration_s: range of open-ended tasks.
-        burst_rate: probability per step that a burst of random commands begins (ours: at the prototype's 0.035 walks hardly ever
-            come to the two seconds of rest that end them); 0 = undisturbed.
-        delay_ticks: most 20 ms ticks between image and effect, drawn per episode.
-        policy: a policy bundle that drives instead of the teleoperator (DAgger round).
-        held_out: record what no training may see: test scenes, surfaces and phrasings of the held-out families.
-        seed: shifts scenes and everything else.
-    """
-
-    output: Path = Path("data/demos")
-    robot: str = "x2"
-    world: Literal["physics", "kinematic"] = "physics"
-    lmo: Path = Path("checkpoints/lmo/x2")
-    episodes: int = 400
-    episodes_per_shard: int = 10
-    walk_share: float = 0.7
-    kinds: tuple[str, ...] = ()
-    turned_share: float = 0.35
-    timeout_s: float = 30.0
-    duration_s: tuple[float, float] = (3.0, 6.0)
-    burst_rate: float = 0.02
-    delay_ticks: int = 4
-    policy: Path | None = None
-    held_out: bool = False
-    seed: int = 0
-    workers: int = 1
-
-    def settings(self) -> dict:
-        """What the content of a shard depends on."""
-        kept = {key: value for key, value in asdict(self).items() if key not in ("output", "workers", "episodes")}
-        parents = {
-            "lmo": load_manifest(self.lmo, kind="lmo").hash if self.world == "physics" else None,
-            "policy": load_manifest(self.policy, kind="policy").hash if self.policy else None,
-        }
-        for key in ("kinds", "held_out"):  # options that came later
-            if not kept[key]:
-                del kept[key]
-        return kept | parents | {"kind": "demos", "rows": 2, "image": ImageSpec.of(load_robot(self.robot).camera).to_json()}
 
 
 class Snapshot:
@@ -264,16 +213,16 @@ def make(config: DemosConfig, log=print) -> int:
     Raises:
         WbvlaError: fewer than one episode, episode per shard or worker.
     """
-    require_at_least(config, episodes=1, episodes_per_shard=1, workers=1)
+    require_at_least(config, episodes=1, episodes_per_shard=1, workers=1, timeout_s=0.1, delay_ticks=0)
+    require_shares(config, "walk_share", "turned_share", "burst_rate")
+    require_seed(config)
+    require_kinds(config.kinds)
+    if not 0.0 < config.duration_s[0] <= config.duration_s[1] < math.inf:
+        raise WbvlaError(f"expected --duration-s of two rising positive times, got {config.duration_s[0]} {config.duration_s[1]}")
     return write_shards(config.output, config.settings(), make_shard, config, -(-config.episodes // config.episodes_per_shard), config.workers, log)
 
 
-def main(argv: list[str] | None = None) -> int:
-    import tyro
-
-    make(tyro.cli(DemosConfig, args=argv, description="Record demonstrations by the scripted teleoperator."))
-    return 0
-
-
 if __name__ == "__main__":
+    from wbvla_train.data.demos_command import main
+
     program(main)

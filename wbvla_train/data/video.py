@@ -23,70 +23,24 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
-import tyro
 from PIL import Image
 
 from wbvla_core.checkpoint import write_json
 from wbvla_core.console import program
-from wbvla_core.errors import require_at_least
+from wbvla_core.errors import require_at_least, require_seed, require_shares
 from wbvla_core.robot import load_robot
 from wbvla_core.workers import in_processes
 from wbvla_train.data import motion
 from wbvla_train.data.camera import CameraView, robot_view
 from wbvla_train.data.mp4 import write_mp4
+from wbvla_train.data.video_command import DOMAINS, SPLITS, Domain, Split, VideoConfig
 
-Split = Literal["train", "dev", "test"]
-Domain = Literal["loco", "mani", "x2_loco", "x2_mani", "goal_loco", "goal_mani", "other_loco"]
-SPLITS: tuple[Split, ...] = ("train", "dev", "test")
-DOMAINS: tuple[Domain, ...] = ("loco", "mani", "x2_loco", "x2_mani", "goal_loco", "goal_mani", "other_loco")  # the order seeds the draws: append only
-DEFAULT_DOMAINS = DOMAINS[:4]
 SIDECAR = "clips.json"
 ROBOT_VIEW = robot_view(load_robot("x2"))
 # Unitree G1: RealSense D435i colour stream (69 x 42 deg), 47.6 deg down by the robot's published URDF.
 OTHER_VIEW = CameraView(fovy_deg=42.0, aspect=1.7904, pitch_deg=47.6)
-
-
-@dataclass(frozen=True)
-class VideoConfig:
-    """Options of ``wbvla data video``.
-
-    Attributes:
-        output: where shards go; a second run renders only what is missing.
-        domains, splits: which parts to render.
-        train_rooms, dev_rooms, test_rooms: rooms per domain; x2_rooms: training scenes per x2 domain; goal_rooms: training rooms per goal
-            domain. 1000 rooms take about 20 minutes of one core.
-        clips_per_room, frames: clips of ``frames`` / ``rate_hz`` seconds.
-        rate_hz: frame rate; the policy's 10 Hz, so that labels are made at the rate of training.
-        image_size: side of the square image, px: the tiny policy's image.
-        robot_fraction: share of rooms with the robot-like camera (prior work: our prototype, 45 %).
-        change_rate: share of locomotion clips whose command changes on the way (ours: demonstrations change commands too).
-        seed: everything follows from it.
-        workers: processes.
-    """
-
-    output: Path = Path("data/video")
-    domains: tuple[Domain, ...] = DEFAULT_DOMAINS
-    splits: tuple[Split, ...] = SPLITS
-    train_rooms: int = 1200
-    dev_rooms: int = 30
-    test_rooms: int = 30
-    x2_rooms: int = 100
-    goal_rooms: int = 100
-    clips_per_room: int = 8
-    frames: int = 20
-    rate_hz: float = 10.0
-    image_size: int = 96
-    robot_fraction: float = 0.45
-    change_rate: float = 0.35
-    seed: int = 0
-    workers: int = 2
-
-    def rooms(self, split: Split, domain: Domain) -> int:
-        train = {"x2": self.x2_rooms, "goal": self.goal_rooms, "other": 0}.get(domain.partition("_")[0], self.train_rooms)
-        return {"train": train, "dev": self.dev_rooms, "test": self.test_rooms}[split]
 
 
 @dataclass(frozen=True)
@@ -334,7 +288,10 @@ def render(config: VideoConfig, log=print) -> int:
     Raises:
         WbvlaError: a clip of one frame, a room without clips, a seed below 0, no process to render in.
     """
-    require_at_least(config, clips_per_room=1, frames=2, workers=1, seed=0)
+    require_at_least(config, clips_per_room=1, frames=2, workers=1, image_size=8, rate_hz=0.1)
+    require_at_least(config, train_rooms=0, dev_rooms=0, test_rooms=0, x2_rooms=0, goal_rooms=0)
+    require_shares(config, "robot_fraction", "change_rate")
+    require_seed(config)
     shards = [Shard(split, domain, i) for split in config.splits for domain in config.domains for i in range(config.rooms(split, domain))]
     # Small splits first and domains in turn: an interrupted run leaves a smaller corpus, not half of one.
     shards.sort(key=lambda s: (s.split == "train", s.index, s.domain))
@@ -355,10 +312,7 @@ def render(config: VideoConfig, log=print) -> int:
     return len(missing)
 
 
-def main(argv: list[str] | None = None) -> int:
-    render(tyro.cli(VideoConfig, args=argv, description=__doc__), log=lambda text: print(text, flush=True))
-    return 0
-
-
 if __name__ == "__main__":
+    from wbvla_train.data.video_command import main
+
     program(main)

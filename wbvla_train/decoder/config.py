@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from wbvla_decoder.model import DecoderConfig
+from wbvla_decoder.config import DecoderConfig
 from wbvla_decoder.policy import FilterConfig
-from wbvla_train.data.lerobot.stream import StreamConfig
-from wbvla_train.loop import LoopConfig
-from wbvla_vla.lora import LoraSettings
+from wbvla_train.data.lerobot.stream_config import StreamConfig
+from wbvla_train.loop_config import LoopConfig
+from wbvla_vla.config import LoraSettings
 
 
 @dataclass(frozen=True)

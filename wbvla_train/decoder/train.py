@@ -24,7 +24,7 @@ from wbvla_decoder.model import ActionDecoder, DecoderOutput
 from wbvla_perception.preprocess import ImageSpec
 from wbvla_train.data import prints
 from wbvla_train.decoder.batches import Batch, Demonstrations
-from wbvla_train.decoder.config import PRESETS, DecoderTrainConfig
+from wbvla_train.decoder.config import DecoderTrainConfig
 from wbvla_train.decoder.streamed import RobotFrames, StreamedFineTune
 from wbvla_train.loop import LoopConfig, TrainLoop, run_record
 from wbvla_train.memory import MemoryPlan, plan_memory, require_memory
@@ -233,12 +233,7 @@ def _export(config: DecoderTrainConfig, run: FineTuning, weights: dict[str, torc
     log(f"{manifest.label} written to {config.output}: " + "  ".join(f"{key} {value:.3f}" for key, value in held_out.items()))
 
 
-def main(argv: list[str] | None = None) -> int:
-    import tyro
-
-    train(tyro.extras.overridable_config_cli(PRESETS, args=argv, description="Fine-tune the VLA by LoRA together with the decoder."))
-    return 0
-
-
 if __name__ == "__main__":
+    from wbvla_train.decoder.command import main
+
     program(main)

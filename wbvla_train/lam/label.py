@@ -26,7 +26,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import tyro
 
 from wbvla_core.console import program
 from wbvla_core.errors import CheckpointError, ErrorCode, WbvlaError
@@ -39,9 +38,8 @@ from wbvla_train.data.mp4 import read_mp4
 from wbvla_train.data.shards import parse_shard
 from wbvla_train.lam.export import Lam, load_lam
 from wbvla_train.lam.geometry import lens_from_view
+from wbvla_train.lam.label_command import LabelConfig
 from wbvla_train.lam.model import pixels
-
-SAVE_EVERY_S = 5.0  # what a kill costs at most, beside the clip or episode in hand
 
 
 def label_frames(lam: Lam, frames: np.ndarray, stamps_s: np.ndarray, *, view: CameraView | None = None, batch: int = 64) -> tuple[np.ndarray, np.ndarray]:
@@ -212,34 +210,6 @@ def episodes_of(root: Path, camera: str = "", lens: tuple[float, float] | None =
 # -- the verb ------------------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class LabelConfig:
-    """Options of ``wbvla label``.
-
-    Attributes:
-        data: root under which every folder with a clips.json, and every LeRobot data set, is labelled.
-        lams: LAM checkpoints.
-        shard: ``i/n``: take every n-th clip or episode, starting with the i-th (0 <= i < n); for several processes or machines that share the folder.
-        features: where the frozen extractor of a LAM on DINOv2 features lies; empty: where it lay in training.
-        overwrite: replace labels that were made by another LAM.
-        camera: image column of a data set; default: the head camera, or the only one.
-        fovy_deg, pitch_deg: vertical field of view and pitch of a data set's camera that is not the robot's, deg.
-        save_every_s: time between two writes, s.
-        threads: of torch.
-    """
-
-    data: Path = Path("data/video/train")
-    lams: tuple[Path, ...] = (Path("checkpoints/lam/mani"), Path("checkpoints/lam/loco"))
-    shard: str = "0/1"
-    features: str = ""
-    overwrite: bool = False
-    camera: str = ""
-    fovy_deg: float | None = None
-    pitch_deg: float | None = None
-    save_every_s: float = SAVE_EVERY_S
-    threads: int = 1
-
-
 def find_pieces(config: LabelConfig, size: int) -> list[tuple[Path, Piece]]:
     """(folder, clip or episode) of the whole corpus, in an order that every machine finds alike."""
     found = [(path.parent, piece) for path in sorted(config.data.rglob(SIDECAR)) for piece in clips_of(path.parent)]
@@ -317,13 +287,7 @@ def _drop_others(folder: Path, lam: Lam) -> None:
             path.unlink(missing_ok=True)  # another shard may have been quicker
 
 
-def main(argv: list[str] | None = None) -> int:
-    """``wbvla label``: codes of both latent action models for clips and data sets; a second run does what is missing."""
-    config = tyro.cli(LabelConfig, args=argv, prog="wbvla label", description=main.__doc__)
-    torch.set_num_threads(config.threads)
-    label(config, log=lambda text: print(text, flush=True))
-    return 0
-
-
 if __name__ == "__main__":
+    from wbvla_train.lam.label_command import main
+
     program(main)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import sys
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,7 +17,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-import tyro
 
 from wbvla_core.console import program
 from wbvla_core.errors import WbvlaError
@@ -26,7 +24,7 @@ from wbvla_core.machine import describe_machine
 from wbvla_train.data.clips import Corpus, Pairs
 from wbvla_train.data.video import ROBOT_VIEW
 from wbvla_train.lam import export as lam_export
-from wbvla_train.lam.config import NAMES, SIZES, LamTrainConfig, Name, domains_of, preset
+from wbvla_train.lam.config import LamTrainConfig, domains_of
 from wbvla_train.lam.feature_model import FeatureActionModel, new_model
 from wbvla_train.lam.features import RANDOM, FeatureCorpus, FrozenFeatures, load_features
 from wbvla_train.lam.geometry import crop_lens, identity_grid, lens_from_view
@@ -385,34 +383,7 @@ def _export(trainer: LamTrainer, dev: dict[str, tuple[Corpus, Pairs]], available
     return config.checkpoint_dir
 
 
-def recorded_command(arguments: list[str]) -> str:
-    """What metrics.json says was run: everything but where it was written."""
-    kept = [a for i, a in enumerate(arguments) if a not in PLACES and (i == 0 or arguments[i - 1] not in PLACES)]
-    return " ".join(["wbvla train lam", *kept])
-
-
-PLACES = ("--output", "--run-dir")
-USAGE = """usage: wbvla train lam {loco,mani,shared} [debug|tiny|full] [options]
-
-Trains one of the two latent action models, or one for both domains, on `wbvla data video` and exports it to checkpoints/lam/<name>.
-`tiny` (the default) is what ships: about half an hour of one thread. `wbvla train lam loco --help` lists the options."""
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Parse ``{loco,mani,shared} [preset] [options]`` and train."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    if not arguments or arguments[0] not in NAMES:
-        print(USAGE, file=sys.stdout if arguments[:1] in (["-h"], ["--help"]) else sys.stderr)
-        return 0 if arguments[:1] in (["-h"], ["--help"]) else 2
-    name: Name = arguments[0]
-    size, rest = (arguments[1], arguments[2:]) if arguments[1:2] and arguments[1] in SIZES else ("tiny", arguments[1:])
-    config = tyro.cli(LamTrainConfig, default=preset(size, name), args=rest, prog=f"wbvla train lam {name} {size}", description=USAGE)
-    if config.name != name:
-        print(f"wbvla train lam {name}: --name says {config.name}; name the model once, as the first word", file=sys.stderr)
-        return 2
-    train(config, log=lambda text: print(text, flush=True), command=recorded_command(arguments))
-    return 0
-
-
 if __name__ == "__main__":
+    from wbvla_train.lam.command import main
+
     program(main)

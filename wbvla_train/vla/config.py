@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from wbvla_train.data.lerobot.stream import StreamConfig
-from wbvla_train.loop import LoopConfig
+from wbvla_train.data.lerobot.stream_config import StreamConfig
+from wbvla_train.loop_config import LoopConfig
 from wbvla_vla.config import Decoding
 
 

@@ -26,7 +26,7 @@ from wbvla_train.state_file import claim
 from wbvla_train.vla import export
 from wbvla_train.vla.clips import word_tokenizer
 from wbvla_train.vla.codes import load_grounded, recorded_step
-from wbvla_train.vla.config import PRESETS, VlaTrainConfig
+from wbvla_train.vla.config import VlaTrainConfig
 from wbvla_train.vla.grounding import Grounding, GroundingStep
 from wbvla_train.vla.images import require_size
 from wbvla_train.vla.pictures import GROUNDED_FILE, load_stills
@@ -149,12 +149,7 @@ def _train(config: VlaTrainConfig, processes: Processes, log) -> Path:
     return config.output
 
 
-def main(argv: list[str] | None = None) -> int:
-    import tyro
-
-    train(tyro.extras.overridable_config_cli(PRESETS, args=argv, description="Train the vision-language-action model."))
-    return 0
-
-
 if __name__ == "__main__":
+    from wbvla_train.vla.command import main
+
     program(main)

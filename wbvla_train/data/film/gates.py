@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wbvla_train.data.film.measure import Measure
+if TYPE_CHECKING:
+    from wbvla_train.data.film.measure import Measure  # imports video readers, which help can do without
 
 REASONS = ("dark", "over", "empty", "blur", "freeze", "static", "shake")  # of stretches, in order of precedence: a dark picture is not called blurred
 EVENTS = ("cut", "gap")  # of instants

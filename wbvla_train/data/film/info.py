@@ -2,33 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
-import tyro
 
 from wbvla_core.console import program
 from wbvla_train.data.film.gates import Gates, Segment, judge
+from wbvla_train.data.film.info_command import InfoConfig
 from wbvla_train.data.film.ingest import list_films
 from wbvla_train.data.film.measure import Measure
 from wbvla_train.data.film.reader import FilmError, FilmReport, fingerprint, samples
 from wbvla_train.data.film.record import blocks, printable
-
-
-@dataclass(frozen=True)
-class InfoConfig:
-    """Options of ``wbvla video info``.
-
-    Attributes:
-        inputs: films, or folders of films.
-        rate_hz: samples per second. gates: thresholds.
-    """
-
-    inputs: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    rate_hz: float = 10.0
-    gates: Gates = field(default_factory=Gates)
 
 
 def examine(path: Path, rate_hz: float, gates: Gates) -> tuple[FilmReport, list[Measure], list[Segment]]:
@@ -69,9 +53,7 @@ def info(config: InfoConfig, log=print) -> int:
     return status
 
 
-def main(argv: list[str] | None = None) -> int:
-    return info(tyro.cli(InfoConfig, args=argv, description=__doc__), log=lambda text: print(text, flush=True))
-
-
 if __name__ == "__main__":
+    from wbvla_train.data.film.info_command import main
+
     program(main)

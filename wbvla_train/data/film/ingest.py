@@ -17,18 +17,15 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
-
-import tyro
 
 from wbvla_core.checkpoint import write_json
 from wbvla_core.console import program
 from wbvla_core.errors import WbvlaError
 from wbvla_train.data.film import sheet
 from wbvla_train.data.film.duplicates import mark_duplicates
-from wbvla_train.data.film.gates import Gates
+from wbvla_train.data.film.ingest_command import IngestConfig
 from wbvla_train.data.film.reader import SUFFIXES, FilmReport
 from wbvla_train.data.film.record import (
     DECISIONS,
@@ -47,38 +44,6 @@ from wbvla_train.data.shards import parse_shard
 
 OVERRIDES = "overrides.json"
 SUMMARY = "summary.json"
-
-
-@dataclass(frozen=True)
-class IngestConfig:
-    """Options of ``wbvla video ingest``.
-
-    Attributes:
-        inputs: folders (searched through) or single films. A folder's ``camera.json`` {"fovy_deg": 70, "pitch_deg": 20} states the lens.
-        output: data root: ``wbvla train lam loco --data OUTPUT --no-robot-video``, or beside rendered video ``--extra-data OUTPUT/train/loco``.
-        workers: processes.
-        shard: ``i/n``: take every n-th film, starting with the i-th (0 <= i < n); the last shard to end writes the lists. For job
-            arrays: ``--shard $SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT``.
-        rate_hz: frames kept per second of the film's own clock (the policy's 10 Hz); a slower film is kept whole.
-        image_size: side of the square clips, px: 96 for the tiny models, 224 for the full size.
-        dev_share: share of films that become the dev split, chosen by name.
-        fovy_deg: vertical field of view, deg, where no camera.json says so (70 is assumed without either).
-        pitch_deg: optical axis below the horizontal, deg, where no camera.json says so (20 is assumed without either).
-        overrides: decisions from the contact sheet; default OUTPUT/overrides.json.
-        gates: thresholds.
-    """
-
-    inputs: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    output: Path = Path("data/film")
-    workers: int = 2
-    shard: str = "0/1"
-    rate_hz: float = 10.0
-    image_size: int = 96
-    dev_share: float = 0.1
-    fovy_deg: float | None = None
-    pitch_deg: float | None = None
-    overrides: Path | None = None
-    gates: Gates = field(default_factory=Gates)
 
 
 def list_films(inputs: tuple[Path, ...]) -> list[Film]:
@@ -286,9 +251,7 @@ def summary_lines(summary: dict) -> list[str]:
     return lines
 
 
-def main(argv: list[str] | None = None) -> int:
-    return ingest(tyro.cli(IngestConfig, args=argv, description=__doc__), log=lambda text: print(text, flush=True))
-
-
 if __name__ == "__main__":
+    from wbvla_train.data.film.ingest_command import main
+
     program(main)

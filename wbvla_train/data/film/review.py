@@ -2,31 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated
-
-import tyro
-
 from wbvla_core.checkpoint import write_json
 from wbvla_core.console import program
 from wbvla_core.errors import WbvlaError
 from wbvla_train.data.film import sheet
 from wbvla_train.data.film.duplicates import mark_duplicates
 from wbvla_train.data.film.ingest import OVERRIDES, load_records, read_overrides, summarise, summary_lines
-
-
-@dataclass(frozen=True)
-class ReviewConfig:
-    """Options of ``wbvla video review``.
-
-    Attributes:
-        output: the folder that ``wbvla video ingest`` wrote.
-        apply: an ``overrides.json`` that the browser saved: its decisions are added to those of the folder.
-    """
-
-    output: Annotated[Path, tyro.conf.Positional]
-    apply: Path | None = None
+from wbvla_train.data.film.review_command import ReviewConfig
 
 
 def review(config: ReviewConfig, log=print) -> int:
@@ -48,9 +30,7 @@ def review(config: ReviewConfig, log=print) -> int:
     return 0
 
 
-def main(argv: list[str] | None = None) -> int:
-    return review(tyro.cli(ReviewConfig, args=argv, description=__doc__), log=lambda text: print(text, flush=True))
-
-
 if __name__ == "__main__":
+    from wbvla_train.data.film.review_command import main
+
     program(main)

@@ -8,7 +8,7 @@ alone, so that a training goes on anywhere, and each process decodes what it tra
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -16,26 +16,9 @@ from wbvla_perception.preprocess import ImageSpec, policy_image, require_rgb8
 from wbvla_train.data.lerobot.episode import DataError, shown
 from wbvla_train.data.lerobot.reader import Dataset, View
 from wbvla_train.data.lerobot.schema import CAMERA
+from wbvla_train.data.lerobot.stream_config import StreamConfig
 
 Read = Callable[[View, int, int], dict[str, np.ndarray]]  # (episode, first frame, how many) -> arrays of that many rows
-
-
-@dataclass(frozen=True)
-class StreamConfig:
-    """How data sets are read.
-
-    Attributes:
-        lanes: independent sequences that a batch is made from, at most; as many as divide the batch and have chunks are used. More mix better and
-            need more memory (ours).
-        chunk_frames: consecutive frames that are decoded together (ours: 3.2 s at 10 Hz; our videos have a key frame every five frames).
-        pool_chunks: chunks of a lane in memory at once, from as many places of the data (ours).
-        camera: image column; empty: the head camera, or the only one.
-    """
-
-    lanes: int = 64
-    chunk_frames: int = 32
-    pool_chunks: int = 4
-    camera: str = ""
 
 
 class FrameStream:

@@ -1,0 +1,39 @@
+"""``wbvla train lam``: its options. torch is imported when training begins, so that help and refusals come at once."""
+
+from __future__ import annotations
+
+import sys
+
+import tyro
+
+from wbvla_train.lam.config import NAMES, SIZES, LamTrainConfig, Name, preset
+
+PLACES = ("--output", "--run-dir")
+USAGE = """usage: wbvla train lam {loco,mani,shared} [debug|tiny|full] [options]
+
+Trains one of the two latent action models, or one for both domains, on `wbvla data video` and exports it to checkpoints/lam/<name>.
+`tiny` (the default) is what ships: about half an hour of one thread. `wbvla train lam loco --help` lists the options."""
+
+
+def recorded_command(arguments: list[str]) -> str:
+    """What metrics.json says was run: everything but where it was written."""
+    kept = [a for i, a in enumerate(arguments) if a not in PLACES and (i == 0 or arguments[i - 1] not in PLACES)]
+    return " ".join(["wbvla train lam", *kept])
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse ``{loco,mani,shared} [preset] [options]`` and train."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] not in NAMES:
+        print(USAGE, file=sys.stdout if arguments[:1] in (["-h"], ["--help"]) else sys.stderr)
+        return 0 if arguments[:1] in (["-h"], ["--help"]) else 2
+    name: Name = arguments[0]
+    size, rest = (arguments[1], arguments[2:]) if arguments[1:2] and arguments[1] in SIZES else ("tiny", arguments[1:])
+    config = tyro.cli(LamTrainConfig, default=preset(size, name), args=rest, prog=f"wbvla train lam {name} {size}", description=USAGE)
+    if config.name != name:
+        print(f"wbvla train lam {name}: --name says {config.name}; name the model once, as the first word", file=sys.stderr)
+        return 2
+    from wbvla_train.lam.train import train
+
+    train(config, log=lambda text: print(text, flush=True), command=recorded_command(arguments))
+    return 0
