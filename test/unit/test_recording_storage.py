@@ -227,3 +227,19 @@ def test_fifty_kills_at_random_times_cost_at_most_the_last_second_each(tmp_path)
     ages = [kill_one(tmp_path / f"bag{i}", rng.uniform(0.05, 2.5))[1] for i in range(50)]
     print(f"oldest loss {max(ages):.3f} s")
     assert max(ages) < 1.0
+
+
+def test_a_closed_bag_that_is_damaged_in_its_middle_is_a_problem_of_its_audit(tmp_path, monkeypatch):
+    from wbvla_core.ros.tables import topic_table
+    from wbvla_teleop.recording.audit import audit_bag
+
+    monkeypatch.setattr(storage, "CHUNK_BYTES", 2000)
+    written(tmp_path / "bag", 500)
+    path = bag_file(tmp_path / "bag")
+    assert not [text for text in audit_bag(path, topic_table())["problems"] if "damaged" in text]
+    data = bytearray(path.read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 64] = bytes(64)
+    path.write_bytes(bytes(data))
+    report = audit_bag(path, topic_table())
+    assert any("damaged" in text and "what comes behind it is not read" in text for text in report["problems"])

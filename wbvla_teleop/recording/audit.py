@@ -204,10 +204,13 @@ class Audit:
 def audit_bag(bag: Path, table: TopicTable) -> dict[str, Any]:
     """The audit of a bag on disk, closed or not. Raises BagError."""
     path = bag_file(bag)
-    audit = Audit(table)
-    for channel, at_ns, data in scan(path):
+    audit, complete, damage = Audit(table), is_complete(path), []
+    for channel, at_ns, data in scan(path, damage):
         audit.add(channel.topic, channel.type, channel.definition, at_ns, data)
-    return audit.report(complete=is_complete(path))
+    report = audit.report(complete=complete)
+    if complete:  # a bag that was not closed ends somewhere, which is said already
+        report["problems"] += damage
+    return report
 
 
 def as_table(report: dict[str, Any]) -> str:

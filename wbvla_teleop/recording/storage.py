@@ -210,8 +210,13 @@ def is_complete(path: Path) -> bool:
         return file.read() == MAGIC
 
 
-def scan(path: Path) -> Iterator[tuple[Channel, int, bytes]]:
-    """(channel, time of arrival in ns, serialized message) of every whole message, index or not, up to where the file breaks off or is damaged."""
+def scan(path: Path, damage: list[str] | None = None) -> Iterator[tuple[Channel, int, bytes]]:
+    """(channel, time of arrival in ns, serialized message) of every whole message, index or not, up to where the file breaks off or is damaged.
+
+    Args:
+        damage: takes a sentence that says where reading ended, unless that was the end of the data.
+    """
+    damage = [] if damage is None else damage
     schemas: dict[int, tuple[str, str]] = {}
     channels: dict[int, Channel] = {}
 
@@ -244,21 +249,26 @@ def scan(path: Path) -> Iterator[tuple[Channel, int, bytes]]:
         size = os.fstat(file.fileno()).st_size
         while (head := file.read(9)) and len(head) == 9:
             op, length = struct.unpack("<BQ", head)
-            if op == DATA_END or file.tell() + length > size:
+            at = file.tell() - len(head)
+            if op == DATA_END:
                 return
-            if op == CHUNK:
-                body = memoryview(file.read(length))
-                _, _, whole, crc = struct.unpack_from("<QQQI", body)
-                compression, rest = _text(body[28:])
-                try:
-                    data = decompress(bytes(rest[8:]), compression, whole, crc)
-                except Exception:  # any codec's own exception: this chunk is damaged, and what comes behind it is not trusted
-                    return
-                yield from records(memoryview(data))
-            elif op in (SCHEMA, CHANNEL, MESSAGE):
-                yield from records(memoryview(head + file.read(length)))
-            else:
-                file.seek(length, os.SEEK_CUR)
+            if file.tell() + length > size:
+                damage.append(f"cut off, or damaged, at byte {at} of {size}: what comes behind it is not read")
+                return
+            try:
+                if op == CHUNK:
+                    body = memoryview(file.read(length))
+                    _, _, whole, crc = struct.unpack_from("<QQQI", body)
+                    compression, rest = _text(body[28:])
+                    yield from records(memoryview(decompress(bytes(rest[8:]), compression, whole, crc)))
+                elif op in (SCHEMA, CHANNEL, MESSAGE):
+                    yield from records(memoryview(head + file.read(length)))
+                else:
+                    file.seek(length, os.SEEK_CUR)
+            except Exception as error:  # any codec's own exception: this chunk is damaged, and what comes behind it is not trusted
+                damage.append(f"damaged at byte {at} of {size} ({' '.join(str(error).split()) or type(error).__name__}): what comes behind it is not read")
+                return
+        damage.append(f"it ends at byte {size} without an end of its data")
 
 
 def _text(data: memoryview) -> tuple[str, memoryview]:

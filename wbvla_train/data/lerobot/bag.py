@@ -175,7 +175,7 @@ class Bag:
             except StopIteration:
                 return
             except Exception as error:  # see __init__
-                raise DataError(f"breaks off after {self._since_start(0):.1f} s: {_reason(error)}") from error
+                raise DataError(f"breaks off after {max(self._since_start(0), 0.0):.1f} s: {_reason(error)}") from error
             self._newest_ns = arrival_ns
             try:
                 message = self._reader.deserialize(data, connection.msgtype)

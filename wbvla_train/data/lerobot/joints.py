@@ -18,6 +18,7 @@ from wbvla_core.timeline import nearest_index
 
 SETTLE_S = 0.5  # a sample waits this long for what belongs to it and comes later
 KEEP_S = 2.0
+ABSURD = 1e6  # rad, rad/s: no joint, but a flipped bit
 DIFFERENCE_S = 0.02  # velocities are differences of positions this far before and after
 
 
@@ -99,8 +100,10 @@ class JointJoiner:
         qd = self._numbers("velocity", velocity, names)[take] if len(velocity) else np.full(len(take), np.nan)
         if not self._velocities:
             qd = np.zeros(len(take))
-        if not np.isfinite(q).all():
-            raise StateError(f"position of {self._robot.joint_names[places[int(np.isnan(q).argmax())]]} is not finite", ErrorCode.STATE_NOT_FINITE)
+        if not (good := np.abs(q) < ABSURD).all():
+            name = self._robot.joint_names[places[int(good.argmin())]]
+            raise StateError(f"position of {name} is not finite, or absurd: {q[int(good.argmin())]:g}", ErrorCode.STATE_NOT_FINITE)
+        qd = np.where(np.abs(qd) < ABSURD, qd, np.nan)
         complete = len(take) == self._robot.joint_count and bool(np.isfinite(qd).all())
         if self._whole is None:
             self._whole = complete
