@@ -83,7 +83,8 @@ setup(
     ],
     install_requires=requirements("core"),
     extras_require=extras,
-    entry_points={"console_scripts": ["wbvla = wbvla_cli.main:main", *(f"{name} = {module}:main" for name, module in NODES.items())]},
+    # wbvla_core.start imports next to nothing before a signal can be answered, and then the module of nodes.yaml
+    entry_points={"console_scripts": [f"{name} = wbvla_core.start:{name}" for name in ("wbvla", *NODES)]},
     cmdclass={"develop": Develop},
     zip_safe=False,
 )

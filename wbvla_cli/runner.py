@@ -235,11 +235,14 @@ class Stack:
 
         Raises:
             StackError: a node refused, died or did not answer; named, with its last lines.
+            KeyboardInterrupt: it was ``cancelled``.
         """
         manager = self.client.manager([row.name for row in self.rows], lambda text: self._say(f"[runner] {text}"))
         try:
             manager.bring_up(timeout_s, alive=lambda name: self.processes[name].running and not self._cancelled())
         except WbvlaError as error:
+            if self._cancelled():
+                raise KeyboardInterrupt from error
             self.dead()
             raise StackError(f"{error}; logs are in {self._folder}", [error.node] if getattr(error, "node", "") else []) from error
 
@@ -361,6 +364,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                     raise StackError(f"{', '.join(critical or dead)} ended: the stack stops")
                 status = 1 if dead else 0
                 time.sleep(0.1)
+    except KeyboardInterrupt:  # while it came up: Ctrl-C is how this verb ends
+        pass
     except StackError as error:
         if not stop.is_set():
             print(f"wbvla run: {error}", file=sys.stderr)

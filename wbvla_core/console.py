@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import os
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
 from typing import NoReturn
 
 from wbvla_core.errors import WbvlaError
@@ -38,7 +42,8 @@ def run(name: str, main: Callable[[], int | None]) -> int:
     """
     flush_lines()
     try:
-        return int(main() or 0)
+        with _interruptible_imports(name):
+            return int(main() or 0)
     except KeyboardInterrupt:
         return _say(name, "interrupted", INTERRUPTED)
     except WbvlaError as error:
@@ -56,6 +61,39 @@ def run(name: str, main: Callable[[], int | None]) -> int:
     except Exception:
         traceback.print_exc()
         return CRASHED
+
+
+@contextlib.contextmanager
+def _interruptible_imports(name: str) -> Iterator[None]:
+    """Ctrl-C during an import ends the program at once.
+
+    As an exception it would pass through foreign modules that take it for a missing package, or go on. Nothing of ours is open while something is imported.
+    Everywhere else it is a KeyboardInterrupt as ever.
+    """
+
+    def interrupted(number: int, frame: FrameType | None) -> None:
+        if importing(frame):
+            os.write(2, f"{name}: interrupted\n".encode())  # print may be what is interrupted
+            os._exit(INTERRUPTED)
+        signal.default_int_handler(number, frame)
+
+    ours = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if ours:
+        signal.signal(signal.SIGINT, interrupted)
+    try:
+        yield
+    finally:
+        if ours and signal.getsignal(signal.SIGINT) is interrupted:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def importing(frame: FrameType | None) -> bool:
+    """Whether this frame belongs to the import of some module."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib._bootstrap"):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def program(main: Callable[[], int | None]) -> NoReturn:

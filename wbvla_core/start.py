@@ -17,17 +17,14 @@ import sys
 from collections.abc import Callable
 
 EARLY = (signal.SIGINT, signal.SIGTERM)
+INTERRUPTED = 130  # 128 + SIGINT, as a shell's own commands
 
 
-def guard() -> None:
-    """From now on SIGINT and SIGTERM end this process, until something else handles them. A signal that is ignored stays ignored."""
+def guard(status: int = 0) -> None:
+    """From now on SIGINT and SIGTERM end this process with ``status``, until something else handles them. One that is ignored stays ignored."""
     for number in EARLY:
         if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, _leave)
-
-
-def _leave(_number: int, _frame: object) -> None:
-    os._exit(0)
+            signal.signal(number, lambda _number, _frame: os._exit(status))
 
 
 def run(module: str) -> None:
@@ -36,13 +33,24 @@ def run(module: str) -> None:
     importlib.import_module(module).main()
 
 
+def wbvla() -> int:
+    """The command ``wbvla``: Ctrl-C is Python's own KeyboardInterrupt as soon as there is somebody to catch it."""
+    before = {number: signal.getsignal(number) for number in EARLY}
+    guard(INTERRUPTED)
+    main = importlib.import_module("wbvla_cli.main").main
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    return main()
+
+
 def _executable(name: str) -> Callable[[], None]:
     from wbvla_core.ros.tables import node_table
 
     rows = {row.executable: row.module for row in node_table().nodes}
-    if name != "lifecycle_manager" and name not in rows:
-        raise AttributeError(f"{__name__} starts {[*rows, 'lifecycle_manager']}, there is no {name!r}")
-    return lambda: run(rows.get(name, "wbvla_core.ros.manager"))
+    rows["lifecycle_manager"] = "wbvla_core.ros.manager"
+    if name not in rows:
+        raise AttributeError(f"{__name__} starts {sorted(rows)}, there is no {name!r}")
+    return lambda: run(rows[name])
 
 
 def __getattr__(name: str) -> Callable[[], None]:
@@ -55,6 +63,6 @@ def __getattr__(name: str) -> Callable[[], None]:
 
 if __name__ == "__main__":
     guard()
-    module = sys.argv.pop(1)
-    sys.argv[0] = module
-    run(module)
+    program = sys.argv.pop(1)
+    sys.argv[0] = program
+    run(program)

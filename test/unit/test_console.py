@@ -5,8 +5,10 @@ from __future__ import annotations
 import ast
 import os
 import selectors
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -20,7 +22,7 @@ PATIENCE_S = 60.0  # for a line that never comes; one that comes takes a tenth o
 
 
 def programs() -> list[Path]:
-    """Modules that run when they are called by name, ROS nodes aside: those end as rclpy wants it."""
+    """Modules that run when they are called by name, ROS nodes and their starter aside: those end as rclpy wants it."""
     places = [path for place in ("wbvla_*", "benchmarks") for path in ROOT.glob(f"{place}/**/*.py")]
     guarded = [path for path in places if '\nif __name__ == "__main__"' in path.read_text() and not path.stem.endswith("node")]
     return [path for path in guarded if path.stem not in ("manager", "main", "start")]
@@ -89,3 +91,51 @@ def test_a_program_says_how_it_was_started(start, name):
     code += f"runpy.run_{start}({what!r}, run_name='__main__'{', alter_sys=True' if start == 'module' else ''})"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=PLAIN, capture_output=True, text=True)
     assert done.stdout.splitlines()[-1:] == [name], done.stderr
+
+
+IMPORTS = """
+import sys
+import time
+from wbvla_core.console import run
+def main():
+    import endless
+sys.exit(run("wbvla x", main))
+"""
+SWALLOWS = """
+print("importing", flush=True)
+import time
+while True:
+    try:
+        time.sleep(0.01)
+    except BaseException as error:  # as lazy importers do
+        raise ModuleNotFoundError("could not import it") from error
+"""
+
+
+def test_ctrl_c_during_an_import_ends_the_program_whatever_that_module_makes_of_it(tmp_path):
+    (tmp_path / "endless.py").write_text(SWALLOWS)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(tmp_path), str(ROOT)))}
+    with subprocess.Popen([sys.executable, "-c", IMPORTS], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as running:
+        try:
+            assert running.stdout.readline() == "importing\n"
+            running.send_signal(signal.SIGINT)
+            text = running.communicate(timeout=20)[0]
+        finally:
+            running.kill()
+    assert (running.returncode, text) == (130, "wbvla x: interrupted\n")
+
+
+def test_ctrl_c_elsewhere_is_an_ordinary_interrupt_and_the_handler_is_given_back(capsys):
+    before, cleaned = signal.getsignal(signal.SIGINT), []
+
+    def main() -> int:
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(10)
+        finally:
+            cleaned.append(True)
+        return 0
+
+    assert console.run("wbvla x", main) == 130 and cleaned
+    assert capsys.readouterr().err == "wbvla x: interrupted\n"
+    assert signal.getsignal(signal.SIGINT) is before
