@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 
 from wbvla_core import robot_numbers
 from wbvla_core.console import DISK_FULL
-from wbvla_core.errors import CheckpointError, ErrorCode, WbvlaError
+from wbvla_core.errors import CheckpointError, ErrorCode, WbvlaError, WbvlaWarning
 from wbvla_core.robot import RobotSpec, share_roots
 
 T = TypeVar("T")
@@ -395,6 +395,7 @@ def load_manifest(directory: str | os.PathLike, kind: str | None = None, robot: 
             warnings.warn(
                 f"{manifest.label} does not record {len(missing)} numbers of its robot ({robot_numbers.listed(missing)}): where the robot spec was changed "
                 "in them after the training, nobody notices; export it again",
+                WbvlaWarning,
                 stacklevel=2,
             )
     if verify_files:

@@ -10,12 +10,13 @@ import signal
 import sys
 import threading
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from wbvla_core.errors import WbvlaError
+from wbvla_core.errors import WbvlaError, WbvlaWarning
 
 REFUSED, CRASHED, INTERRUPTED, PIPE_CLOSED = 2, 1, 130, 141
 # Errors of the operating system that say something of the place, not of the program, even without a file name.
@@ -41,6 +42,7 @@ def run(name: str, main: Callable[[], int | None]) -> int:
         main: parses ``sys.argv`` and does the work; None counts as 0.
     """
     flush_lines()
+    _notes_in_one_line(name)
     try:
         with _interruptible_imports(name):
             return int(main() or 0)
@@ -108,6 +110,19 @@ def called() -> str:
         return f"python -m {spec.name.removesuffix('.__main__')}"
     script = Path(sys.argv[0])
     return f"python {script.parent.name}/{script.name}" if script.parent.name else f"python {script.name}"
+
+
+def _notes_in_one_line(name: str) -> None:
+    """Print this project's own warnings as sentences, without file, line and source; the others as ever."""
+    before = warnings.showwarning
+
+    def show(message, category, filename, lineno, file=None, line=None) -> None:
+        if issubclass(category, WbvlaWarning):
+            print(f"{name}: note: {message}", file=file or sys.stderr)
+        else:
+            before(message, category, filename, lineno, file, line)
+
+    warnings.showwarning = show
 
 
 def _say(name: str, text: str, status: int) -> int:

@@ -66,6 +66,10 @@ class WbvlaError(ValueError):
             self.code = code
 
 
+class WbvlaWarning(UserWarning):
+    """Something to know that stops nothing; programs print it as one line."""
+
+
 class CommandError(WbvlaError):
     """A LocoCommand or an arm chunk that must not reach the motors."""
 

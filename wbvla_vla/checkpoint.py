@@ -86,15 +86,16 @@ def load_float(path: Path) -> dict[str, torch.Tensor]:
         stored = load_file(path)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} is not a readable safetensors file ({error}); copy the checkpoint again", ErrorCode.CHECKPOINT_CORRUPT) from error
-    for name, tensor in stored.items():
-        # A sum is finite where all its parts are; it takes a tenth of the time that looking at each of them takes.
-        if tensor.is_floating_point() and not torch.isfinite(tensor.sum(dtype=torch.float32)) and (bad := int((~torch.isfinite(tensor)).sum())):
+    found = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in stored.items()}
+    for name, tensor in found.items():
+        # A sum is finite only where all its parts are, and is quick; where it is not, each of them is looked at (a sum can also overflow).
+        if tensor.is_floating_point() and not torch.isfinite(tensor.sum()) and (bad := int((~torch.isfinite(tensor)).sum())):
             raise CheckpointError(
                 f"{path}: {bad} of {tensor.numel()} numbers of {name} are not finite; the training diverged, or the file was changed: "
                 "copy or train the checkpoint again",
                 ErrorCode.CHECKPOINT_CORRUPT,
             )
-    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in stored.items()}
+    return found
 
 
 def load_strict(module: torch.nn.Module, state: dict[str, torch.Tensor], label: str) -> None:

@@ -139,3 +139,14 @@ def test_ctrl_c_elsewhere_is_an_ordinary_interrupt_and_the_handler_is_given_back
     assert console.run("wbvla x", main) == 130 and cleaned
     assert capsys.readouterr().err == "wbvla x: interrupted\n"
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_our_own_warnings_are_one_line_without_source_and_those_of_others_stay():
+    code = (
+        "import warnings; from wbvla_core import console; from wbvla_core.errors import WbvlaWarning\n"
+        "def main():\n    warnings.warn('it does not say', WbvlaWarning)\n    warnings.warn('old', UserWarning)\n"
+        "console.run('wbvla x', main)"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stderr.splitlines()
+    assert said[0] == "wbvla x: note: it does not say"
+    assert said[1].endswith("UserWarning: old")
