@@ -423,7 +423,8 @@ def test_stamps_of_our_simulator_are_known_to_be_exact_and_motion_is_not_asked(t
     """Every image carries the stamp of the state that it was drawn from; one that is there before the state that it claims to show is judged by motion."""
     states = [
         (k / 50, "/wbvla/sim/state", TYPES["wbvla_msgs/msg/SimState"](header=header(START_S + k / 50), **_blank(TYPES["wbvla_msgs/msg/SimState"])))
-        for k in range(300)
+        for k in range(7, 300)
+        if k % 65  # the recorder came later than the first image, and lost some
     ]
     for name, skew_s in (("exact", 0.0), ("late", 0.08)):
         source = write_bag(tmp_path / "plain" / name, camera_skew_s=skew_s)
