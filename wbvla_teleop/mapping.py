@@ -106,10 +106,12 @@ class DeadMan:
         if not pressed and self.grip is Grip.LOST:
             self.grip = Grip.RELEASED
 
-    def excuse(self, pause_s: float) -> None:
-        """This process could not run for ``pause_s``: our own pause is not the device's silence."""
-        self._heard_s += pause_s
-        self._event_s += pause_s
+    def excuse(self, pause_s: float, now_s: float) -> None:
+        """This process could not run for ``pause_s``: our own pause is not the device's silence.
+
+        The limit for events is not moved: on a busy machine, where every period is a little late, it would recede for ever.
+        """
+        self._heard_s = min(now_s, self._heard_s + pause_s)
 
     def silent(self, now_s: float) -> str:
         """What has been silent for too long while the button was down, "" if nothing has."""

@@ -160,7 +160,7 @@ class TeleopNode(ManagedNode):
         now_s = time.monotonic()
         late_s, self._timer_s = now_s - self._timer_s - WATCH_S, now_s
         if late_s > PAUSE_PERIODS * WATCH_S:
-            self._deadman.excuse(late_s)
+            self._deadman.excuse(late_s, now_s)
         self._watch()
 
     def _watch(self) -> None:

@@ -147,8 +147,17 @@ def test_silence_in_control_ends_it_once_and_wants_a_release_too():
 
 def test_our_own_pause_is_not_the_devices_silence():
     dead = held()
-    dead.excuse(1.5)
+    dead.excuse(1.5, 1.5)
     assert dead.step(1.7) == "" and dead.step(1.81) == "let go"
+
+
+def test_a_busy_machine_does_not_put_off_the_end_of_a_repeating_device():
+    dead = held()
+    for tick in range(1, 42):
+        dead.hear(True, tick * 0.05, event=False)
+        dead.excuse(0.04, tick * 0.05)
+        said = dead.step(tick * 0.05)
+    assert said == "let go"
 
 
 def test_a_button_that_is_down_from_the_start_is_nobodys_decision():
