@@ -27,7 +27,7 @@ from wbvla_core.checkpoint import find_checkpoint, load_manifest, write_json
 from wbvla_core.console import DISK_FULL, program
 from wbvla_core.errors import ErrorCode, InstructionError, WbvlaError
 from wbvla_core.robot import RobotSpec, load_robot
-from wbvla_core.ros.domains import mark, reserve
+from wbvla_core.ros.domains import check_domain, mark, reserve
 from wbvla_core.ros.tables import share_dir
 from wbvla_core.task import TaskResult, check_goal
 from wbvla_eval.produce import BAG, REPORT, SUMMARY, VIDEO, EpisodeFacts, produce, produce_without_bag
@@ -493,6 +493,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.redo is not None:
         facts = load_facts(options.redo)
         return finish(options.redo, facts, load_robot(facts.robot), display, video=options.video)
+    if options.domain is not None:
+        check_domain(options.domain)  # before a folder is made
     robot = load_robot(options.robot)
     task = understand(options.instruction, options.seed, robot, options.timeout_s)
     display.step(1, f'"{options.instruction}", seed {options.seed}')

@@ -21,7 +21,7 @@ import tyro
 
 from wbvla_cli.inspect import SHORT_HASH, find_checkpoints
 from wbvla_core.checkpoint import Manifest, load_manifest
-from wbvla_core.errors import CheckpointError
+from wbvla_core.errors import CheckpointError, require_positive
 from wbvla_core.ros.tables import share_dir
 
 WIDTH = 140
@@ -223,6 +223,7 @@ SECTIONS: tuple[tuple[str, Callable[[Doctor], Iterator[Finding]]], ...] = (
 
 def main(argv: Sequence[str]) -> int:
     options = tyro.cli(Doctor, args=list(argv))
+    require_positive(options, "", "timeout_s")
     missing = 0
     for title, check in SECTIONS:
         print(title, flush=True)

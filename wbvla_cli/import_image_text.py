@@ -10,6 +10,7 @@ from typing import Annotated
 import tyro
 
 from wbvla_cli.import_prismatic import report
+from wbvla_core.errors import require_at_least
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class ImportImageText:
 
 def main(argv: Sequence[str]) -> int:
     options = tyro.cli(ImportImageText, args=list(argv))
+    require_at_least(options, image_size=1)
     from wbvla_vla.image_text import load_image_text  # here, so that help and refusals come at once
 
     loaded = load_image_text(options.source, image_size=options.image_size)

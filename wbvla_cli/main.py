@@ -138,15 +138,15 @@ def call(verb: Verb, rest: list[str]) -> int:
     """Import a verb's module and hand it the words after the verb; 3 where a package that it needs is missing."""
     try:
         module = importlib.import_module(verb.module)
+        # tyro takes the program's name from here, so that a verb's help shows how it was called
+        sys.argv = [f"wbvla {verb.name}", *rest]
+        return int(module.main(rest) or 0)
     except ModuleNotFoundError as error:
         text = explain_import(error, verb)
         if text is None:
             raise
         print(f"wbvla: {text}", file=sys.stderr)
         return 3
-    # tyro takes the program's name from here, so that a verb's help shows how it was called
-    sys.argv = [f"wbvla {verb.name}", *rest]
-    return int(module.main(rest) or 0)
 
 
 def _version() -> str:

@@ -27,6 +27,7 @@ from rosbags.typesys.store import Typestore
 from wbvla_cli.notes import HELP as NOTES_HELP
 from wbvla_cli.notes import Notebook
 from wbvla_core.console import program
+from wbvla_core.errors import require_at_least
 from wbvla_core.ros.tables import message_folders, topic_table
 from wbvla_teleop.keyboard import RawTerminal
 from wbvla_teleop.recording.audit import as_table, audit_bag, write_json
@@ -170,6 +171,7 @@ def audit(folder: Path) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """``wbvla record``."""
     options = tyro.cli(RecordOptions, args=argv, prog="wbvla record")
+    require_at_least(options, duration_s=0, min_free_mb=0)
     if options.audit:
         return audit(options.output)
     from wbvla_cli.runner import Stack

@@ -339,7 +339,10 @@ def parse_overrides(items: Sequence[str]) -> dict[str, dict[str, Any]]:
         node, dot, parameter = name.partition(".")
         if not (equals and dot and node and parameter):
             raise StackError(f"--set wants node.parameter=value, got {item!r}")
-        out.setdefault(node, {})[parameter] = yaml.safe_load(value)
+        try:
+            out.setdefault(node, {})[parameter] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise StackError(f"--set {name}: {value!r} is no value that YAML can read") from error
     return out
 
 

@@ -11,6 +11,7 @@ from typing import Literal
 import tyro
 
 from wbvla_core.checkpoint import find_checkpoint
+from wbvla_core.errors import require_at_least
 from wbvla_core.robot import load_robot
 from wbvla_vla.serve import PolicyServer, load, needs_network
 
@@ -48,6 +49,7 @@ class Serve:
 
 def main(argv: Sequence[str]) -> int:
     options = tyro.cli(Serve, args=list(argv))
+    require_at_least(options, threads=1)
     robot = load_robot(options.robot)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     start = time.perf_counter()

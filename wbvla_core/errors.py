@@ -98,32 +98,44 @@ class LinkError(WbvlaError):
     code = ErrorCode.TASK_FAULT
 
 
-def require_at_least(options: object, **least: float) -> None:
+def require_at_least(options: object, where: str = "", /, **least: float) -> None:
     """Check fields of a command's options against their lower bounds; None is an option that was not given.
 
+    Args:
+        where: of options inside others, what stands before their names on the command line, for example ``codes.loop``.
+
     Raises:
-        WbvlaError: the first that is below its bound, named as on the command line.
+        WbvlaError: the first that is below its bound, or no number, named as on the command line.
     """
     for name, bound in least.items():
         value = getattr(options, name)
-        if value is not None and not bound <= value < math.inf:  # NaN is no number either
-            raise WbvlaError(f"expected --{name.replace('_', '-')} of at least {bound}, got {value}")
+        if value is not None and not bound <= value < math.inf:  # NaN is not a number either
+            raise WbvlaError(f"expected {option_name(name, where)} of at least {bound}, got {value}")
 
 
-def require_shares(options: object, *names: str) -> None:
-    """Check fields of a command's options that are shares of a whole.
-
-    Raises:
-        WbvlaError: the first that lies outside [0, 1], named as on the command line.
-    """
+def require_positive(options: object, where: str = "", /, *names: str) -> None:
+    """Raise WbvlaError for the first of a command's options that is not a positive number; None is an option that was not given."""
     for name in names:
         value = getattr(options, name)
-        if not 0.0 <= value <= 1.0:
-            raise WbvlaError(f"expected --{name.replace('_', '-')} between 0 and 1, got {value}")
+        if value is not None and not 0.0 < value < math.inf:
+            raise WbvlaError(f"expected {option_name(name, where)} above 0, got {value}")
 
 
-def require_seed(options: object, name: str = "seed") -> None:
+def require_shares(options: object, where: str = "", /, *names: str) -> None:
+    """Raise WbvlaError for the first of a command's options that is no share of a whole, 0 to 1."""
+    for name in names:
+        value = getattr(options, name)
+        if value is not None and not 0.0 <= value <= 1.0:
+            raise WbvlaError(f"expected {option_name(name, where)} between 0 and 1, got {value}")
+
+
+def require_seed(options: object, where: str = "", /, name: str = "seed") -> None:
     """Raise WbvlaError where a command's seed is not one that every generator takes: 0 to 2^63 - 1."""
     value = getattr(options, name)
     if not 0 <= value < 2**63:
-        raise WbvlaError(f"expected --{name.replace('_', '-')} between 0 and 2^63 - 1, got {value}")
+        raise WbvlaError(f"expected {option_name(name, where)} between 0 and 2^63 - 1, got {value}")
+
+
+def option_name(name: str, where: str = "") -> str:
+    """How a field of the options is called on the command line."""
+    return "--" + f"{where}.{name}".lstrip(".").replace("_", "-")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from wbvla_core.errors import require_at_least, require_positive, require_seed, require_shares
+
 
 @dataclass(frozen=True)
 class LoopConfig:
@@ -35,3 +37,10 @@ class LoopConfig:
     accumulate: int = 1
     checkpointing: bool = False
     frozen_bf16: bool = False
+
+    def require(self, where: str) -> None:
+        """Raise WbvlaError for the first value that no training can have; ``where`` stands before its name on the command line."""
+        require_at_least(self, where, steps=1, warmup_steps=0, weight_decay=0, threads=1, save_every=1, log_every=1, accumulate=1)
+        require_positive(self, where, "lr", "clip_norm")
+        require_shares(self, where, "final_lr")
+        require_seed(self, where)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from wbvla_core.errors import require_at_least, require_positive
 from wbvla_core.robot import load_robot
 from wbvla_train.decoder.config import PRESETS as DECODER_PRESETS
 from wbvla_train.vla.config import PRESETS as VLA_PRESETS
@@ -74,7 +75,10 @@ def plan(options: PlanOptions) -> MemoryPlan:
 
 def main(argv: list[str] | None = None) -> int:
     """``wbvla train plan``: exit status 1 where the preset does not fit."""
-    found = plan(tyro.cli(PlanOptions, args=argv, prog="wbvla train plan", description=__doc__))
+    options = tyro.cli(PlanOptions, args=argv, prog="wbvla train plan", description=__doc__)
+    require_at_least(options, processes=1, accumulate=1)
+    require_positive(options, "", "device_gib")
+    found = plan(options)
     print(found)
     print("fits" if found.fits else "does not fit")
     return 0 if found.fits else 1

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from wbvla_cli import doctor, inspect, main
-from wbvla_core.checkpoint import save_manifest
+from wbvla_core.checkpoint import find_checkpoint, save_manifest
 from wbvla_core.errors import CommandError, ErrorCode
 from wbvla_core.robot import load_robot
 
@@ -119,25 +119,114 @@ def test_a_refusal_is_one_sentence_with_its_code_and_no_traceback(capsys, monkey
     assert text == "wbvla inspect: flags must be -1, 0 or 1, got 3 [COMMAND_FLAG_RANGE 400]\n"
 
 
-@pytest.mark.parametrize(
-    ("argv", "says"),
-    [
-        ("demo --seed -1", "a seed of at least 0, got -1"),
-        ("demo --robot nosuch", "no robot 'nosuch'"),
-        ("eval walk-to --trials 0", "--trials of at least 1, got 0"),
-        ("eval instructions --processes 0", "--processes of at least 1, got 0"),
-        ("data demos --episodes -2", "--episodes of at least 1, got -2"),
-        ("data video --frames 1", "--frames of at least 2, got 1"),
-    ],
-)
-def test_options_out_of_range_are_refused_in_one_sentence_that_names_them(argv, says, capsys, monkeypatch, tmp_path):
+# Command line -> what its one sentence says. Options stand before the work: nothing is read or written, and no torch is loaded for most of them.
+WRONG = {
+    "demo --seed -1": "a seed of at least 0, got -1",
+    "demo --robot nosuch": "no robot 'nosuch'",
+    "demo --domain 500": "from 0 to 232, got 500",
+    "demo --timeout-s nan": "timeout_s must lie in (0, 600], got nan",
+    "demo --policy nosuch": "no checkpoint at",
+    "demo --lmo vla/tiny": "holds a checkpoint of kind 'vla', but 'lmo' is needed",
+    "run --set vla.policy": "--set wants node.parameter=value, got 'vla.policy'",
+    "run --set nope.x=3": "parameters are given for ['nope'], but this stack has",
+    "run --set sim.seed=[1": "--set sim.seed: '[1' is no value that YAML can read",
+    "run --domain 500": "from 0 to 232, got 500",
+    "run --domain -1": "from 0 to 232, got -1",
+    "serve --threads 0": "--threads of at least 1, got 0",
+    "serve --policy nosuch": "no checkpoint at",
+    "record x --duration-s -3": "--duration-s of at least 0, got -3.0",
+    "record x --domain 500": "from 0 to 232, got 500",
+    "doctor --timeout-s 0": "--timeout-s above 0, got 0.0",
+    "inspect nosuch": "or one that ships: lam/loco, lam/mani, lmo/x2, policy/tiny, vla/tiny",
+    "dataset info nosuch": "nosuch is no LeRobot data set",
+    "view nosuch": "nosuch does not exist",
+    "eval walk-to --trials 0": "--trials of at least 1, got 0",
+    "eval walk-to --seed-base 7310000": "scene seeds lie in [0, 3000000), got 7310000",
+    "eval walk-to --seed-base 2999999 --trials 2": "got 3000000",
+    "eval walk-to --seed-base -5": "got -5",
+    "eval walk-to --timeout-s nan": "--timeout-s of at least 0.02, got nan",
+    "eval walk-to --policy nosuch": "no checkpoint at",
+    "eval instructions --processes 0": "--processes of at least 1, got 0",
+    "eval instructions --kinds walk_to fly": "--kinds out of walk_to, turn, step, squat, stand, wave; got fly",
+    "eval instructions --seed-base 7310000": "scene seeds lie in [0, 3000000), got 7310000",
+    "eval lmo --controller ./mine.py:X": "package.module:factory, got './mine.py:X'; for the file ./mine.py that is mine:X",
+    "eval lmo --controller a/mine.py:X": "that is mine:X, from the folder a",
+    "eval lmo --controller collections:OrderedDict": "controller OrderedDict(robot, 1) raised TypeError",
+    "eval lmo --controller nosuch:X": "cannot import 'nosuch'",
+    "eval lmo --suites nosuch": "no suite nosuch; there are accuracy",
+    "eval lmo --seed-base -1": "--seed-base between 0 and 2^63 - 1, got -1",
+    "eval lmo --robot nosuch": "no robot 'nosuch'",
+    "video ingest nosuch": "nosuch does not exist",
+    "video ingest x --workers 0": "--workers of at least 1, got 0",
+    "video ingest x --dev-share 2": "--dev-share between 0 and 1, got 2.0",
+    "video ingest x --fovy-deg 400": "--fovy-deg between 1 and 180, got 400.0",
+    "video info x --rate-hz nan": "--rate-hz of at least 0.1, got nan",
+    "data video --frames 1": "--frames of at least 2, got 1",
+    "data video --train-rooms -1": "--train-rooms of at least 0, got -1",
+    "data video --image-size 0": "--image-size of at least 8, got 0",
+    "data video --rate-hz 0": "--rate-hz of at least 0.1, got 0.0",
+    "data video --robot-fraction 3": "--robot-fraction between 0 and 1, got 3.0",
+    "data video --seed -1": "--seed between 0 and 2^63 - 1, got -1",
+    "data demos --episodes -2": "--episodes of at least 1, got -2",
+    "data demos --kinds fly": "--kinds out of walk_to, turn, step, squat, stand, wave; got fly",
+    "data demos --walk-share 3": "--walk-share between 0 and 1, got 3.0",
+    "data demos --timeout-s nan": "--timeout-s of at least 0.1, got nan",
+    "data demos --duration-s 5 2": "--duration-s of two rising positive times, got 5.0 2.0",
+    "data demos --seed 99999999999999999999": "--seed between 0 and 2^63 - 1",
+    "data demos --lmo nosuch": "no checkpoint at",
+    "import image-text x --image-size 0": "--image-size of at least 1, got 0",
+    "train lmo --threads 0": "--threads of at least 1, got 0",
+    "train lmo --ablation nosuch": "nosuch",
+    "train lam loco debug --threads 0": "--threads of at least 1, got 0",
+    "train lam loco debug --steps 0": "--steps of at least 1, got 0",
+    "train lam loco debug --lr nan": "--lr above 0, got nan",
+    "train lam loco debug --gap-s -1": "--gap-s above 0, got -1.0",
+    "train lam loco debug --extra-share 3": "--extra-share between 0 and 1, got 3.0",
+    "train vla debug --codes.loop.threads 0": "--codes.loop.threads of at least 1, got 0",
+    "train vla debug --codes.batch 0": "--codes.batch of at least 1, got 0",
+    "train vla debug --grounding.loop.save-every 0": "--grounding.loop.save-every of at least 1, got 0",
+    "train vla debug --clip-share 3": "--clip-share between 0 and 1, got 3.0",
+    "train decoder tiny --batch 0": "--batch of at least 1, got 0",
+    "train decoder tiny --mirror-share 3": "--mirror-share between 0 and 1, got 3.0",
+    "train decoder tiny --loop.lr nan": "--loop.lr above 0, got nan",
+    "train plan tiny --processes 0": "--processes of at least 1, got 0",
+    "train plan tiny --accumulate 0": "--accumulate of at least 1, got 0",
+    "train plan tiny --device-gib -1": "--device-gib above 0, got -1.0",
+    "label --threads 0": "--threads of at least 1, got 0",
+    "label --shard 3/2": "--shard must be i/n with 0 <= i < n",
+    "label --fovy-deg 400": "--fovy-deg between 1 and 180, got 400.0",
+    "annotate nosuch": "no clips.json under nosuch",
+}
+
+
+@pytest.mark.parametrize(("argv", "says"), WRONG.items())
+def test_options_that_cannot_be_are_refused_in_one_sentence_before_anything_is_written(argv, says, capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "argv", ["wbvla"])
-    if argv.startswith("data"):
-        argv += f" --output {tmp_path / 'data'}"
-    assert main.main(argv.split()) == 2
+    monkeypatch.chdir(tmp_path)
+    assert main.main(argv.split()) in (1, 2)
     text = capsys.readouterr().err
-    assert says in text and text.count("\n") == 1
-    assert not (tmp_path / "data").exists()
+    assert says in text and text.count("\n") == 1 and text.startswith("wbvla "), text
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_ships_is_found_by_name_from_any_working_directory(monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for name in ("lmo/x2", "checkpoints/lmo/x2"):
+        assert find_checkpoint(name) == ROOT / "checkpoints" / "lmo" / "x2"
+    assert main.main(["inspect", "policy/tiny"]) == 0
+    assert "policy/tiny" in capsys.readouterr().out
+    (tmp_path / "lmo" / "x2").mkdir(parents=True)
+    assert find_checkpoint("lmo/x2") == Path("lmo/x2"), "a folder that is here comes first"
+    assert find_checkpoint("lmo/x3") == Path("lmo/x3"), "what is nowhere stays as given, for the sentence that says so"
+
+
+def test_a_package_that_is_missing_only_where_the_work_begins_is_explained(capsys, monkeypatch):
+    def work(argv):
+        raise ModuleNotFoundError("No module named 'torch'", name="torch")
+
+    monkeypatch.setattr(inspect, "main", work)
+    assert main.main(["inspect", "x"]) == 3
+    assert "needs torch, which is not installed" in capsys.readouterr().err
 
 
 def test_a_place_that_cannot_be_written_is_named_in_one_sentence(capsys, monkeypatch, tmp_path):

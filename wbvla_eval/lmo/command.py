@@ -18,7 +18,7 @@ import numpy as np
 import tyro
 
 from wbvla_core.checkpoint import Manifest, find_checkpoint, git_commit, write_json
-from wbvla_core.errors import CommandError, ErrorCode
+from wbvla_core.errors import CommandError, ErrorCode, require_seed
 from wbvla_core.machine import describe_machine
 from wbvla_core.robot import RobotSpec, RobotSpecError, load_robot
 from wbvla_eval.lmo import plots, results, video
@@ -383,6 +383,7 @@ def print_comparison(paths: Sequence[Path], out: Path | None) -> None:
 def main(argv: Sequence[str]) -> int:
     """The command line; refusals are WbvlaErrors."""
     options = tyro.cli(Options, prog="wbvla eval lmo", args=list(argv))
+    require_seed(options, "", "seed_base")
     if options.compare:
         print_comparison(options.compare, options.out)
     else:

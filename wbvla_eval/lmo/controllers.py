@@ -20,7 +20,7 @@ from typing import Protocol
 import numpy as np
 
 from wbvla_core.checkpoint import Manifest
-from wbvla_core.errors import CommandError, ErrorCode
+from wbvla_core.errors import CommandError, ErrorCode, WbvlaError
 from wbvla_core.robot import RobotSpec
 from wbvla_lmo.pipeline import LegPipeline
 from wbvla_lmo.policy import LmoPolicy
@@ -111,8 +111,8 @@ def callable_factory(text: str) -> Factory:
         CommandError: no such module or attribute, or it cannot be called.
     """
     module_name, _, attribute = text.partition(":")
-    if not module_name or not attribute:
-        raise CommandError(f"--controller must look like package.module:factory, got {text!r}", ErrorCode.COMMAND_SHAPE)
+    if not module_name or not attribute or not all(part.isidentifier() for part in module_name.split(".")) or module_name.endswith(".py"):
+        raise CommandError(f"--controller must look like package.module:factory, got {text!r}{_as_module(module_name, attribute)}", ErrorCode.COMMAND_SHAPE)
     if "" not in sys.path:
         sys.path.insert(0, "")
     try:
@@ -128,11 +128,26 @@ def callable_factory(text: str) -> Factory:
     return factory
 
 
+def _as_module(path: str, attribute: str) -> str:
+    """What to write in place of a file's path: its folder to go to, and its name as a module's."""
+    file = Path(path)
+    if file.suffix != ".py" or not attribute:
+        return ""
+    folder = "" if str(file.parent) == "." else f", from the folder {file.parent}"
+    return f"; for the file {path} that is {file.stem}:{attribute}{folder}"
+
+
 class Checked:
     """A controller whose answers are looked at: wrong shape or NaN ends the run with a sentence instead of a strange table."""
 
     def __init__(self, factory: Factory, robot: RobotSpec, count: int) -> None:
-        self.inner = factory(robot, count)
+        try:
+            self.inner = factory(robot, count)
+        except WbvlaError:
+            raise
+        except Exception as error:
+            called = f"{getattr(factory, '__name__', factory)}(robot, {count})"
+            raise CommandError(f"controller {called} raised {type(error).__name__}: {error}; see docs/benchmark.md for the interface") from error
         self.shape = (count, len(robot.indices("lmo_action")))
         for name in ("name", "cruise", "reset", "act"):
             if not hasattr(self.inner, name):

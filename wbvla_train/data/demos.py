@@ -214,7 +214,7 @@ def make(config: DemosConfig, log=print) -> int:
         WbvlaError: fewer than one episode, episode per shard or worker.
     """
     require_at_least(config, episodes=1, episodes_per_shard=1, workers=1, timeout_s=0.1, delay_ticks=0)
-    require_shares(config, "walk_share", "turned_share", "burst_rate")
+    require_shares(config, "", "walk_share", "turned_share", "burst_rate")
     require_seed(config)
     require_kinds(config.kinds)
     if not 0.0 < config.duration_s[0] <= config.duration_s[1] < math.inf:

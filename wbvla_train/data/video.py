@@ -290,7 +290,7 @@ def render(config: VideoConfig, log=print) -> int:
     """
     require_at_least(config, clips_per_room=1, frames=2, workers=1, image_size=8, rate_hz=0.1)
     require_at_least(config, train_rooms=0, dev_rooms=0, test_rooms=0, x2_rooms=0, goal_rooms=0)
-    require_shares(config, "robot_fraction", "change_rate")
+    require_shares(config, "", "robot_fraction", "change_rate")
     require_seed(config)
     shards = [Shard(split, domain, i) for split in config.splits for domain in config.domains for i in range(config.rooms(split, domain))]
     # Small splits first and domains in turn: an interrupted run leaves a smaller corpus, not half of one.

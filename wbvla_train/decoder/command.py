@@ -9,6 +9,7 @@ from wbvla_train.decoder.config import PRESETS
 
 def main(argv: list[str] | None = None) -> int:
     config = tyro.extras.overridable_config_cli(PRESETS, args=argv, description="Fine-tune the VLA by LoRA together with the decoder.")
+    config.require()
     from wbvla_train.decoder.train import train
 
     train(config)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from wbvla_core.errors import require_at_least, require_shares
 from wbvla_decoder.config import DecoderConfig
 from wbvla_decoder.policy import FilterConfig
 from wbvla_train.data.lerobot.stream_config import StreamConfig
@@ -74,6 +75,15 @@ class DecoderTrainConfig:
     output: Path = Path("checkpoints/policy/tiny")
     resume: bool = True
     ignore_memory_plan: bool = False
+
+    def require(self) -> None:
+        """Raise WbvlaError for the first option that no training can have, before anything is read or written."""
+        require_at_least(self, batch=1, sentences=1, arm_states=0, asked_arm_states=1, corpus_frames=1)
+        require_shares(self, "", "walk_share", "mirror_share", "wave_share")
+        require_at_least(self, flag_weight=0, height_weight=0, arm_weight=0, box_weight=0, code_weight=0, corpus_weight=0, arm_lr_factor=0)
+        require_at_least(self.lora, "lora", rank=1, alpha=1, dropout=0)
+        self.stream.require("stream")
+        self.loop.require("loop")
 
 
 def _debug() -> DecoderTrainConfig:

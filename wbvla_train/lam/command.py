@@ -6,6 +6,7 @@ import sys
 
 import tyro
 
+from wbvla_core.errors import require_at_least, require_positive, require_seed, require_shares
 from wbvla_train.lam.config import NAMES, SIZES, LamTrainConfig, Name, preset
 
 PLACES = ("--output", "--run-dir")
@@ -33,6 +34,11 @@ def main(argv: list[str] | None = None) -> int:
     if config.name != name:
         print(f"wbvla train lam {name}: --name says {config.name}; name the model once, as the first word", file=sys.stderr)
         return 2
+    require_at_least(config, steps=1, batch=1, warmup_steps=0, continuous_steps=0, weight_decay=0, loss_scales=1, threads=1)
+    require_at_least(config, health_every=1, stop_after=0, stop_patience=1, save_every=1, zoom=0, gain=0, offset=0, mask_weight=0)
+    require_positive(config, "", "gap_s", "lr", "clip_norm")
+    require_shares(config, "", "extra_share", "final_lr")
+    require_seed(config)
     from wbvla_train.lam.train import train
 
     train(config, log=lambda text: print(text, flush=True), command=recorded_command(arguments))

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import tyro
 
+from wbvla_core.errors import WbvlaError, require_at_least
+
 SAVE_EVERY_S = 5.0  # what a kill costs at most, beside the clip or episode in hand
 
 
@@ -41,6 +43,9 @@ class LabelConfig:
 def main(argv: list[str] | None = None) -> int:
     """``wbvla label``: codes of both latent action models for clips and data sets; a second run does what is missing."""
     config = tyro.cli(LabelConfig, args=argv, prog="wbvla label", description=main.__doc__)
+    require_at_least(config, threads=1, save_every_s=0)
+    if config.fovy_deg is not None and not 1.0 <= config.fovy_deg < 180.0:
+        raise WbvlaError(f"expected --fovy-deg between 1 and 180, got {config.fovy_deg}")
     import torch
 
     from wbvla_train.lam.label import label

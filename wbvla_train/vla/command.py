@@ -9,6 +9,7 @@ from wbvla_train.vla.config import PRESETS
 
 def main(argv: list[str] | None = None) -> int:
     config = tyro.extras.overridable_config_cli(PRESETS, args=argv, description="Train the vision-language-action model.")
+    config.require()
     from wbvla_train.vla.train import train
 
     train(config)

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from wbvla_core.errors import require_at_least, require_shares
 from wbvla_train.data.lerobot.stream_config import StreamConfig
 from wbvla_train.loop_config import LoopConfig
 from wbvla_vla.config import Decoding
@@ -96,6 +97,16 @@ class VlaTrainConfig:
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
+
+    def require(self) -> None:
+        """Raise WbvlaError for the first option that no training can have, before anything is read or written."""
+        require_at_least(self, image_size=1)
+        require_at_least(self.grounding, "grounding", scenes=0, batch=1, sentences=1)
+        self.grounding.loop.require("grounding.loop")
+        require_at_least(self.codes, "codes", batch=1, grounding_weight=0, grounding_batch=1)
+        require_shares(self.codes, "", "clip_share")
+        self.codes.stream.require("codes.stream")
+        self.codes.loop.require("codes.loop")
 
 
 def _debug(size: Literal["debug", "image-text-debug"] = "debug") -> VlaTrainConfig:

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import tyro
 
+from wbvla_core.errors import require_at_least
 from wbvla_train.data.film.gates import Gates
 
 DESCRIPTION = """``wbvla video info``: what a film is and what the gates would say of it, without writing anything."""
@@ -29,6 +30,7 @@ class InfoConfig:
 
 def main(argv: list[str] | None = None) -> int:
     config = tyro.cli(InfoConfig, args=argv, description=DESCRIPTION)
+    require_at_least(config, rate_hz=0.1)
     from wbvla_train.data.film.info import info
 
     return info(config, log=lambda text: print(text, flush=True))

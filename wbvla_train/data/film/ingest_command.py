@@ -8,6 +8,7 @@ from typing import Annotated
 
 import tyro
 
+from wbvla_core.errors import WbvlaError, require_at_least, require_shares
 from wbvla_train.data.film.gates import Gates
 
 DESCRIPTION = """``wbvla video ingest``: folders of films -> gated, sorted clips in the layout that ``wbvla train lam`` reads.
@@ -51,6 +52,10 @@ class IngestConfig:
 
 def main(argv: list[str] | None = None) -> int:
     config = tyro.cli(IngestConfig, args=argv, description=DESCRIPTION)
+    require_at_least(config, workers=1, rate_hz=0.1, image_size=8)
+    require_shares(config, "", "dev_share")
+    if config.fovy_deg is not None and not 1.0 <= config.fovy_deg < 180.0:
+        raise WbvlaError(f"expected --fovy-deg between 1 and 180, got {config.fovy_deg}")
     from wbvla_train.data.film.ingest import ingest
 
     return ingest(config, log=lambda text: print(text, flush=True))

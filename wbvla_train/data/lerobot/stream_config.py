@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from wbvla_core.errors import require_at_least
+
 
 @dataclass(frozen=True)
 class StreamConfig:
@@ -21,3 +23,7 @@ class StreamConfig:
     chunk_frames: int = 32
     pool_chunks: int = 4
     camera: str = ""
+
+    def require(self, where: str) -> None:
+        """Raise WbvlaError for the first value with which nothing can be read."""
+        require_at_least(self, where, lanes=1, chunk_frames=1, pool_chunks=1)
