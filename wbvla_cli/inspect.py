@@ -11,8 +11,10 @@ from typing import Annotated, Any
 
 import tyro
 
+from wbvla_core.catalogue import TaskCatalogue
 from wbvla_core.checkpoint import MANIFEST_FILE, METRICS_FILE, Manifest, load_manifest
 from wbvla_core.errors import CheckpointError
+from wbvla_vla.guard import of_list
 
 SHORT_HASH = 12
 
@@ -97,6 +99,8 @@ def describe(manifest: Manifest, known: dict[str, Manifest]) -> str:
         if table:
             lines.append(f"  {title}")
             lines += [f"    {name:<24} {_brief(value)}" for name, value in table.items()]
+    if manifest.kind == "policy":
+        lines.append(f"  sentences      {of_list(TaskCatalogue.of(manifest))}; `wbvla tasks` lists them")
     lines.append("  files")
     lines += [
         f"    {name:<24} {manifest.path(name).stat().st_size / 1e6:8.2f} MB  sha256 {sha[:SHORT_HASH]} matches" for name, sha in sorted(manifest.files.items())

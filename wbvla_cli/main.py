@@ -48,6 +48,7 @@ VERBS = (
     Verb(("view",), "wbvla_cli.view", "look at a recording or a data set: HTML summary, or rerun", "sim,train,view"),
     Verb(("doctor",), "wbvla_cli.doctor", "what is installed, which ROS, which GL, which checkpoints, what is missing", "robot"),
     Verb(("inspect",), "wbvla_cli.inspect", "print a checkpoint's manifest and lineage", "robot"),
+    Verb(("tasks",), "wbvla_cli.tasks", "the sentences that a policy carries out", "robot"),
     Verb(("eval", "walk-to"), "wbvla_eval.walk_to", "walk-to-box trials on unseen seeds: success, falls, Wilson intervals", "sim,vla"),
     Verb(("eval", "instructions"), "wbvla_eval.instructions", "success of every instruction on unseen seeds", "sim,vla"),
     Verb(("eval", "lmo"), "wbvla_eval.lmo.command", "benchmark of a leg controller: accuracy, stability, arrival, switching, stress, squats, cart", "sim"),

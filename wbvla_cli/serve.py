@@ -13,6 +13,7 @@ import tyro
 from wbvla_core.checkpoint import find_checkpoint
 from wbvla_core.errors import require_at_least
 from wbvla_core.robot import load_robot
+from wbvla_vla.guard import guard_of
 from wbvla_vla.serve import PolicyServer, load, needs_network
 
 
@@ -62,6 +63,7 @@ def main(argv: Sequence[str]) -> int:
         served, make = load(options.policy, robot)
     try:
         server = PolicyServer(served, make, robot, options.bind)
+        print(f"sentences: {guard_of(make())[1]}", flush=True)
         print(
             f"{served.label} {served.hash[:12]} loaded and warm after {time.perf_counter() - start:.1f} s, serving {robot.name} on {server.address}", flush=True
         )

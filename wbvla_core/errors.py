@@ -89,7 +89,16 @@ class ImageError(WbvlaError):
 
 
 class InstructionError(WbvlaError):
-    """A sentence that the policy cannot follow."""
+    """A sentence that the policy cannot follow.
+
+    Attributes:
+        reason: what kind of refusal it is, a value of :class:`wbvla_core.refusal.Reason`; "" where nobody looked.
+        nearest: sentences that can be carried out and come nearest to what was asked; the first is the best.
+    """
+
+    def __init__(self, message: str, code: ErrorCode | None = None, reason: str = "", nearest: tuple[str, ...] = ()) -> None:
+        super().__init__(message, code)
+        self.reason, self.nearest = reason, nearest
 
 
 class LinkError(WbvlaError):

@@ -10,20 +10,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from wbvla_core.catalogue import MAX_INSTRUCTION_CHARS
 from wbvla_core.errors import ErrorCode, InstructionError
 from wbvla_core.types import Decision
 
 STILL_S = 2.0  # design: flags zero and arms quiet for this long ends a task
 STILL_ARM_RAD = 0.03  # arm targets that move less than this per decision are quiet (ours: under the 10 Hz policy's own jitter limit)
 STILL_STANCE_M = 0.005  # a stance that moves less than this per decision is held (ours)
-MAX_INSTRUCTION_CHARS = 200  # ours: far over any sentence of the vocabulary; longer ones are paste accidents
+NOT_JUDGED = "whether the task was done is not judged here"  # said with every end that might be read as success
 MAX_TIMEOUT_S = 600.0  # ours: ten minutes; a task that needs more is several tasks
 
 
 class TaskOutcome(enum.IntEnum):
     """How a task ended; numbers equal the constants of ``wbvla_msgs/ExecuteTask``."""
 
-    STILL = 1
+    STILL = 1  # the robot came to rest; it does not say that the task was done
     DURATION = 2
     TIMEOUT = 3
     CANCELED = 4

@@ -20,7 +20,7 @@ from wbvla_core.errors import WbvlaError
 from wbvla_core.machine import describe_machine
 from wbvla_core.workers import in_processes
 from wbvla_eval.journal import TrialJournal
-from wbvla_eval.protocol import KINEMATIC, Runner, Setup, TrialSpec
+from wbvla_eval.protocol import KINEMATIC, Runner, Setup, TrialSpec, policy_tasks, require_tasks
 from wbvla_eval.seeds import split_of
 from wbvla_eval.stats import poisson_upper_bound, rate_text, spread, wilson_interval
 from wbvla_eval.tasks import Criteria, Failure
@@ -177,6 +177,7 @@ def campaign(name: str, setup: Setup, trials: Sequence[TrialSpec], *, processes:
 
     Raises:
         WbvlaError: no trials, no process to run them in, or ``out`` holds trials of something else.
+        InstructionError: a sentence that is not a task of the policy, refused as the node refuses it.
     """
     if not trials or processes < 1:
         raise WbvlaError(f"expected --trials and --processes of at least 1, got {len(trials)} trials and {processes} processes")
@@ -184,6 +185,7 @@ def campaign(name: str, setup: Setup, trials: Sequence[TrialSpec], *, processes:
     if splits == ["training"]:
         print("note: these are training seeds; the numbers say nothing about unseen scenes", file=sys.stderr)
     checkpoints = checkpoint_rows(setup)  # refuses before anything is started
+    require_tasks(policy_tasks(setup.policy), trials)
     started = time.monotonic()
     with TrialJournal(out, journal_key(setup, checkpoints)) as journal:
         print(f"{len(trials)} trials on {' and '.join(splits)} seeds in {processes} processes, policy {setup.policy}, LMO {setup.lmo} -> {out}", flush=True)

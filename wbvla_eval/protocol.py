@@ -13,15 +13,17 @@ real robot to think is put back by ``decision_delay_ticks``.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from wbvla_core.checkpoint import find_checkpoint
+from wbvla_core.catalogue import TaskCatalogue
+from wbvla_core.checkpoint import find_checkpoint, load_manifest
 from wbvla_core.robot import RobotSpec, load_robot
+from wbvla_core.sentences import STAGE
 from wbvla_core.types import LocoCommand
 from wbvla_eval.episode_log import STANCE_TARGET_M, judge_log, recording_of, trace_of
 from wbvla_eval.tasks import Criteria
@@ -34,6 +36,7 @@ from wbvla_sim.world import World, WorldOptions
 DURATION_S = {"turn": 4.0, "step": 4.0, "wave": 6.0}  # open-ended motions; a wave first raises the arm
 TIMEOUT_S = {"walk_to": 40.0}
 DEFAULT_TIMEOUT_S = 15.0
+WITHOUT_BUNDLE = ("expert", "zero")  # names of policies that are no checkpoint
 KINEMATIC = "kinematic"  # name of the world without physics, in place of an LMO checkpoint
 
 
@@ -122,6 +125,17 @@ class Setup:
     decision_delay_ticks: int = 2
     keep_failures: int = 0
     directory: str = ""
+
+
+def policy_tasks(policy: str) -> TaskCatalogue | None:
+    """The list of tasks in a policy bundle, None where it has none; the simulator's own policies take the sentences of this stage."""
+    return STAGE if policy in WITHOUT_BUNDLE else TaskCatalogue.of(load_manifest(find_checkpoint(policy), kind="policy", verify_files=False))
+
+
+def require_tasks(tasks: TaskCatalogue | None, trials: Iterable[TrialSpec]) -> None:
+    """Raise InstructionError for the first trial whose sentence is not in the list, as the node refuses it; without a list nothing is refused."""
+    for trial in trials if tasks is not None else ():
+        tasks.meaning(trial.instruction)
 
 
 class Runner:

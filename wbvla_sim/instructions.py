@@ -1,4 +1,8 @@
-"""The sentences of this stage: what can be asked, in which words, and what is meant."""
+"""The tasks of this stage as the simulator knows them: which box, which side.
+
+Which sentences mean them is decided in :mod:`wbvla_core.sentences`; this is the same list with the names that scenes, the scripted
+teleoperator and the judge use.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from wbvla_core.errors import ErrorCode, InstructionError, WbvlaError
-from wbvla_sim.scene import COLORS
+from wbvla_core.catalogue import plain
+from wbvla_core.errors import WbvlaError
+from wbvla_core.sentences import SIDES, STAGE
 
-SIDES = ("left", "right")
+__all__ = ["INSTRUCTIONS", "KINDS", "SIDES", "TASKS", "VOCABULARY", "Task", "paraphrases", "parse_instruction", "require_kinds", "sample_instruction"]
 
 
 @dataclass(frozen=True)
@@ -28,9 +33,14 @@ class Task:
     side: str = ""
 
     @property
+    def slots(self) -> dict[str, str]:
+        """What the task's sentences fill in."""
+        return {slot: getattr(self, slot) for slot in STAGE.kinds[self.kind].slots}
+
+    @property
     def instruction(self) -> str:
         """The canonical sentence."""
-        return TEMPLATES[self.kind][0].format(color=self.color, side=self.side)
+        return STAGE.sentences(self.kind, self.slots)[0]
 
     @property
     def open_ended(self) -> bool:
@@ -38,49 +48,7 @@ class Task:
         return self.kind in ("turn", "step", "wave")
 
 
-# First of each: the canonical sentence. The others are paraphrases for training and for people.
-TEMPLATES: dict[str, tuple[str, ...]] = {
-    "walk_to": (
-        "walk to the {color} box",
-        "go to the {color} box",
-        "walk up to the {color} box",
-        "approach the {color} box",
-        "move to the {color} box",
-        "walk to the {color} box and stop in front of it",
-        "go and stand in front of the {color} box",
-        "please walk to the {color} box",
-    ),
-    "turn": ("turn {side}", "turn to the {side}", "rotate to the {side}", "turn {side} on the spot"),
-    "step": ("step {side}", "step to the {side}", "move sideways to the {side}", "take steps to the {side}"),
-    "squat": ("squat down", "squat", "crouch down", "go down into a squat", "bend your knees"),
-    "stand": ("stand up", "stand up straight", "get up", "rise from the squat"),
-    "wave": ("wave the {side} arm", "wave your {side} arm", "wave with the {side} hand", "wave the {side} hand"),
-}
-
-# Never trained on, from known words only: what "unseen phrasings" means in every measurement.
-HELD_OUT_TEMPLATES: dict[str, tuple[str, ...]] = {
-    "walk_to": (
-        "please go to the {color} box",
-        "move up to the {color} box",
-        "go and stop in front of the {color} box",
-        "approach the {color} box and stand in front of it",
-        "move to the front of the {color} box",
-        "take steps to the {color} box",
-    ),
-    "turn": ("please turn {side}", "rotate {side} on the spot", "turn to your {side}", "stand and turn {side}"),
-    "step": ("please step {side}", "step sideways to the {side}", "move to the {side}", "take a step {side}"),
-    "squat": ("please squat", "go down and bend your knees", "crouch", "get down into a squat"),
-    "stand": ("please stand up", "rise", "get up from the squat", "go up and stand straight"),
-    "wave": ("please wave the {side} hand", "wave your {side} hand", "wave with the {side} arm", "wave with your {side} arm"),
-}
-
-TASKS: tuple[Task, ...] = (
-    *(Task("walk_to", color=color) for color in COLORS),
-    *(Task(kind, side=side) for kind in ("turn", "step") for side in SIDES),
-    Task("squat"),
-    Task("stand"),
-    *(Task("wave", side=side) for side in SIDES),
-)
+TASKS: tuple[Task, ...] = tuple(Task(kind, **slots) for kind, slots in STAGE.tasks)
 INSTRUCTIONS: tuple[str, ...] = tuple(task.instruction for task in TASKS)
 
 
@@ -94,19 +62,12 @@ def require_kinds(kinds: Collection[str]) -> None:
         raise WbvlaError(f"expected --kinds out of {', '.join(KINDS)}; got {', '.join(unknown)}")
 
 
-def normalise(instruction: str) -> str:
-    """Lower case, single spaces, no punctuation at the end."""
-    return " ".join(instruction.lower().replace(",", " ").split()).rstrip(" .!?")
-
-
 def paraphrases(task: Task, held_out: bool = False) -> tuple[str, ...]:
     """All training sentences that mean the task, the canonical one first; or all held-out ones."""
-    templates = HELD_OUT_TEMPLATES if held_out else TEMPLATES
-    return tuple(template.format(color=task.color, side=task.side) for template in templates[task.kind])
+    return STAGE.sentences(task.kind, task.slots, held_out)
 
 
-_MEANING: dict[str, Task] = {sentence: task for task in TASKS for held_out in (False, True) for sentence in paraphrases(task, held_out)}
-VOCABULARY: tuple[str, ...] = tuple(sorted({word for task in TASKS for sentence in paraphrases(task) for word in sentence.split()}))
+VOCABULARY: tuple[str, ...] = tuple(sorted({word for task in TASKS for sentence in paraphrases(task) for word in plain(sentence).split()}))
 
 
 def sample_instruction(task: Task, rng: np.random.Generator, held_out: bool = False) -> str:
@@ -115,12 +76,6 @@ def sample_instruction(task: Task, rng: np.random.Generator, held_out: bool = Fa
 
 
 def parse_instruction(instruction: str) -> Task:
-    """The task of a sentence; raises InstructionError for one that is not among the templates."""
-    text = normalise(instruction)
-    if not text:
-        raise InstructionError("the instruction is empty; say for example 'walk to the red box'", ErrorCode.INSTRUCTION_EMPTY)
-    if text not in _MEANING:
-        unknown = [word for word in text.split() if word not in VOCABULARY]
-        detail = f"unknown words: {', '.join(unknown)}" if unknown else "these words are known, this sentence is not"
-        raise InstructionError(f"cannot follow {instruction!r} ({detail}); known: {', '.join(INSTRUCTIONS)}", ErrorCode.INSTRUCTION_UNKNOWN_WORDS)
-    return _MEANING[text]
+    """The task of a sentence; raises InstructionError, with the nearest one, for a sentence that is none."""
+    meaning = STAGE.meaning(instruction)
+    return Task(meaning.kind, **meaning.slots)

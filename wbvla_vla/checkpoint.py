@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from wbvla_core import checkpoint, robot_numbers
+from wbvla_core.catalogue import TASKS_FILE, TaskCatalogue
 from wbvla_core.checkpoint import METRICS_FILE, Manifest, settings_of, write_json
 from wbvla_core.errors import CheckpointError, ErrorCode
 from wbvla_core.robot import RobotSpec
@@ -230,16 +231,20 @@ def save_policy(
     filter_config: FilterConfig,
     extra: dict[str, Any],
     metrics: Callable[[Manifest], dict[str, Any]] | None = None,
+    tasks: TaskCatalogue | None = None,
 ) -> Manifest:
     """Write ``checkpoints/policy/<name>``: adapter and decoder, trained together, with the base VLA as parent.
 
     Args:
         metrics: what metrics.json says, given the manifest.
+        tasks: the sentences that it was trained on, written beside the weights; None: the bundle is not guarded.
     """
     tensors = {f"adapter.{key}": value for key, value in adapter.items()}
     tensors |= {f"decoder.{key}": value for key, value in decoder.state_dict().items()}
     with checkpoint.writing(directory) as folder:
         save_half(tensors, folder / WEIGHTS_FILE)
+        if tasks is not None:
+            tasks.save(folder)
         inputs, outputs = _policy_contract(decoder.config, vla.inputs, robot)
         manifest = checkpoint.save_manifest(
             folder,
@@ -250,7 +255,7 @@ def save_policy(
             outputs=outputs,
             rate_hz=RATE_HZ,
             parents={"vla": vla},
-            files=[WEIGHTS_FILE],
+            files=[WEIGHTS_FILE, *([TASKS_FILE] if tasks is not None else [])],
             extra={
                 "vla_name": vla.name,
                 "lora": lora_settings.to_json(),
@@ -270,6 +275,7 @@ class LoadedPolicy:
     decoder: ActionDecoder
     filter_config: FilterConfig
     manifest: Manifest
+    tasks: TaskCatalogue | None = None  # the sentences that it carries out; None: the bundle does not say
 
 
 def load_policy(directory: Path, robot: RobotSpec, vla_directory: Path | None = None) -> LoadedPolicy:
@@ -304,7 +310,7 @@ def load_policy(directory: Path, robot: RobotSpec, vla_directory: Path | None = 
     vla.model = lora.merge(adapted).eval()
     decoder = build_decoder(decoder_config, vla.model.config, robot)
     load_strict(decoder, strip(tensors, "decoder."), manifest.label)
-    return LoadedPolicy(vla, decoder.eval(), filter_config, manifest)
+    return LoadedPolicy(vla, decoder.eval(), filter_config, manifest, TaskCatalogue.of(manifest))
 
 
 def _plain_name(name: Any) -> str:

@@ -16,6 +16,8 @@ from wbvla_core.types import ArmChunk, Decision, LatentAction, LocoCommand, Poli
 class ZeroPolicy:
     """Stands still: flags zero, default stance height, arms at the default pose."""
 
+    reads_sentences = False  # whatever is asked, it does the same: nothing to guard
+
     def __init__(self, robot: RobotSpec, chunk_rows: int = 10, dt_s: float = 0.1) -> None:
         index = robot.indices("upper_body")
         self._loco = LocoCommand(stance_height_m=robot.default_stance_height_m)
@@ -33,6 +35,8 @@ class ReplayPolicy:
 
     After the last one it stands still with the last arms; before a decision's time the earlier one holds (zero order).
     """
+
+    reads_sentences = False
 
     def __init__(self, decisions: Sequence[Decision]) -> None:
         if not decisions:

@@ -28,12 +28,13 @@ from wbvla_core.ros.lifecycle import ManagedNode, Parameter, run_node
 from wbvla_core.ros.qos import action
 from wbvla_core.ros.tables import share_dir
 from wbvla_core.ros.timing import Timings
-from wbvla_core.task import STILL_S, Stillness, check_goal
+from wbvla_core.task import NOT_JUDGED, STILL_S, Stillness, check_goal
 from wbvla_core.timeline import nearest_index
 from wbvla_core.types import Decision, LocoCommand, PolicyInput, RobotState
 from wbvla_msgs.action import ExecuteTask
 from wbvla_msgs.msg import SafetyState
 from wbvla_msgs.srv import TakeControl
+from wbvla_vla import guard
 from wbvla_vla.fakes import ReplayPolicy, ZeroPolicy, read_replay
 from wbvla_vla.remote import SCHEME, RemotePolicy
 
@@ -110,6 +111,9 @@ class VlaNode(ManagedNode):
         self.robot = load_robot(self.settings["robot"])
         self.policy = self.make_policy(self.robot)
         self._read_joints = raw.JointStateReader(self.robot.joint_names)
+        self.guarded, said = guard.guard_of(self.policy)
+        self._unguarded = "" if self.guarded else f" ({said})"
+        (self.get_logger().info if self.guarded else self.get_logger().warning)(f"sentences: {said}")
         self._checkpoint = getattr(getattr(self.policy, "manifest", None), "hash", "")
         spec = getattr(self.policy, "image_spec", None)
         self._image_size = spec.size if spec else None
@@ -197,8 +201,9 @@ class VlaNode(ManagedNode):
         self.get_logger().info(f'task: "{instruction}"')
         end: TaskEnd = await task.future
         {Result.STILL: handle.succeed, Result.DURATION: handle.succeed, Result.CANCELED: handle.canceled}.get(end.outcome, handle.abort)()
-        self.get_logger().info(f"task ended after {task.elapsed_s:.1f} s: {end.message}")
-        return Result(outcome=end.outcome, code=int(end.code), message=end.message, elapsed_s=float(task.elapsed_s))
+        said = self._unguarded if end.outcome in (Result.STILL, Result.DURATION, Result.TIMEOUT) else ""
+        self.get_logger().info(f"task ended after {task.elapsed_s:.1f} s: {end.message}{said}")
+        return Result(outcome=end.outcome, code=int(end.code), message=end.message + said, elapsed_s=float(task.elapsed_s))
 
     # -- worker thread -----------------------------------------------------------------------------------------------------------
     def _work(self) -> None:
@@ -257,9 +262,9 @@ class VlaNode(ManagedNode):
             self._feed_back(task, "acting" if np.any(loco.flags) else "settling", loco)
             if task.duration_s > 0:
                 if stamp_s - start_s >= task.duration_s:
-                    raise TaskEnd(Result.DURATION, ErrorCode.NONE, f"{task.duration_s:g} s are over")
+                    raise TaskEnd(Result.DURATION, ErrorCode.NONE, f"{task.duration_s:g} s are over, the robot stands; {NOT_JUDGED}")
             elif still:
-                raise TaskEnd(Result.STILL, ErrorCode.NONE, f"flags zero and arms quiet for {STILL_S:g} s")
+                raise TaskEnd(Result.STILL, ErrorCode.NONE, f"the robot came to rest (flags zero, arms quiet for {STILL_S:g} s); {NOT_JUDGED}")
 
     def _next_image(self, task: Task, loco: LocoCommand, silence_s: float) -> tuple[float, np.ndarray]:
         """The newest image that was not yet looked at; TaskEnd where none comes within ``silence_s``."""
@@ -349,6 +354,7 @@ class VlaNode(ManagedNode):
 
     def health(self) -> Health:
         values: dict[str, object] = {"decisions": self._decisions, "skipped_images": self._skipped_images}
+        values["sentences"] = "guarded" if self.guarded else "not guarded"
         values |= self._inference.report("inference") | self._image_age.report("image_age")
         if self.edges.is_bad("remote policy"):
             return Health(values, Level.ERROR, "the remote policy does not answer")

@@ -43,6 +43,7 @@ class WholeBodyPolicy:
         self.manifest = loaded.manifest
         self.image_spec = loaded.vla.image_spec
         self.tokenizer = loaded.vla.tokenizer
+        self.tasks = loaded.tasks
         self._codebook_size = loaded.vla.model.config.codebook_size
         self._vla = build(loaded.vla.model, self.tokenizer.max_words, engine)
         self._decoder = loaded.decoder.to(engine.device)
@@ -92,8 +93,16 @@ class WholeBodyPolicy:
             self._forward(np.zeros((size, size, 3), np.uint8), words, np.zeros(3, np.float32), np.zeros(2 * len(self._scaling.centre), np.float32))
 
     def check_instruction(self, instruction: str) -> None:
-        """Raise :class:`~wbvla_core.errors.InstructionError` for a sentence that the policy cannot follow; the goal is refused before anything moves."""
-        self.tokenizer.encode(instruction)
+        """Raise :class:`~wbvla_core.errors.InstructionError` for a sentence that is not a task of the policy; the goal is refused before anything moves."""
+        self.word_ids(instruction)
+
+    def word_ids(self, instruction: str) -> np.ndarray:
+        """What the network is given of a sentence, [max_words] int64: where the bundle lists its tasks, the sentence as it was trained on.
+
+        Raises:
+            InstructionError: not in the bundle's list, or not readable by the tokenizer.
+        """
+        return self.tokenizer.encode(self.tasks.meaning(instruction).spoken if self.tasks else instruction)
 
     def reset(self) -> None:
         self._filter.reset()
@@ -103,13 +112,13 @@ class WholeBodyPolicy:
         """One decision.
 
         Raises:
-            ImageError, InstructionError, StateError: see preprocess, tokens and types.
+            ImageError, InstructionError, StateError: see preprocess, :meth:`word_ids` and types.
         """
         start = time.perf_counter()
         require_policy_image(inputs.image, self.image_spec)
         inputs.state.validate(self.robot.joint_count)
         if inputs.instruction != self._instruction:
-            self._word_ids = torch.from_numpy(self.tokenizer.encode(inputs.instruction))[None]
+            self._word_ids = torch.from_numpy(self.word_ids(inputs.instruction))[None]
             self._instruction = inputs.instruction
             self._filter.reset()  # the old task's flags are no evidence for the new one
         codes, probabilities, height, arms, timing = self._forward(

@@ -59,7 +59,9 @@ class RemotePolicy:
         self._socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 1500)
         try:
             self._socket.connect(address)
-            self.manifest = wire.read_served(self._ask("hello", connect_s))
+            hello = self._ask("hello", connect_s)
+            self.manifest = wire.read_served(hello)
+            self.tasks, self.reads_sentences = wire.read_guard(hello)
             _require_same(self.manifest, expected, robot, address)
         except zmq.ZMQError as error:
             self.close()

@@ -12,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -161,7 +162,7 @@ class PolicyServer:
     def _reply(self, robot: bytes, message: dict[str, Any], came_s: float) -> dict[str, Any]:
         ask = wire.field(message, "ask", str)
         if ask == "hello":
-            return {"served": vars(self.served)}
+            return {"served": vars(self.served), "guard": self.guard}
         if ask not in ("check", "decide"):
             raise LinkError(f"field 'ask' must be hello, check or decide, got {ask!r}")
         if (meant := wire.field(message, "policy", str)) != self.served.digest:
@@ -186,6 +187,13 @@ class PolicyServer:
         decision = memory[1].infer(inputs)
         decision = wire.pack_decision(replace(decision, timing_s=decision.timing_s | {"queue": begun_s - came_s}))
         return {"decision": decision, "server_s": time.perf_counter() - came_s}
+
+    @cached_property
+    def guard(self) -> dict[str, Any]:
+        """What the policy says of the sentences that it takes: its list of tasks where it has one."""
+        policy = self._make()
+        tasks = getattr(policy, "tasks", None)
+        return {"tasks": tasks.to_json() if tasks else None, "reads_sentences": getattr(policy, "reads_sentences", True)}
 
     def _of(self, robot: bytes) -> list[Any]:
         """[episode, policy] of one robot, made at its first question."""

@@ -9,20 +9,20 @@ made from the sentences it was trained on, a 7B model brings Llama's. Two kinds 
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers
 
+from wbvla_core.catalogue import MAX_INSTRUCTION_CHARS
 from wbvla_core.errors import ErrorCode, InstructionError
+from wbvla_core.refusal import nearest_word
 
 KINDS = ("MANI", "LOCO")  # order of the predicted tokens: manipulation first (ours; the paper gives no order)
 PAD, BOS, UNKNOWN = "<pad>", "<bos>", "<unk>"
 LLAMA_PAD, LLAMA_BOS = "<PAD>", "<s>"  # prior work: Llama-2 has no padding token, Prismatic added this one
 TOKENIZER_FILE = "tokenizer.json"
-MAX_CHARACTERS = 200  # ours: what an operator types on one line
 
 
 def act_token(kind: str, code: int) -> str:
@@ -115,9 +115,9 @@ class InstructionTokenizer:
         """
         if not isinstance(instruction, str) or not instruction.strip():
             raise InstructionError("the instruction is empty; say what to do, for example 'walk to the blue box'", ErrorCode.INSTRUCTION_EMPTY)
-        if len(instruction) > MAX_CHARACTERS:
+        if len(instruction) > MAX_INSTRUCTION_CHARS:
             raise InstructionError(
-                f"the instruction has {len(instruction)} characters, at most {MAX_CHARACTERS} are read; say it shorter", ErrorCode.INSTRUCTION_TOO_LONG
+                f"the instruction has {len(instruction)} characters, at most {MAX_INSTRUCTION_CHARS} are read; say it shorter", ErrorCode.INSTRUCTION_TOO_LONG
             )
         if "<" in instruction or ">" in instruction:
             raise InstructionError("the instruction must be plain words: '<' and '>' mark the model's own tokens", ErrorCode.INSTRUCTION_UNKNOWN_WORDS)
@@ -144,8 +144,8 @@ class InstructionTokenizer:
         normalised = self.tokenizer.normalizer.normalize_str(self._text(instruction)).split()
         unknown = [word for word, index in zip(normalised, encoding.ids, strict=True) if index == self.unknown_id]
         known = self.words()
-        hints = {word: difflib.get_close_matches(word, known, n=1) for word in unknown}
-        detail = ", ".join(f"{word!r}" + (f" (did you mean {hint[0]!r}?)" if hint else "") for word, hint in hints.items())
+        hints = {word: nearest_word(word, known) for word in unknown}
+        detail = ", ".join(f"{word!r}" + (f" (did you mean {hint!r}?)" if hint else "") for word, hint in hints.items())
         raise InstructionError(
             f"the instruction uses words that this policy was not trained on: {detail}; it knows: {' '.join(known)}",
             ErrorCode.INSTRUCTION_UNKNOWN_WORDS,

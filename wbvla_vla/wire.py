@@ -1,6 +1,6 @@
 """What a remote policy and its server say to each other: one msgpack map per message, every field checked, nothing unpickled.
 
-    question  {version, ask: "hello"}                                               -> {version, served}
+    question  {version, ask: "hello"}                                               -> {version, served, guard}
               {version, ask: "check", policy, instruction}                          -> {version}
               {version, ask: "decide", policy, number, episode, input}              -> {version, number, decision, server_s}
     refusal   {version, number, error: {type, code, text}}                             in place of any answer
@@ -22,6 +22,7 @@ import msgpack
 import numpy as np
 
 from wbvla_core import errors
+from wbvla_core.catalogue import TaskCatalogue
 from wbvla_core.checkpoint import Manifest, robot_entry
 from wbvla_core.errors import ErrorCode, LinkError, WbvlaError
 from wbvla_core.robot import RobotSpec
@@ -197,6 +198,18 @@ def read_served(message: dict[str, Any]) -> ServedPolicy:
     kinds = {"name": str, "version": str, "joint_names": list, "fingerprint": str} | ({"numbers": dict} if "numbers" in made_for else {})
     robot = {name: field(made_for, name, kind) for name, kind in kinds.items()}
     return ServedPolicy(field(packed, "label", str), field(packed, "hash", str), robot, image)
+
+
+def read_guard(message: dict[str, Any]) -> tuple[TaskCatalogue | None, bool]:
+    """(the tasks of the served policy, whether it reads sentences at all). A server that says nothing of either has no list."""
+    if message.get("guard") is None:
+        return None, True
+    packed = field(message, "guard", dict)
+    try:
+        tasks = TaskCatalogue.from_json(packed["tasks"]) if packed.get("tasks") is not None else None
+    except ValueError as error:
+        raise LinkError(f"the served list of tasks cannot be read: {error}") from error
+    return tasks, field(packed, "reads_sentences", bool)
 
 
 def pack_error(error: Exception) -> dict[str, Any]:

@@ -17,7 +17,6 @@ from pathlib import Path
 from wbvla_core.checkpoint import write_json
 from wbvla_core.errors import WbvlaError
 from wbvla_core.task import check_goal
-from wbvla_sim.instructions import normalise
 from wbvla_train.data.clips import SIDECAR
 
 FILE = "instructions.json"
@@ -48,7 +47,7 @@ def checked_sentence(text: str) -> str:
     Raises:
         WbvlaError: empty, too long, or with angle brackets (they mark the model's own tokens).
     """
-    text = normalise(check_goal(text, 1.0, 0.0))
+    text = " ".join(check_goal(text, 1.0, 0.0).lower().replace(",", " ").split()).rstrip(" .!?")
     if not any(letter.isalpha() for letter in text) or "<" in text or ">" in text:
         raise WbvlaError(f"a sentence is plain words, for example 'turn left'; got {text!r}")
     return text

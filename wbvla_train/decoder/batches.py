@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from wbvla_core.catalogue import TaskCatalogue
 from wbvla_core.errors import WbvlaError
 from wbvla_core.robot import RobotSpec
+from wbvla_core.sentences import STAGE
 from wbvla_decoder.policy import encode_height
 from wbvla_perception.preprocess import ImageSpec
 from wbvla_sim.instructions import TASKS, paraphrases
@@ -17,6 +19,7 @@ from wbvla_sim.scene import COLORS
 from wbvla_train.data.demos import WAVES
 from wbvla_train.data.shards import read_shards
 from wbvla_train.decoder.arms import ask_about_arms
+from wbvla_train.decoder.config import DecoderTrainConfig
 from wbvla_train.lam.export import load_lam
 from wbvla_train.vla.codes import held_out_episodes, label_demos, undisturbed
 from wbvla_train.vla.grounding import box_target
@@ -67,6 +70,22 @@ class Demonstrations:
             raise WbvlaError(f"{', '.join(map(str, roots))}: the last episode of each is held out, and there is no other to train on; record at least two")
         self._asked_state, self._asked_arms = ask_about_arms(robot, asked)
         self._words = [tokenizer.encode_batch(paraphrases(task)) for task in TASKS]
+
+    def trained_tasks(self, config: DecoderTrainConfig) -> TaskCatalogue:
+        """The list of tasks for the bundle: those whose sentences a training with these settings draws.
+
+        Counterfactual sentences ask for every task that some training frame allows; mirrored frames for every box in view. Without either,
+        a frame has its recorded task alone.
+        """
+        d, train = self.data, self.train_index
+        drawn = np.isin(np.arange(len(TASKS)), d["task"][train])
+        allowed = d["valid"][train].any(axis=0)
+        if config.sentences > 1:
+            drawn |= allowed & np.where(WALKS, config.walk_share > 0.0, config.walk_share < 1.0)
+        if config.mirror_share > 0.0:
+            drawn |= allowed & WALKS
+        kinds = [kind for kind in STAGE.kinds.values() if any(task.kind == kind.name for task, of in zip(TASKS, drawn, strict=True) if of)]
+        return TaskCatalogue(kinds, [(task.kind, task.slots) for task, of in zip(TASKS, drawn, strict=True) if of], STAGE.source)
 
     @property
     def arm_rows(self) -> int:

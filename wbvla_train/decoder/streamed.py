@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from wbvla_core.catalogue import TaskCatalogue
 from wbvla_core.robot import RobotSpec
 from wbvla_core.types import RobotState
 from wbvla_decoder.model import DecoderConfig
@@ -21,7 +22,7 @@ from wbvla_train.decoder.config import DecoderTrainConfig
 from wbvla_train.parallel import Part, to_device
 from wbvla_train.vla.codes import held_out_episodes
 from wbvla_train.vla.images import jitter, to_model
-from wbvla_train.vla.streamed import EVALUATED, LabelledFrames
+from wbvla_train.vla.streamed import EVALUATED, LabelledFrames, frame_sentences
 from wbvla_vla.model import code_loss
 
 NEEDED = ("observation.state", "observation.velocity", "observation.imu", "action")
@@ -84,6 +85,9 @@ class StreamedFineTune:
             everything = [np.ones(view.length, dtype=bool) for view in taken]
             return FrameStream(taken, everything, frames.read, config.stream, batch, config.loop.seed)
 
+        trained = [views[i] for i in np.flatnonzero(~held_out)]
+        sentences = {view.dataset.tasks[index] for view in trained for index in np.unique(frame_sentences(view))}
+        self.tasks = TaskCatalogue.of_sentences(sentences, "the sentences of the recordings that it was trained on")
         self.stream, self._check = stream(~held_out, config.batch), stream(held_out, EVALUATED)
 
     def draw(self, rng: np.random.Generator, step: int, part: Part) -> Batch:

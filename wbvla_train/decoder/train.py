@@ -63,6 +63,7 @@ class FineTuneStep:
 
     def __init__(self, config: DecoderTrainConfig, student: Student, demos: Demonstrations, spec: ImageSpec, corpus: CodesStep | None = None) -> None:
         self.config, self.student, self.demos, self.spec, self.corpus = config, student, demos, spec, corpus
+        self.tasks = demos.trained_tasks(config)
 
     def draw(self, rng: np.random.Generator, step: int, part: Part) -> tuple[Batch, CodeBatch | None]:
         part.require_whole("stage 2 from demonstrations with counterfactual sentences")
@@ -229,7 +230,7 @@ def _export(config: DecoderTrainConfig, run: FineTuning, weights: dict[str, torc
     def metrics(manifest: Manifest) -> dict[str, Any]:
         return run_record(config, run.loop.seconds / 3600, held_out=held_out, frames=run.frames, samples=samples, manifest=manifest.hash)
 
-    manifest = save_policy(config.output, config.output.name, adapter, decoder, vla.manifest, robot, config.lora, config.filter, {}, metrics)
+    manifest = save_policy(config.output, config.output.name, adapter, decoder, vla.manifest, robot, config.lora, config.filter, {}, metrics, run.step.tasks)
     log(f"{manifest.label} written to {config.output}: " + "  ".join(f"{key} {value:.3f}" for key, value in held_out.items()))
 
 
