@@ -79,7 +79,8 @@ def line(name: str, rows: list[dict[str, Any]], tasks: TaskCatalogue) -> str:
     return (
         f"{name:>5}: {outside.total()} out of range: {accepted} accepted wrongly, {outside['refused']} refused with right reason and hint; "
         f"{inside.total()} in range: {inside['refused wrongly']} refused wrongly; "
-        f"{near.total()} synonyms and typos: {near['accepted']} accepted, {near['right hint']} refused with the right hint, {near['wrong hint']} with a wrong one"
+        f"{near.total()} synonyms and typos: {near['accepted']} accepted, {near['right hint']} refused with the right hint, "
+        f"{near['wrong hint']} with a wrong one"
     )
 
 

@@ -23,12 +23,14 @@ from typing import Annotated, Any
 
 import tyro
 
+from wbvla_core.catalogue import TaskCatalogue
 from wbvla_core.checkpoint import find_checkpoint, load_manifest, write_json
 from wbvla_core.console import DISK_FULL, program
 from wbvla_core.errors import ErrorCode, InstructionError, WbvlaError
 from wbvla_core.robot import RobotSpec, load_robot
 from wbvla_core.ros.domains import check_domain, mark, reserve
 from wbvla_core.ros.tables import share_dir
+from wbvla_core.sentences import STAGE
 from wbvla_core.task import TaskResult, check_goal
 from wbvla_eval.produce import BAG, REPORT, SUMMARY, VIDEO, EpisodeFacts, produce, produce_without_bag
 from wbvla_eval.protocol import DURATION_S
@@ -58,8 +60,8 @@ MEANING = {
 class DemoOptions:
     """The X2 carries out a sentence in simulation; writes video.mp4, episode.mcap, report.html and summary.json. Exit status 0 only if it succeeded."""
 
-    instruction: Annotated[str, tyro.conf.Positional] = "walk to the blue box"
-    """what the robot is asked to do"""
+    words: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="SENTENCE")] = ("walk to the blue box",)
+    """what the robot is asked to do; quotes may be left out"""
     seed: int = 7
     """of the scene"""
     out: Path | None = None
@@ -80,6 +82,11 @@ class DemoOptions:
     """show every line that the nodes log; else only warnings (all of them are in OUT/logs)"""
     redo: Path | None = None
     """judge, draw and report again from this folder's bag; starts nothing"""
+
+    @property
+    def instruction(self) -> str:
+        """The sentence, whether it came as one word or as several."""
+        return " ".join(self.words)
 
 
 class Display:
@@ -143,14 +150,27 @@ def vla_parameters(policy: str) -> tuple[dict[str, Any], Path | None]:
     return {"policy": "checkpoint", "checkpoint": str(directory)}, directory
 
 
-def understand(instruction: str, seed: int, robot: RobotSpec, timeout_s: float) -> Task:
+def help_text() -> str:
+    """What stands above the options: the sentences that are accepted, from the list that decides."""
+    sentences = "\n".join(f"    {line}" for line in STAGE.summary())
+    return f"{DemoOptions.__doc__}\n\nSentences (`wbvla tasks --all` lists their other wordings):\n\n{sentences}"
+
+
+def understand(instruction: str, seed: int, robot: RobotSpec, timeout_s: float, policy: Path | None = None) -> Task:
     """What the sentence means in this scene.
 
+    Args:
+        policy: the bundle whose list of tasks the sentence must be in; None, or a bundle without a list: any sentence that the demo can judge.
+
     Raises:
-        InstructionError: not a sentence of this stage, or about a box that the scene lacks.
+        InstructionError: not a task of the policy, not one that the demo can judge, or about a box that the scene lacks.
     """
     duration_s = 0.0
-    task = parse_instruction(check_goal(instruction, timeout_s, duration_s))
+    check_goal(instruction, timeout_s, duration_s)
+    tasks = TaskCatalogue.of(load_manifest(policy, kind="policy", verify_files=False)) if policy else None
+    if tasks is not None:
+        tasks.meaning(instruction)
+    task = parse_instruction(instruction)
     scene = random_scene(seed, kind="walk_to", robot=robot)
     colors = [str(box.color) for box in scene.boxes]
     if task.kind == "walk_to" and task.color not in colors:
@@ -282,7 +302,7 @@ def _act(stack: Any, episode: Episode, display: Display, stopped: Callable[[], b
     options = episode.options
     result = stack.send_goal(options.instruction, options.timeout_s, DURATION_S.get(episode.task.kind, 0.0), on_feedback=_feedback(display))
     episode.result = result
-    display.line(f"the robot says: {result.outcome.name.lower()} after {result.elapsed_s:.1f} s ({result.message})")
+    display.line(f"the robot says after {result.elapsed_s:.1f} s: {result.message}")
     if result.outcome.name == "REFUSED":
         raise GoalRefused(f"the goal was refused: {result.message}", result.code)
     _sleep(AFTER_S, stopped, stack.require)
@@ -488,7 +508,7 @@ def over_limits(rows: Sequence[dict[str, Any]], *, success: bool) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """``wbvla demo``. Exit status 0: succeeded by the recorded truth; 1: did not; 2: refused, with the reason."""
-    options = tyro.cli(DemoOptions, args=argv, prog="wbvla demo")
+    options = tyro.cli(DemoOptions, args=argv, prog="wbvla demo", description=help_text())
     display = Display()
     if options.redo is not None:
         facts = load_facts(options.redo)
@@ -496,9 +516,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.domain is not None:
         check_domain(options.domain)  # before a folder is made
     robot = load_robot(options.robot)
-    task = understand(options.instruction, options.seed, robot, options.timeout_s)
-    display.step(1, f'"{options.instruction}", seed {options.seed}')
     _, policy = vla_parameters(options.policy)
+    task = understand(options.instruction, options.seed, robot, options.timeout_s, policy)
+    display.step(1, f'"{options.instruction}", seed {options.seed}')
     for path, kind in ((policy, "policy"), (find_checkpoint(options.lmo), "lmo")):
         if path is not None:
             manifest = load_manifest(path, kind=kind, robot=robot)

@@ -63,10 +63,10 @@ def main(argv: Sequence[str]) -> int:
         served, make = load(options.policy, robot)
     try:
         server = PolicyServer(served, make, robot, options.bind)
-        print(f"sentences: {guard_of(make())[1]}", flush=True)
         print(
             f"{served.label} {served.hash[:12]} loaded and warm after {time.perf_counter() - start:.1f} s, serving {robot.name} on {server.address}", flush=True
         )
+        print(f"sentences: {guard_of(make())[1]}", flush=True)
         server.run()
     except KeyboardInterrupt:
         print("wbvla serve: stopped", flush=True)

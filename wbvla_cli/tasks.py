@@ -12,9 +12,8 @@ from typing import Annotated
 import tyro
 
 from wbvla_core.catalogue import TASKS_FILE, TaskCatalogue
-from wbvla_core.checkpoint import MANIFEST_FILE, METRICS_FILE, Manifest, load_manifest, sha256_file, write_json, writing
+from wbvla_core.checkpoint import MANIFEST_FILE, METRICS_FILE, Manifest, find_checkpoint, load_manifest, sha256_file, write_json, writing
 from wbvla_core.errors import WbvlaError
-from wbvla_core.ros.tables import share_dir
 from wbvla_core.sentences import STAGE
 from wbvla_vla.guard import of_list
 
@@ -37,7 +36,7 @@ class Tasks:
 
 def main(argv: Sequence[str]) -> int:
     options = tyro.cli(Tasks, args=list(argv), prog="wbvla tasks")
-    directory = options.policy if options.policy.is_dir() else share_dir() / options.policy
+    directory = find_checkpoint(options.policy)
     if options.write:
         manifest = add_tasks(directory, _list_of(options.write, directory))
         print(f"{manifest.label}: {TASKS_FILE} written, manifest {manifest.hash[:12]}; the weights are as they were")

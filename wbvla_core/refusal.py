@@ -116,8 +116,11 @@ def _named_sign(sign: str) -> str:
     return f"{sign!r} ({name})" if sign.isprintable() else f"an invisible sign ({name})"
 
 
-def distance(a: str, b: str) -> int:
-    """Number of letters that differ: insertions, deletions, replacements and swaps of neighbours (optimal string alignment)."""
+def distance(a: str, b: str, at_most: int = 1000) -> int:
+    """Number of letters that differ: insertions, deletions, replacements and swaps of neighbours (optimal string alignment).
+
+    Above ``at_most`` it is only said that it is above.
+    """
     rows: list[list[int]] = [list(range(len(b) + 1))]
     for i, x in enumerate(a, 1):
         row = [i]
@@ -126,6 +129,8 @@ def distance(a: str, b: str) -> int:
             if i > 1 and j > 1 and x == b[j - 2] and a[i - 2] == y:
                 best = min(best, rows[-2][j - 2] + 1)
             row.append(best)
+        if min(min(row), min(rows[-1])) > at_most:
+            return at_most + 1
         rows.append(row)
     return rows[-1][-1]
 
@@ -147,7 +152,7 @@ def nearest_word(word: str, known: Iterable[str]) -> str | None:
             return meant
     if word in KNOWN_ENGLISH or len(word) < 3:
         return None
-    ranked = sorted((distance(word, other), other) for other in words if len(other) >= 3)
+    ranked = sorted((distance(word, other, 2), other) for other in words if len(other) >= 3)
     return ranked[0][1] if ranked and ranked[0][0] <= _allowed(word) else None
 
 
@@ -258,7 +263,7 @@ class _Reading:
             return self._cannot(f"{first} {second}")
         if first not in english.VERBS or not (second in english.ARTICLES or second in self.values):
             return None
-        example = next(" ".join(words) for words, _ in self.listed if words[:1] == [first])
+        example = " ".join(min((one for one in self.listed if one[0][:1] == [first]), key=lambda one: one[1].held_out)[0])
         return Finding(Reason.VERB, f"{_quoted(first)} is known to it only as in {_quoted(example)}", self._nearest())
 
     def condition(self) -> Finding | None:
@@ -408,7 +413,7 @@ class _Reading:
         aligned = self._align(words)
         if aligned[0] <= NEAR or abs(len(joined) - len(other)) > _allowed(other) or self._other_word(words):
             return aligned
-        letters = distance(joined, other)
+        letters = distance(joined, other, _allowed(other))
         return (0.3 * letters, {" ".join(self.core): " ".join(words)}) if letters <= _allowed(other) else aligned
 
     def _other_word(self, words: list[str]) -> bool:
@@ -420,6 +425,11 @@ class _Reading:
     def _align(self, words: list[str]) -> tuple[float, dict[str, str]]:
         """Edit distance word by word -> (cost, said -> meant); (FAR, {}) as soon as it is beyond NEAR."""
         said = self.core
+        # Cheap bounds first: a word that is missing needs another in its place, and a word too many needs a place.
+        missing = sum(word not in english.ARTICLES for word in words if word not in said)
+        extra = [word for word in said if word not in words]
+        if missing > len(extra) or sum(word not in english.FILLERS for word in extra) > sum(word not in said for word in words):
+            return FAR, {}
         table: list[list[tuple[float, tuple]]] = [[(0.0, ())]]
         for word in words:
             cost, fixes = table[0][-1]
@@ -464,7 +474,7 @@ class _Reading:
             return 0.1
         if said in self.known or said in KNOWN_ENGLISH:
             return FAR
-        wrong = distance(said, meant)
+        wrong = distance(said, meant, 2)
         return 0.2 * wrong if wrong <= _allowed(meant) and len(meant) > 2 else FAR
 
 

@@ -17,6 +17,7 @@ from wbvla_core.types import Decision
 STILL_S = 2.0  # design: flags zero and arms quiet for this long ends a task
 STILL_ARM_RAD = 0.03  # arm targets that move less than this per decision are quiet (ours: under the 10 Hz policy's own jitter limit)
 STILL_STANCE_M = 0.005  # a stance that moves less than this per decision is held (ours)
+AT_REST = f"the robot came to rest (flags zero, arms quiet for {STILL_S:g} s)"  # how STILL is put into words
 NOT_JUDGED = "whether the task was done is not judged here"  # said with every end that might be read as success
 MAX_TIMEOUT_S = 600.0  # ours: ten minutes; a task that needs more is several tasks
 

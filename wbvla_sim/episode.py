@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from wbvla_core.task import STILL_S, Stillness
+from wbvla_core.task import AT_REST, Stillness
 from wbvla_core.types import Decision, JointCommand, LocoCommand, PolicyInput, RobotState
 from wbvla_sim.world import World
 
@@ -184,7 +184,7 @@ def run_episode(
             decision = policy.infer(PolicyInput(now_s, image, instruction, state))
             decision.loco.validate(robot.stance_height_range_m)
             if stillness.note(decision) and duration_s is None:
-                outcome, reason = Outcome.STILL, f"flags zero and arms quiet for {STILL_S:g} s"
+                outcome, reason = Outcome.STILL, AT_REST
                 break
             last = decision
             label = getattr(policy, "label", None) or decision

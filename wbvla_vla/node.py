@@ -28,7 +28,7 @@ from wbvla_core.ros.lifecycle import ManagedNode, Parameter, run_node
 from wbvla_core.ros.qos import action
 from wbvla_core.ros.tables import share_dir
 from wbvla_core.ros.timing import Timings
-from wbvla_core.task import NOT_JUDGED, STILL_S, Stillness, check_goal
+from wbvla_core.task import AT_REST, NOT_JUDGED, Stillness, check_goal
 from wbvla_core.timeline import nearest_index
 from wbvla_core.types import Decision, LocoCommand, PolicyInput, RobotState
 from wbvla_msgs.action import ExecuteTask
@@ -113,7 +113,7 @@ class VlaNode(ManagedNode):
         self._read_joints = raw.JointStateReader(self.robot.joint_names)
         self.guarded, said = guard.guard_of(self.policy)
         self._unguarded = "" if self.guarded else f" ({said})"
-        (self.get_logger().info if self.guarded else self.get_logger().warning)(f"sentences: {said}")
+        (self.get_logger().warning if said == guard.NO_LIST else self.get_logger().info)(f"sentences: {said}")
         self._checkpoint = getattr(getattr(self.policy, "manifest", None), "hash", "")
         spec = getattr(self.policy, "image_spec", None)
         self._image_size = spec.size if spec else None
@@ -264,7 +264,7 @@ class VlaNode(ManagedNode):
                 if stamp_s - start_s >= task.duration_s:
                     raise TaskEnd(Result.DURATION, ErrorCode.NONE, f"{task.duration_s:g} s are over, the robot stands; {NOT_JUDGED}")
             elif still:
-                raise TaskEnd(Result.STILL, ErrorCode.NONE, f"the robot came to rest (flags zero, arms quiet for {STILL_S:g} s); {NOT_JUDGED}")
+                raise TaskEnd(Result.STILL, ErrorCode.NONE, f"{AT_REST}; {NOT_JUDGED}")
 
     def _next_image(self, task: Task, loco: LocoCommand, silence_s: float) -> tuple[float, np.ndarray]:
         """The newest image that was not yet looked at; TaskEnd where none comes within ``silence_s``."""

@@ -1,5 +1,7 @@
 """`wbvla demo` without starting anything: what it refuses and how it says so, and making the results again from a folder."""
 
+import dataclasses
+import shutil
 import signal
 from pathlib import Path
 
@@ -7,13 +9,17 @@ import pytest
 
 from wbvla_cli import demo
 from wbvla_cli.main import main
-from wbvla_core.errors import WbvlaError
+from wbvla_core.catalogue import TASKS_FILE, TaskCatalogue
+from wbvla_core.checkpoint import load_manifest, sha256_file, write_json
+from wbvla_core.errors import InstructionError, WbvlaError
 from wbvla_core.robot import load_robot
+from wbvla_core.sentences import STAGE
 from wbvla_eval.produce import EpisodeFacts
 from wbvla_sim.instructions import Task
 from wbvla_sim.scene import COLORS, random_scene
 
 ROBOT = load_robot()
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def refusal(capsys, *arguments) -> str:
@@ -26,12 +32,41 @@ def refusal(capsys, *arguments) -> str:
     [
         ("", "the instruction is empty"),
         ("walk to the blue box " * 20, "at most 200"),
-        ("dance with the blue box", "unknown words: dance"),
+        ("dance with the blue box", 'not trained to "dance"'),
         ("box blue walk", "this sentence is not"),
+        ("walk to the box", "which one: red, green, blue or yellow?"),
     ],
 )
 def test_a_sentence_that_cannot_be_followed_is_refused_with_its_reason(capsys, instruction, words):
     assert words in refusal(capsys, instruction)
+
+
+def test_a_sentence_needs_no_quotes(capsys):
+    with_quotes = refusal(capsys, "please stop", "--seed", "3")
+    assert with_quotes == refusal(capsys, "please", "stop", "--seed", "3") == refusal(capsys, "--seed", "3", "please", "stop")
+    assert "wbvla stop" in with_quotes
+
+
+def test_the_help_lists_the_sentences_that_are_accepted(capsys):
+    with pytest.raises(SystemExit):
+        main(["demo", "--help"])
+    shown = capsys.readouterr().out
+    assert all(line in shown for line in STAGE.summary())
+
+
+def test_the_demo_takes_the_sentences_of_the_bundle_that_it_runs(tmp_path):
+    """A bundle that was trained to turn only refuses what another can do, before anything starts."""
+    bundle = tmp_path / "policy" / "turns"
+    shutil.copytree(ROOT / "checkpoints" / "policy" / "tiny", bundle)
+    turns = TaskCatalogue([STAGE.kinds["turn"]], [("turn", {"side": "left"})])
+    turns.save(bundle)
+    manifest = load_manifest(bundle, verify_files=False)
+    files = {**manifest.files, TASKS_FILE: sha256_file(bundle / TASKS_FILE)}
+    write_json(bundle / "manifest.json", dataclasses.replace(manifest, files=files).to_json())
+    assert demo.understand("turn left", 7, ROBOT, 60.0, bundle) == Task("turn", side="left")
+    with pytest.raises(InstructionError, match="It can: turn left"):
+        demo.understand("squat down", 7, ROBOT, 60.0, bundle)
+    assert demo.understand("squat down", 7, ROBOT, 60.0) == Task("squat")
 
 
 def test_a_box_that_the_scene_lacks_is_refused_with_those_that_it_has(capsys):
@@ -99,5 +134,5 @@ def test_policies_that_are_no_checkpoints_become_parameters_of_the_vla_node(tmp_
 
 
 def test_the_commands_of_the_report_repeat_what_was_asked():
-    again, trials = demo._commands(demo.DemoOptions(instruction="turn left", seed=3, policy="zero"))
+    again, trials = demo._commands(demo.DemoOptions(("turn", "left"), seed=3, policy="zero"))
     assert again == 'wbvla demo "turn left" --seed 3 --policy zero' and trials.endswith("--policy zero")

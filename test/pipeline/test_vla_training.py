@@ -139,7 +139,7 @@ def test_the_recorded_graph_answers_like_the_model_for_any_image_and_sentence(ch
 
 def test_sentences_that_cannot_be_followed_are_refused(chain: Chain) -> None:
     policy = WholeBodyPolicy.load(chain.policy, load_robot("x2"))
-    for sentence, code in (("", "INSTRUCTION_EMPTY"), ("walk to the orange box", "INSTRUCTION_UNKNOWN_WORDS"), ("walk " * 30, "INSTRUCTION_TOO_LONG")):
+    for sentence, code in (("", "INSTRUCTION_EMPTY"), ("walk to the orange box", "INSTRUCTION_UNKNOWN_WORDS"), ("walk " * 50, "INSTRUCTION_TOO_LONG")):
         with pytest.raises(InstructionError) as refusal:
             policy.infer(policy_input(sentence))
         assert refusal.value.code.name == code

@@ -14,6 +14,7 @@ pytest.importorskip("rclpy", reason="needs ROS 2: run `make setup`")
 from rclpy.action import ActionClient  # noqa: E402
 from sensor_msgs.msg import Image  # noqa: E402
 
+from wbvla_core.catalogue import TaskCatalogue  # noqa: E402
 from wbvla_core.errors import ErrorCode, LinkError  # noqa: E402
 from wbvla_core.ros import codec  # noqa: E402
 from wbvla_core.ros.qos import action  # noqa: E402
@@ -22,9 +23,9 @@ from wbvla_core.types import Decision, LocoCommand, PolicyInput, RobotState  # n
 from wbvla_msgs.action import ExecuteTask  # noqa: E402
 from wbvla_msgs.srv import TakeControl  # noqa: E402
 from wbvla_vla.fakes import ZeroPolicy  # noqa: E402
+from wbvla_vla.guard import NO_LIST  # noqa: E402
 from wbvla_vla.node import VlaNode  # noqa: E402
 from wbvla_vla.serve import PolicyServer, load  # noqa: E402
-from wbvla_vla.tokens import InstructionTokenizer, build_tokenizer  # noqa: E402
 
 from .conftest import until  # noqa: E402
 from .fakes import ROBOT, UPRIGHT, HoldLmo, Probe  # noqa: E402
@@ -43,10 +44,10 @@ class ScriptedPolicy(ZeroPolicy):
         self.seen: list[PolicyInput] = []
         self.error: Exception | None = None
         self.think_s = 0.0
-        self._tokenizer = InstructionTokenizer(build_tokenizer(["walk to the blue box"], 16, 4), max_words=8)
+        self.tasks: TaskCatalogue | None = TaskCatalogue.of_sentences(["walk to the blue box"])
 
     def check_instruction(self, instruction: str) -> None:
-        self._tokenizer.encode(instruction)
+        self.tasks.meaning(instruction)
 
     def infer(self, inputs: PolicyInput) -> Decision:
         self.seen.append(inputs)
@@ -57,8 +58,10 @@ class ScriptedPolicy(ZeroPolicy):
 
 
 class ScriptedVla(VlaNode):
+    MAKE = ScriptedPolicy
+
     def make_policy(self, robot):
-        return ScriptedPolicy()
+        return self.MAKE()
 
 
 class Robot:
@@ -84,13 +87,13 @@ class Robot:
 
 
 class Bench:
-    def __init__(self, graph) -> None:
+    def __init__(self, graph, policy: type[ScriptedPolicy] = ScriptedPolicy) -> None:
         from rclpy.parameter import Parameter
 
         # only the vla's own behaviour is under test: LMO is patient, so that a slow machine does not fail it
         patience = [Parameter(name, value=value) for name, value in (("state_timeout_s", 1.0), ("session_timeout_s", 3.0))]
         self.lmo = graph.add(HoldLmo(context=graph.context, parameter_overrides=patience))
-        self.vla = graph.add(ScriptedVla(context=graph.context))
+        self.vla = graph.add(type("Vla", (ScriptedVla,), {"MAKE": policy})(context=graph.context))
         self.probe = graph.add(Probe(graph.context))
         self.probe.hear("vla_loco", "vla_arms", "latent_action")
         for node in (self.lmo, self.vla):
@@ -136,6 +139,8 @@ def test_goals_that_cannot_be_carried_out_are_refused_with_code_and_sentence_bef
         (("   ",), ErrorCode.INSTRUCTION_EMPTY),
         (("walk " * MAX_INSTRUCTION_CHARS,), ErrorCode.INSTRUCTION_TOO_LONG),
         (("juggle the blue box",), ErrorCode.INSTRUCTION_UNKNOWN_WORDS),
+        (("take the blue box",), ErrorCode.INSTRUCTION_UNKNOWN_WORDS),
+        (("please stop",), ErrorCode.INSTRUCTION_UNKNOWN_WORDS),
         (("walk to the box", 0.0), ErrorCode.TASK_TIMES_INVALID),
         (("walk to the box", float("nan")), ErrorCode.TASK_TIMES_INVALID),
         (("walk to the box", 5.0, 6.0), ErrorCode.TASK_TIMES_INVALID),
@@ -145,7 +150,25 @@ def test_goals_that_cannot_be_carried_out_are_refused_with_code_and_sentence_bef
         assert (result.outcome, result.code) == (Result.REFUSED, code), (goal, result)
         assert len(result.message.split()) > 3
     assert "juggle" in bench.run("juggle the blue box").message
+    assert '"walk to the blue box"' in bench.run("take the blue box").message and "wbvla stop" in bench.run("please stop").message
     assert not bench.policy.seen and not bench.probe.heard["vla_loco"]
+
+
+def test_a_policy_without_a_list_of_tasks_says_so_with_every_result(graph):
+    class Unguarded(ScriptedPolicy):
+        reads_sentences = True
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.tasks, self.loco = None, WALK.stopped()
+
+        def check_instruction(self, instruction: str) -> None:
+            pass
+
+    bench = Bench(graph, Unguarded)
+    assert not bench.vla.guarded and bench.vla.health().values["sentences"] == "not guarded"
+    assert NO_LIST in bench.run("whatever you like").message
+    bench.robot.close()
 
 
 def test_a_second_goal_is_refused_while_one_runs_and_the_first_goes_on(bench):
@@ -178,6 +201,7 @@ def test_each_task_ends_as_its_goal_says(bench):
     bench.policy.loco = WALK.stopped()
     result = bench.run()
     assert result.outcome == Result.STILL and result.elapsed_s >= 2.0
+    assert result.message.startswith("the robot came to rest") and result.message.endswith("whether the task was done is not judged here")
 
 
 def test_every_decision_carries_the_stamp_of_its_image_and_the_newest_image_wins(bench):

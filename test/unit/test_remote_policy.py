@@ -23,6 +23,7 @@ from wbvla_core.robot import load_robot
 from wbvla_core.types import Decision, PolicyInput, RobotState
 from wbvla_vla import serve, wire
 from wbvla_vla.fakes import ZeroPolicy
+from wbvla_vla.guard import NO_LIST, SAME_WHATEVER, guard_of
 from wbvla_vla.remote import RemotePolicy
 from wbvla_vla.wire import ServedPolicy
 
@@ -124,12 +125,25 @@ def test_robots_have_memories_of_their_own_and_reset_empties_only_ones_own(tiny)
         assert all(map(same, alone, interleaved))
 
 
+def test_the_served_policy_says_over_the_network_whether_it_is_guarded(tiny, zero, monkeypatch):
+    with serving(*tiny) as server, asking(server) as policy:
+        assert guard_of(policy) == guard_of(tiny[1]()) == (True, "guarded: 12 tasks in 121 sentences, any other sentence is refused")
+    with asking(zero) as policy:
+        assert guard_of(policy) == (False, SAME_WHATEVER)
+    monkeypatch.setattr(serve.PolicyServer, "guard", None)  # a server of an earlier version says nothing of it
+    with serving(*tiny) as server, asking(server) as policy:
+        assert guard_of(policy) == (False, NO_LIST)
+
+
 def test_what_the_policy_refuses_is_refused_with_the_same_error_over_the_network(tiny):
     with serving(*tiny) as server, asking(server) as policy:
         policy.check_instruction("walk to the red box")
-        with pytest.raises(InstructionError, match="trained on") as unknown:
-            policy.check_instruction("fetch the zeppelin")
-        assert unknown.value.code == ErrorCode.INSTRUCTION_UNKNOWN_WORDS
+        for sentence, words in (("fetch the zeppelin", "not trained to .fetch"), ("take the red box", 'can do: "walk to the red box"')):
+            with pytest.raises(InstructionError, match=words) as unknown:
+                policy.check_instruction(sentence)
+            assert unknown.value.code == ErrorCode.INSTRUCTION_UNKNOWN_WORDS
+            with pytest.raises(InstructionError, match=words):  # whoever does not ask first
+                policy.infer(seen(instruction=sentence))
         with pytest.raises(ImageError, match="96x96 px, got 64x64"):
             policy.infer(seen(size=64))
         blind = dataclasses.replace(seen(), state=dataclasses.replace(seen().state, gyro=np.full(3, np.nan)))
