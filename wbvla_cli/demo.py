@@ -438,7 +438,8 @@ def load_facts(directory: Path) -> EpisodeFacts:
         raise WbvlaError(f"{path} is not there: --redo wants the folder of an earlier demo")
     data = json.loads(path.read_text())
     data |= {name: None if data[name] is None else Path(data[name]) for name in ("policy", "lmo", "store")}
-    return EpisodeFacts(**{**data, "task": Task(**data["task"]), "commands": tuple(data["commands"])})
+    lists = {name: tuple(data.get(name, ())) for name in ("commands", "log")}
+    return EpisodeFacts(**{**data, "task": Task(**data["task"]), **lists})
 
 
 def finish(directory: Path, facts: EpisodeFacts, robot: RobotSpec, display: Display, *, video: bool) -> int:
