@@ -111,6 +111,7 @@ def write_v3(
     listed: Callable[[list[dict[str, Any]]], list[dict[str, Any]]] = lambda entries: entries,
     tasks: Sequence[str] = TASKS,
     task_table: dict[str, list[Any]] | None = None,
+    group: int | None = None,
     extra: dict[str, Any] | None = None,
     **settings: Any,
 ) -> Path:
@@ -131,7 +132,7 @@ def write_v3(
         entries.append({"episode_index": i, "tasks": [tasks[i % len(tasks)]], "length": n} | span | place | times)
         pictures += shots(n, fps, first / fps)
     (root / "data/chunk-000").mkdir(parents=True)
-    pq.write_table(order(pa.concat_tables(tables)), root / "data/chunk-000/file-000.parquet")
+    pq.write_table(order(pa.concat_tables(tables)), root / "data/chunk-000/file-000.parquet", row_group_size=group)
     pq.write_table(pa.Table.from_pylist(listed(entries)), root / "meta/episodes/chunk-000/file-000.parquet")
     write_video(root / f"videos/{CAMERA}/chunk-000/file-000.mp4", pictures if video is None else video, rate=settings.pop("rate", fps), **settings)
     return root

@@ -233,6 +233,17 @@ def test_faulty_rows_are_found_and_nothing_is_made_of_them(name, tmp_path):
     assert words in refused(root, tmp_path)
 
 
+def test_an_episode_is_the_same_however_its_file_is_cut_into_row_groups(tmp_path):
+    whole, cut = (open_dataset(write_v3(tmp_path / str(group), (12, 10, 8), group=group)).views for group in (None, 7))
+    for one, other in zip(whole, cut, strict=True):
+        mine, theirs = one.columns(), other.columns()
+        assert all(np.array_equal(mine[key], theirs[key]) for key in mine) and mine["episode_index"].ravel().tolist() == [one.index] * one.length
+        assert np.array_equal(one.columns(["action"])["action"], theirs["action"])
+    path = whole[0].data
+    pq.write_table(pq.read_table(path).slice(0, 12), path)
+    assert len(whole[0].table()) == 12 and len(whole[1].table()) == 0, "a file that changed is read anew"
+
+
 def test_lists_that_do_not_fit_the_data_are_found(tmp_path):
     def twice(entries):
         return [entries[0], entries[1] | {"episode_index": 0}]

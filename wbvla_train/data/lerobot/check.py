@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from wbvla_core.robot import RobotSpecError, load_robot
 from wbvla_train.data.lerobot.bag import Loss
-from wbvla_train.data.lerobot.check_pictures import Finding, pictures, sizes
+from wbvla_train.data.lerobot.check_pictures import Finding, pictures
 from wbvla_train.data.lerobot.episode import ARROW, DataError, shown
 from wbvla_train.data.lerobot.lag import LagMeter
 from wbvla_train.data.lerobot.reader import EMBEDDED, Dataset, View, open_dataset
@@ -65,7 +65,6 @@ def check_dataset(dataset: Dataset, *, images: bool = True, only: Collection[int
             if any(finding.severity == "error" for finding in mine):
                 continue  # which picture is whose is not known
             try:
-                found += sizes(dataset, camera, view)
                 if images and columns and _in_order(view):
                     found += _images(dataset, view, camera, columns)
             except DataError as error:

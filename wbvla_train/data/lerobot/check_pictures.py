@@ -53,7 +53,9 @@ def _file(dataset: Dataset, camera: str, video: Video, views: Sequence[View]) ->
     """The episodes of one video file, in its order."""
     edges: list[View] = []  # episodes at an end of the file whose rows and pictures do not fit there
     named: set[int] = set()  # episodes with an error of their own
+    odd = list(_size(dataset, camera, video))
     for place, view in enumerate(views):
+        yield from (_say(view, "size", 0, text, "warning") for text in odd)
         following = views[place + 1].videos[camera][1] if place + 1 < len(views) else np.inf
         try:
             faults = list(_episode(dataset, camera, video, view, first=place == 0, following_s=following))
@@ -112,13 +114,10 @@ def _episode(dataset: Dataset, camera: str, video: Video, view: View, *, first: 
         yield _say(view, "picture", row, f"{camera}: {within} pictures for {count} rows; the one at {mine[extra]:.3f} s has none"), ""
 
 
-def sizes(dataset: Dataset, camera: str, view: View) -> Iterator[Finding]:
+def _size(dataset: Dataset, camera: str, video: Video) -> Iterator[str]:
     """Pictures of another size than announced, or that ask to be turned."""
-    video = scan(view.video(camera)[0])
     announced = sorted(int(n) for n in dataset.features[camera]["shape"])
     if announced != sorted((video.height, video.width, 3)):
-        text = f"{camera}: pictures are {video.width}x{video.height} px, meta/info.json says {dataset.features[camera]['shape']}"
-        yield _say(view, "size", 0, text, "warning")
+        yield f"{camera}: pictures are {video.width}x{video.height} px, meta/info.json says {dataset.features[camera]['shape']}"
     if video.rotation_deg:
-        text = f"{camera}: the file asks to be turned by {video.rotation_deg} degrees, which no reader of data sets does: pictures are read as stored"
-        yield _say(view, "size", 0, text, "warning")
+        yield f"{camera}: the file asks to be turned by {video.rotation_deg} degrees, which no reader of data sets does: pictures are read as stored"

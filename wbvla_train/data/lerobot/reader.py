@@ -25,6 +25,7 @@ from wbvla_train.data.lerobot import stats
 from wbvla_train.data.lerobot.assemble import PROVENANCE
 from wbvla_train.data.lerobot.episode import ABOUT, ROWS, DataError, Episode, RowError, arrow_column, numpy_column, shown, video_file
 from wbvla_train.data.lerobot.pictures import allowed, open_video, read_joined, require_picture, step_of
+from wbvla_train.data.lerobot.rows import episode_rows
 from wbvla_train.data.lerobot.schema import COUNTERS, camera_feature, names_of
 from wbvla_train.data.lerobot.video import COPIED, Encoder
 
@@ -66,13 +67,8 @@ class View:
     first_index: int | None = None
 
     def table(self, columns: Sequence[str] | None = None) -> pa.Table:
-        """Its rows, whatever else the file holds."""
-        try:
-            return pq.read_table(self.data, columns=columns, filters=[("episode_index", "=", self.index)], schema=None)
-        except FileNotFoundError:
-            raise DataError(f"{shown(self.data)} is missing: the rows of episode {self.index}") from None
-        except (OSError, pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-            raise DataError(f"{shown(self.data)} is not readable: {str(error).splitlines()[0]}") from error
+        """Its rows, whatever else the file holds; of ``columns`` those that are there."""
+        return episode_rows(self.data, self.index, columns)
 
     def columns(self, keys: Sequence[str] | None = None) -> dict[str, np.ndarray]:
         """Column -> [T, D], as they are.
@@ -82,7 +78,7 @@ class View:
         """
         features = self.dataset.features
         wanted = [key for key, feature in features.items() if feature["dtype"] not in ("video", "image") and (keys is None or key in keys)]
-        table = self.table()
+        table = self.table(wanted)
         missing = [key for key in wanted if key not in table.column_names]
         if missing:
             raise DataError(f"{shown(self.data)} lacks {missing}, which meta/info.json names")
@@ -113,7 +109,7 @@ class View:
     @cached_property
     def task_indices(self) -> np.ndarray:
         """[T]: of each row, the number of its sentence; RowError where the table of tasks has no such number."""
-        indices = self._numbers(self.table(["task_index", "episode_index"])["task_index"], "task_index")[:, 0]
+        indices = self.columns(["task_index"])["task_index"][:, 0]
         if (unknown := ~np.isin(indices, list(self.dataset.tasks))).any():
             row = int(unknown.argmax())
             text = f"{shown(self.data)}: episode {self.index}, frame {row}: task_index {indices[row]} is not in the table of tasks"
@@ -131,8 +127,8 @@ class View:
         Raises:
             DataError: rows are missing, out of order, or their stamps do not go up.
         """
-        table = self.table(["timestamp", "frame_index", "episode_index"])
-        stamps, frames = (self._numbers(table[key], key)[:, 0] for key in ("timestamp", "frame_index"))
+        columns = self.columns(["timestamp", "frame_index"])
+        stamps, frames = (columns[key][:, 0] for key in ("timestamp", "frame_index"))
         where = f"{shown(self.data)}, episode {self.index}"
         if len(stamps) != self.length:
             raise DataError(f"{where}: {self.length} frames announced, {len(stamps)} in the file")
@@ -316,7 +312,7 @@ def stage(view: View, folder: Path) -> Episode:
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    dataset, table = view.dataset, view.table()
+    dataset, table = view.dataset, view.table([key for key, feature in view.dataset.features.items() if feature["dtype"] != "image"])
     if view.length == 0:
         raise DataError(f"episode {view.index} of {shown(dataset.root)} has no frame")
     view.times_s  # noqa: B018  rows in order
