@@ -449,15 +449,17 @@ def finish(directory: Path, facts: EpisodeFacts, robot: RobotSpec, display: Disp
     try:
         summary, verdict = _produced(directory, facts, robot, display, video=video)
     except OSError as error:  # the disk is full, for example: what happened is said all the same
-        print(f"\n  FAILED (error): {facts.fault or 'the report could not be written'}\n", flush=True)
+        for name in (REPORT, SUMMARY):  # half a page would look like a whole one
+            (directory / name).unlink(missing_ok=True)
+        print(f"\n{_filled('FAILED (error): ' + (facts.fault or 'the report could not be written'))}\n", flush=True)
         raise WbvlaError(f"the report could not be written into {directory}: {error.strerror or error}") from error
     display.line(f"done in {time.monotonic() - began_s:.1f} s")
     print()
     word = "SUCCESS" if verdict.success else "FAILED (" + verdict.failure.value.replace("_", " ") + ")"
-    print(textwrap.fill(f"{word}: {verdict.reason}", WIDTH, initial_indent="  ", subsequent_indent="  ", break_long_words=False, break_on_hyphens=False))
+    print(_filled(f"{word}: {verdict.reason}"))
     remark = "" if facts.fault else over_limits(summary["timing"], success=verdict.success)
     if remark:
-        print(textwrap.fill(remark, WIDTH, initial_indent="  ", subsequent_indent="  "))
+        print(_filled(remark))
     print()
     for name in (VIDEO, BAG, REPORT, SUMMARY):
         if (directory / name).exists():
@@ -491,6 +493,10 @@ def _produced(directory: Path, facts: EpisodeFacts, robot: RobotSpec, display: D
             why = f"{type(error).__name__}: {error}" if not isinstance(error, WbvlaError) else str(error)
             display.line(f"{'no video' if drawn else 'no charts'}: {why}")
     return produce_without_bag(directory, robot, facts, why)
+
+
+def _filled(text: str) -> str:
+    return textwrap.fill(text, WIDTH, initial_indent="  ", subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
 def over_limits(rows: Sequence[dict[str, Any]], *, success: bool) -> str:

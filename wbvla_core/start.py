@@ -5,26 +5,42 @@
 The executables of setup.py start here, too (``sim_node = wbvla_core.start:sim_node``). Importing torch, MuJoCo or rclpy takes
 seconds, and a signal that arrives meanwhile would print where it hit. Nothing is held yet that would have to be given back.
 
-This module imports next to nothing, so that little is done before :func:`guard`.
+Python's own start, before the first line of this module, is the only time left in which a signal is answered by a traceback.
 """
 
 from __future__ import annotations
 
-import importlib
-import os
-import signal
+import _signal  # built in, unlike signal: importing it opens no file
 import sys
-from collections.abc import Callable
 
-EARLY = (signal.SIGINT, signal.SIGTERM)
+TYPE_CHECKING = False  # typing costs too much time here
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+EARLY = (_signal.SIGINT, _signal.SIGTERM)
 INTERRUPTED = 130  # 128 + SIGINT, as a shell's own commands
 
 
 def guard(status: int = 0) -> None:
     """From now on SIGINT and SIGTERM end this process with ``status``, until something else handles them. One that is ignored stays ignored."""
+    import os
+
     for number in EARLY:
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, lambda _number, _frame: os._exit(status))
+        if _signal.getsignal(number) != _signal.SIG_IGN:
+            _signal.signal(number, lambda _number, _frame: os._exit(status))
+
+
+def _started_as(program: str) -> bool:
+    """Whether a process with this sys.argv[0] is one of ours, and not somebody who imports this module."""
+    name = program.rpartition("/")[2]
+    return name.endswith("_node") or name in ("lifecycle_manager", "wbvla")
+
+
+BEFORE = {number: _signal.getsignal(number) for number in EARLY}
+if __name__ == "__main__" or _started_as(sys.argv[0]):
+    guard(INTERRUPTED if sys.argv[0].endswith("wbvla") else 0)
+
+import importlib  # noqa: E402
 
 
 def run(module: str) -> None:
@@ -35,11 +51,10 @@ def run(module: str) -> None:
 
 def wbvla() -> int:
     """The command ``wbvla``: Ctrl-C is Python's own KeyboardInterrupt as soon as there is somebody to catch it."""
-    before = {number: signal.getsignal(number) for number in EARLY}
     guard(INTERRUPTED)
     main = importlib.import_module("wbvla_cli.main").main
-    for number, handler in before.items():
-        signal.signal(number, handler)
+    for number, handler in BEFORE.items():
+        _signal.signal(number, handler)
     return main()
 
 
@@ -62,7 +77,6 @@ def __getattr__(name: str) -> Callable[[], None]:
 
 
 if __name__ == "__main__":
-    guard()
     program = sys.argv.pop(1)
     sys.argv[0] = program
     run(program)

@@ -102,6 +102,7 @@ def test_a_fault_leaves_a_report_and_a_summary_even_without_a_bag_that_can_be_re
 
 def test_a_report_that_cannot_be_written_is_a_sentence_and_what_happened_is_said_all_the_same(tmp_path, capsys, monkeypatch):
     def full(*_args, **_kwargs):
+        (tmp_path / "report.html").write_text("<!doctype html><html><bo")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(demo, "produce_without_bag", full)
@@ -109,6 +110,7 @@ def test_a_report_that_cannot_be_written_is_a_sentence_and_what_happened_is_said
     with pytest.raises(WbvlaError, match="No space left on device"):
         finish(tmp_path, facts, ROBOT, Display(), video=True)
     assert "FAILED (error): The process record ended" in capsys.readouterr().out
+    assert not (tmp_path / "report.html").exists()
 
 
 def test_without_a_fault_a_missing_bag_is_refused(tmp_path):

@@ -45,7 +45,9 @@ RCLError = rclpy_implementation.RCLError
 T = TypeVar("T")
 POLL_S = 0.1  # how long an idle node takes to notice a signal: rcl_wait is C code, Python handlers run when it returns
 FAREWELL_S = 0.05  # from the shutdown transition to the end: for its answer to leave
-LEAVING_STEP_S = 0.25  # where a signal or the end of their starter reaches all nodes at once: between one start order and the next
+# Where something reaches all nodes at once, between one start order and the next. After launch's SIGTERM its SIGKILL comes a second later;
+# nobody hurries nodes whose starter is gone, and on a busy machine the VLA needs longer to stop.
+LEAVING_STEP_S, ORPHANED_STEP_S = 0.25, 0.6
 SWITCH_INTERVAL_S = 1e-3  # Python's default of 5 ms would let a worker thread delay the executor by a quarter of a 50 Hz tick
 
 
@@ -426,7 +428,8 @@ def _spin(node: ManagedNode, executor: SingleThreadedExecutor, stop: StopSignal)
         if stop.orphaned() and not said:
             said = True
             node.say("the process that started this node is gone, and so it leaves, too", error=True)
-        if stop.due(rank * LEAVING_STEP_S if stop.managed or stop.orphaned() else 0.0):
+        step_s = ORPHANED_STEP_S if stop.orphaned() else LEAVING_STEP_S if stop.managed else 0.0
+        if stop.due(rank * step_s):
             return
         executor.spin_once(timeout_sec=POLL_S)
     if node.finished:
