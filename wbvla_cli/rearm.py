@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import tyro
 
-from wbvla_cli.stacks import NoStackError, answering, trigger
+from wbvla_cli.stacks import NoStackError, answering
 from wbvla_core.console import program
 
 
@@ -27,8 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = tyro.cli(RearmOptions, args=argv, prog="wbvla rearm")
     with answering("rearm", options.domain, options.wait_s) as stacks:
         if len(stacks) > 1:  # the joints of the wrong robot must not stiffen
-            raise NoStackError(f"stacks run in ROS domains {', '.join(str(domain) for domain, _ in stacks)}; say which one is meant with --domain N")
-        done, text = trigger(*stacks[0], "rearm")
+            raise NoStackError(f"stacks run in ROS domains {', '.join(str(stack.domain) for stack in stacks)}; say which one is meant with --domain N")
+        done, text = stacks[0].call()
     print(text, file=sys.stdout if done else sys.stderr)
     return 0 if done else 1
 

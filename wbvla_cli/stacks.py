@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
 
+from wbvla_cli.runner import join_here
 from wbvla_core.errors import WbvlaError
 from wbvla_core.ros.domains import check_domain, environment_domain, running
-
-if TYPE_CHECKING:
-    from wbvla_core.ros.client import StackClient
+from wbvla_core.ros.process import LEAVING_PRIORITY, go_realtime
 
 LATE_S = 0.5  # after the first one has answered, another one may take this much longer to be found
 ASK_AGAIN_S, ATTEMPTS = 1.5, 6  # an answer is lost where the server has not found this client yet; both services may be called twice
@@ -38,48 +37,78 @@ def looked_in(places: Sequence[int], chosen: int | None) -> str:
     return f"looked in {where}{f', {reach}' if reach else ''}. Another domain: --domain N; `wbvla demo` and the nodes' logs say theirs"
 
 
+class Caller:
+    """A client of one Trigger service in one domain, and nothing else: what is made here is what a person waits for at an e-stop."""
+
+    def __init__(self, service: str, domain: int) -> None:
+        from rclpy.context import Context
+        from rclpy.executors import SingleThreadedExecutor
+        from rclpy.node import Node
+
+        from wbvla_core.ros.qos import interface_class
+        from wbvla_core.ros.qos import service as row_of
+
+        row = row_of(service)
+        self.domain = domain
+        self._request = interface_class(row.type).Request
+        self._context = Context()
+        self._context.init(domain_id=domain, initialize_logging=False)
+        name = f"wbvla_cli_{os.getpid()}"
+        self._node = Node(name, context=self._context, start_parameter_services=False, enable_rosout=False)
+        self._client = self._node.create_client(interface_class(row.type), row.name)
+        self._executor = SingleThreadedExecutor(context=self._context)
+        self._executor.add_node(self._node)
+
+    def offered(self) -> bool:
+        """Whether somebody offers the service."""
+        return self._client.service_is_ready()
+
+    def call(self) -> tuple[bool, str]:
+        """Call it; (whether it did what was asked, a line for people)."""
+        for _ in range(ATTEMPTS):
+            future = self._client.call_async(self._request())
+            self._executor.spin_until_future_complete(future, timeout_sec=ASK_AGAIN_S)
+            if future.done():
+                return bool(future.result().success), f"domain {self.domain}: {future.result().message}"
+        return False, f"domain {self.domain}: a stack is there, but it did not answer within {ATTEMPTS * ASK_AGAIN_S:g} s"
+
+    def close(self) -> None:
+        """Leave the graph."""
+        self._node.destroy_node()
+        self._executor.shutdown()
+        del self._client, self._node, self._executor
+        gc.collect()  # with the last reference goes the participant, and with it its shared memory
+        self._context.try_shutdown()
+
+
 @contextmanager
-def answering(service: str, chosen: int | None, wait_s: float) -> Iterator[list[tuple[int, StackClient]]]:
-    """(domain, client) of every stack that offers ``service``.
+def answering(service: str, chosen: int | None, wait_s: float) -> Iterator[list[Caller]]:
+    """Callers of every stack that offers ``service``.
 
     Args:
-        service: key of the table.
+        service: key of the table, of type Trigger.
         chosen: the only domain to look in; None looks in all that may be meant.
         wait_s: how long to look.
 
     Raises:
         NoStackError: nobody offers it.
     """
-    from wbvla_cli.runner import join_here
-
-    places = domains(chosen)
+    go_realtime(LEAVING_PRIORITY)  # where it may: whoever stops a robot does not wait for what else runs
     join_here(None)
-    from wbvla_core.ros.client import StackClient
-
-    with ExitStack() as open_clients:
-        clients: dict[int, StackClient] = {}
+    places = domains(chosen)
+    with ExitStack() as opened:
+        callers = []
         for domain in places:
-            clients[domain] = StackClient(f"wbvla_cli_{os.getpid()}", domain)
-            open_clients.callback(clients[domain].close)
+            callers.append(Caller(service, domain))
+            opened.callback(callers[-1].close)
         deadline_s = time.monotonic() + wait_s
-        found: list[int] = []
-        while time.monotonic() < deadline_s and len(found) < len(clients):
-            new = [domain for domain, client in clients.items() if domain not in found and client.offers(service)]
+        found: list[Caller] = []
+        while time.monotonic() < deadline_s and len(found) < len(callers):
+            new = [caller for caller in callers if caller not in found and caller.offered()]
             if new and not found:
                 deadline_s = min(deadline_s, time.monotonic() + LATE_S)
             found += new
             time.sleep(0.02)
         if not found:
             raise NoStackError(f"no stack answers: {looked_in(places, chosen)}")
-        yield [(domain, clients[domain]) for domain in places if domain in found]
-
-
-def trigger(domain: int, client: StackClient, service: str) -> tuple[bool, str]:
-    """Call a Trigger service; (whether it did what was asked, a line for people)."""
-    for _ in range(ATTEMPTS):
-        try:
-            answer: Any = client.call(service, timeout_s=ASK_AGAIN_S)
-        except TimeoutError:
-            continue
-        return bool(answer.success), f"domain {domain}: {answer.message}"
-    return False, f"domain {domain}: a stack is there, but it did not answer within {ATTEMPTS * ASK_AGAIN_S:g} s"
+        yield [caller for caller in callers if caller in found]

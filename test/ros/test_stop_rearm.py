@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("rclpy", reason="needs ROS 2: run `make setup`")
 
-from wbvla_cli import rearm, stop  # noqa: E402
+from wbvla_cli import rearm, stacks, stop  # noqa: E402
 from wbvla_cli.stacks import NoStackError, domains  # noqa: E402
 from wbvla_core.errors import ErrorCode  # noqa: E402
 from wbvla_core.ros.domains import mark  # noqa: E402
@@ -36,6 +36,12 @@ def test_stop_latches_the_robot_and_rearm_makes_it_stand_again(graph, capsys):
     assert rearm.main(PATIENCE) == 0
     assert "take control" in capsys.readouterr().out
     until(lambda: np.any(bench.slot().stiffness), 5.0, "the robot to stand")
+
+
+@pytest.fixture(autouse=True)
+def ordinary_priority(monkeypatch):
+    """Of this process, which goes on with other tests."""
+    monkeypatch.setattr(stacks, "go_realtime", lambda priority: "")
 
 
 def test_where_no_stack_answers_it_is_said_where_it_was_looked(capsys):

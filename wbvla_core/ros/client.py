@@ -77,10 +77,6 @@ class StackClient:
             raise TimeoutError(f"{what} did not answer within {timeout_s:g} s")
         return future.result()
 
-    def offers(self, key: str) -> bool:
-        """Whether service ``key`` of the table can be called now."""
-        return self._clients[key].service_is_ready()
-
     def call(self, key: str, request: Any = None, timeout_s: float = 5.0) -> Any:
         """Call service ``key`` of the table."""
         client = self._clients[key]
