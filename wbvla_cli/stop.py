@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import tyro
 
-from wbvla_cli.stacks import Caller, answering
+from wbvla_cli.stacks import answering
 from wbvla_core.console import program
 
 
@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Exit status 0: every stack that was found is latched; 1: one did not answer; 2: there is none."""
     options = tyro.cli(StopOptions, args=argv, prog="wbvla stop")
     with answering("estop", options.domain, options.wait_s) as stacks, ThreadPoolExecutor(len(stacks)) as pool:  # at the same time: it is an e-stop
-        answers = list(pool.map(Caller.call, stacks))
+        answers = list(pool.map(lambda stack: stack.call(), stacks))
     for done, text in answers:
         print(text, file=sys.stdout if done else sys.stderr)
     return 0 if all(done for done, _ in answers) else 1
