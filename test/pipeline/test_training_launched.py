@@ -18,7 +18,7 @@ from wbvla_train.data.camera import robot_view
 from wbvla_train.lam.config import ModelConfig
 from wbvla_train.lam.export import export as export_lam
 from wbvla_train.lam.model import LatentActionModel
-from wbvla_train.parallel import BLOCKS, find_shards
+from wbvla_train.parallel import BLOCKS, STATE_FILE, find_shards
 from wbvla_vla.checkpoint import load_float, load_policy
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -90,7 +90,8 @@ def alone(inputs: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("way", ["sharded", "wrapped"])
 def test_two_processes_killed_on_the_way_end_with_the_weights_of_one(way: str, inputs: list[str], alone: Path, tmp_path: Path) -> None:
     processes = start(way, vla_options(tmp_path, inputs))
-    while find_shards(tmp_path / "vla_run" / "codes") is None:
+    run = tmp_path / "vla_run" / "codes"
+    while not (find_shards(run) if way == "sharded" else (run / STATE_FILE).exists()):
         assert all(process.poll() is None for process in processes)
         time.sleep(0.05)
     for process in processes:
