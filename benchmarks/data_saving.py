@@ -229,7 +229,8 @@ def try_cell(options: Options, cell: Cell) -> dict[str, Any]:
     split = TEST_SEEDS if options.preset == "tiny" else DEVELOPMENT_SEEDS
     first = split.start + SEED_OFFSET + cell.seed * SEED_STRIDE
     postures = tuple(kind for kind in options.kinds if kind != "walk_to")
-    setup = Setup(options.robot, str(decoder_settings(options, cell).output), options.lmo)
+    # A handful of demonstrations does not hold every task; what the policy does with the others is part of the measurement.
+    setup = Setup(options.robot, str(decoder_settings(options, cell).output), options.lmo, guarded=False)
     trials = {"walk_to": walk_to_trials(options.walks, first), "posture": instruction_trials(options.postures, first + POSTURE_OFFSET, kinds=postures)}
     result: dict[str, Any] = {}
     for group, specs in trials.items():

@@ -185,7 +185,8 @@ def campaign(name: str, setup: Setup, trials: Sequence[TrialSpec], *, processes:
     if splits == ["training"]:
         print("note: these are training seeds; the numbers say nothing about unseen scenes", file=sys.stderr)
     checkpoints = checkpoint_rows(setup)  # refuses before anything is started
-    require_tasks(policy_tasks(setup.policy), trials)
+    if setup.guarded:
+        require_tasks(policy_tasks(setup.policy), trials)
     started = time.monotonic()
     with TrialJournal(out, journal_key(setup, checkpoints)) as journal:
         print(f"{len(trials)} trials on {' and '.join(splits)} seeds in {processes} processes, policy {setup.policy}, LMO {setup.lmo} -> {out}", flush=True)

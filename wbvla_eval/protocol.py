@@ -116,6 +116,7 @@ class Setup:
         noise: sensor noise of typical size.
         decision_delay_ticks: 20 ms ticks from image to effect.
         keep_failures: how many failed trials of each worker are kept as video and log; directory: where.
+        guarded: a sentence that is not in the policy's list of tasks is refused. Off: to measure what it does with tasks that it never saw.
     """
 
     robot: str = "x2"
@@ -125,6 +126,7 @@ class Setup:
     decision_delay_ticks: int = 2
     keep_failures: int = 0
     directory: str = ""
+    guarded: bool = True
 
 
 def policy_tasks(policy: str) -> TaskCatalogue | None:
@@ -149,7 +151,7 @@ class Runner:
         self.setup = setup
         self.robot: RobotSpec = load_robot(setup.robot)
         self.kept = 0
-        self._make_policy, self.observe = load_policy(setup.policy, self.robot)
+        self._make_policy, self.observe = load_policy(setup.policy, self.robot, setup.guarded)
         self._world, self.controller = load_body(setup.lmo, self.robot)
 
     def run(self, trial: TrialSpec) -> dict[str, Any]:
@@ -199,8 +201,8 @@ class Runner:
         return f"failures/{name}.mp4"
 
 
-def load_policy(name: str, robot: RobotSpec) -> tuple[Callable[[World], Policy], Callable[[np.ndarray], np.ndarray]]:
-    """(how to get the policy for a world, camera frame -> policy image)."""
+def load_policy(name: str, robot: RobotSpec, guarded: bool = True) -> tuple[Callable[[World], Policy], Callable[[np.ndarray], np.ndarray]]:
+    """(how to get the policy for a world, camera frame -> policy image); ``guarded``: see :class:`Setup`."""
     from wbvla_perception.preprocess import ImageSpec, policy_image
 
     plain = ImageSpec.of(robot.camera)
@@ -216,6 +218,7 @@ def load_policy(name: str, robot: RobotSpec) -> tuple[Callable[[World], Policy],
     from wbvla_vla.policy import WholeBodyPolicy
 
     policy = WholeBodyPolicy.load(find_checkpoint(name), robot, threads=1)
+    policy.tasks = policy.tasks if guarded else None
     return lambda world: policy, lambda image: policy_image(image, policy.image_spec)
 
 

@@ -14,6 +14,7 @@ import torch
 from robot_sets import write_clips, write_film, write_set
 from safetensors.torch import load_file
 
+from wbvla_core.catalogue import TaskCatalogue
 from wbvla_core.checkpoint import load_manifest
 from wbvla_core.errors import CheckpointError, ImageError, InstructionError, WbvlaError
 from wbvla_core.robot import load_robot
@@ -109,6 +110,18 @@ def test_the_chain_ends_in_a_policy_whose_decisions_are_inside_the_limits(chain:
     assert np.all(decision.arms.positions >= robot.lower[index]) and np.all(decision.arms.positions <= robot.upper[index])
     assert len(decision.latent.manipulation) == len(decision.latent.locomotion) == 4
     assert set(decision.timing_s) >= {"vla", "decoder", "total"}
+
+
+def test_the_bundle_lists_the_tasks_whose_sentences_its_training_drew(chain: Chain) -> None:
+    """Counterfactual sentences ask for every task that a room of the training allows; without them, and without mirrored frames, for the recorded ones."""
+    data = decoder_train.build(dataclasses.replace(chain.decoder, run_dir=chain.root / "run_tasks"), quiet).step.demos
+    rooms = data.data["valid"][data.train_index].any(axis=0)
+    assert TaskCatalogue.of(load_manifest(chain.policy)).canonical == tuple(task.instruction for task, there in zip(TASKS, rooms, strict=True) if there)
+    recorded = {TASKS[i].instruction for i in data.data["task"][data.train_index]}
+    plain = dataclasses.replace(chain.decoder, sentences=1, mirror_share=0.0)
+    assert set(data.trained_tasks(plain).canonical) == recorded < set(data.trained_tasks(chain.decoder).canonical)
+    mirrored = set(data.trained_tasks(dataclasses.replace(plain, mirror_share=0.25)).canonical)
+    assert mirrored == recorded | {task.instruction for task, there in zip(TASKS, rooms, strict=True) if there and task.kind == "walk_to"}
 
 
 def test_one_observation_gives_one_decision_however_often_it_is_asked(chain: Chain) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from wbvla_core.errors import WbvlaError
+from wbvla_core.errors import InstructionError, WbvlaError
 from wbvla_eval import campaign as campaigns
 from wbvla_eval.campaign import campaign
 from wbvla_eval.journal import JOURNAL, TrialJournal
@@ -54,6 +54,17 @@ def run(out: Path, count: int, setup: Setup = SETUP) -> dict:
 
 def lines(out: Path) -> list[dict]:
     return [json.loads(line) for line in (out / JOURNAL).read_text().splitlines()]
+
+
+def test_a_sentence_that_is_no_task_of_the_policy_is_refused_before_the_first_trial(tmp_path):
+    """As the node refuses it; a measurement of tasks that a policy never saw says so in its setup."""
+    asked = [*trials(1), TrialSpec(1, 1_000_001, TASK, "take the red box", 15.0, 4.0)]
+    for policy in ("expert", "checkpoints/policy/tiny"):
+        with pytest.raises(InstructionError, match='Nearest that it can do: "walk to the red box"'):
+            campaign("Turns", Setup(policy=policy, lmo="kinematic"), asked, processes=1, out=tmp_path / policy)
+    assert not Body.ran and not list(tmp_path.iterdir())
+    campaign("Turns", Setup(policy="expert", lmo="kinematic", guarded=False), asked, processes=1, out=tmp_path / "free")
+    assert Body.ran == [0, 1]
 
 
 def test_a_trial_that_raises_is_named_counts_as_failed_and_the_rest_goes_on(tmp_path, capsys):

@@ -180,7 +180,11 @@ def test_both_stages_train_from_a_stream_and_go_on_to_the_bit(recorded: Path, la
     vla_train.train(vla, said.append)
     assert any(line.startswith("memory plan: ") for line in said)
     decoder_train.train(decoder, said.append)
-    assert load_policy(decoder.output, ROBOT).vla.tokenizer.encode("juggle oranges").any()  # words of the data set
+    policy = load_policy(decoder.output, ROBOT)
+    assert policy.vla.tokenizer.encode("juggle oranges").any()  # words of the data set
+    trained = {task for view in open_dataset(recorded).views[:-1] for task in view.tasks}  # the last episode is held out
+    assert set(policy.tasks.canonical) == trained and policy.tasks.find("Turn LEFT, please!")
+    assert policy.tasks.find("juggle oranges") is None and any("only held-out episodes say it: 'juggle oranges'" in line for line in said)
 
     def losses(run_dir: str, until: int) -> list[float]:
         loop = decoder_train.build(dataclasses.replace(decoder, run_dir=tmp_path / run_dir), lambda _: None).loop

@@ -72,6 +72,11 @@ class RobotFrames:
         }
 
 
+def _sentences(views: list[View]) -> set[str]:
+    """What is said in some episodes."""
+    return {view.dataset.tasks[index] for view in views for index in np.unique(frame_sentences(view))}
+
+
 class StreamedFineTune:
     """Step of stage 2 without the simulator's labels; the last episodes are held out for :meth:`evaluate`."""
 
@@ -85,9 +90,9 @@ class StreamedFineTune:
             everything = [np.ones(view.length, dtype=bool) for view in taken]
             return FrameStream(taken, everything, frames.read, config.stream, batch, config.loop.seed)
 
-        trained = [views[i] for i in np.flatnonzero(~held_out)]
-        sentences = {view.dataset.tasks[index] for view in trained for index in np.unique(frame_sentences(view))}
-        self.tasks = TaskCatalogue.of_sentences(sentences, "the sentences of the recordings that it was trained on")
+        trained, checked = (_sentences([views[i] for i in np.flatnonzero(chosen)]) for chosen in (~held_out, held_out))
+        self.tasks = TaskCatalogue.of_sentences(trained, "the sentences of the recordings that it was trained on")
+        self.untrained = sorted(checked - trained)  # said in held-out episodes alone, so no tasks of this policy
         self.stream, self._check = stream(~held_out, config.batch), stream(held_out, EVALUATED)
 
     def draw(self, rng: np.random.Generator, step: int, part: Part) -> Batch:

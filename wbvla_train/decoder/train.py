@@ -165,6 +165,8 @@ def build(config: DecoderTrainConfig, log=print) -> FineTuning:
         student.box_head.requires_grad_(False)  # nobody says where boxes are
         step = StreamedFineTune(config, student, RobotFrames(frames, robot, config.decoder), vla.image_spec)
         count = step.stream.frames
+        if step.untrained:
+            log(f"no task of this policy, because only held-out episodes say it: {', '.join(map(repr, step.untrained))}; record more of it, not last")
     else:
         step = FineTuneStep(config, student, demos, vla.image_spec, _corpus_step(config, student, vla, log))
         count = len(demos.train_index)
