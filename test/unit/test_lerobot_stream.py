@@ -22,7 +22,7 @@ from wbvla_train.data.lerobot.stream import FrameStream, StreamConfig, camera_of
 from wbvla_train.decoder import train as decoder_train
 from wbvla_train.decoder.config import PRESETS as DECODER_PRESETS
 from wbvla_train.decoder.streamed import RobotFrames
-from wbvla_train.lam import label
+from wbvla_train.lam import label_command
 from wbvla_train.lam.config import ModelConfig
 from wbvla_train.lam.export import export as export_lam
 from wbvla_train.lam.export import load_lam
@@ -158,7 +158,7 @@ def test_several_processes_want_labels_made_before(lams: dict[str, Path], tmp_pa
     root = write_set(tmp_path / "new", (9,))
     with pytest.raises(DataError, match="has no labels of .*wbvla label"):
         load_labelled(root, [load_lam(lams["lam_mani"])], ImageSpec(), "", Processes(count=2), lambda _: None)
-    assert label.main(["--data", str(tmp_path), "--lams", str(lams["lam_mani"])]) == 0
+    assert label_command.main(["--data", str(tmp_path), "--lams", str(lams["lam_mani"])]) == 0
     made = load_labelled(root, [load_lam(lams["lam_mani"])], ImageSpec(), "", Processes(count=2), lambda _: None)
     assert [len(codes) for codes in made.codes] == [9] and made.valid[0].tolist() == [True] * 4 + [False] * 5  # a code looks half a second ahead
 
