@@ -1,10 +1,11 @@
-"""Which of the sentences that people type are taken for tasks: counted on a list that was sorted by hand before there was code.
+"""Which of the sentences that people type are taken for tasks: counted on a list that was sorted by hand before there
+was code.
 
 python benchmarks/sentences.py                                     # the shipped policy's own list of tasks
 python benchmarks/sentences.py --policy checkpoints/policy/mine --show
 
-Accepted wrongly: not a task, and accepted; or accepted for another task than it names. Refused wrongly: a task, and refused. Synonyms and
-typos are counted apart: they may be refused, with the right task offered first.
+Accepted wrongly: not a task, and accepted; or accepted for another task than it names. Refused wrongly: a task, and
+refused. Synonyms and typos are counted apart: they may be refused, with the right task offered first.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """Which sentences are tasks: the one place that decides.
 
-A policy carries out the sentences that it was trained on, and those that were held out to measure it. A :class:`TaskCatalogue` lists
-them, and everything that takes a sentence asks it: the 10 Hz node, ``wbvla serve``, ``wbvla demo``, evaluation, and training when it
-draws sentences. The list travels with the policy as ``tasks.json``, hashed in its manifest, so that a node needs no simulator for it.
-The tasks of the models that ship are in :mod:`wbvla_core.sentences`; why a sentence is refused is said by :mod:`wbvla_core.refusal`.
+A policy carries out the sentences that it was trained on, and those that were held out to measure it. A
+:class:`TaskCatalogue` lists them, and everything that takes a sentence asks it: the 10 Hz node, ``wbvla serve``,
+``wbvla demo``, evaluation, and training when it draws sentences. The list travels with the policy as ``tasks.json``,
+hashed in its manifest, so that a node needs no simulator for it. The tasks of the models that ship are in
+:mod:`wbvla_core.sentences`; why a sentence is refused is said by :mod:`wbvla_core.refusal`.
 """
 
 from __future__ import annotations
@@ -136,7 +137,7 @@ class TaskCatalogue:
             for template, held_out in (*((t, False) for t in kind.templates), *((t, True) for t in kind.held_out)):
                 yield Meaning(name, slots, kind.templates[0].format(**slots), template.format(**slots), held_out)
 
-    # -- asking ------------------------------------------------------------------------------------------------------------
+    # -- asking ------------------------------------------------------------------------------------------------------
     def find(self, sentence: str) -> Meaning | None:
         """The meaning of a sentence that is a task in any case, punctuation and blanks, with or without "please"; else None."""
         if len(sentence.strip()) > MAX_INSTRUCTION_CHARS:
@@ -193,7 +194,7 @@ class TaskCatalogue:
                 lines.append(template.format(**{slot: listed(dict.fromkeys(one[slot] for one in slots)) for slot in self.kinds[name].slots}))
         return tuple(lines)
 
-    # -- on disk -----------------------------------------------------------------------------------------------------------
+    # -- on disk -----------------------------------------------------------------------------------------------------
     def to_json(self) -> dict[str, Any]:
         kinds = {kind.name: {"templates": list(kind.templates), "held_out": list(kind.held_out)} for kind in self.kinds.values()}
         return {"schema": SCHEMA, "source": self.source, "kinds": kinds, "tasks": [{"kind": kind, "slots": slots} for kind, slots in self.tasks]}

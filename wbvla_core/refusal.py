@@ -1,8 +1,8 @@
 """Why a sentence is not a task, and which task was probably meant.
 
-Whether a sentence is a task is decided by :class:`~wbvla_core.catalogue.TaskCatalogue` alone. What is said here may be vague; it must not
-mislead. The rules look for plain signs, in an order in which the more certain comes first; the words that they know are in
-:mod:`wbvla_core.refusal_words`.
+Whether a sentence is a task is decided by :class:`~wbvla_core.catalogue.TaskCatalogue` alone. What is said here may
+be vague; it must not mislead. The rules look for plain signs, in an order in which the more certain comes first; the
+words that they know are in :mod:`wbvla_core.refusal_words`.
 """
 
 from __future__ import annotations
@@ -202,7 +202,7 @@ class _Reading:
         self.known_leads, self._pairs, self._weight = words.leads, words.pairs, words.weight
         self._costs: dict[tuple[str, str, bool], float] = {}
 
-    # -- rules, the most certain first ---------------------------------------------------------------------------------------
+    # -- rules, the most certain first -------------------------------------------------------------------------------
     def polite(self) -> Finding | None:
         found = self.catalogue.find(" ".join(self.core))
         extra = " ".join(self.all_words).replace(" ".join(self.core), "…", 1)
@@ -334,7 +334,7 @@ class _Reading:
         why = f"it was not trained with {_quoted(' '.join(strange))}" if strange else "these words are known, this sentence is not"
         return Finding(Reason.WORDS, why, self._nearest())
 
-    # -- what the rules look at ------------------------------------------------------------------------------------------------
+    # -- what the rules look at --------------------------------------------------------------------------------------
     def _cannot(self, what: str) -> Finding:
         return Finding(Reason.VERB, f"it was not trained to {_quoted(what)}", self._nearest())
 

@@ -1,7 +1,8 @@
-"""English that :mod:`wbvla_core.refusal` knows, to say why a sentence is no task and which one was meant. It decides nothing.
+"""English that :mod:`wbvla_core.refusal` knows, to say why a sentence is no task and which one was meant. It decides
+nothing.
 
-A synonym is offered only where the policy knows the word that it stands for. Every list is ours, from what people type; none is complete,
-and a word that is missing costs a vaguer hint.
+A synonym is offered only where the policy knows the word that it stands for. Every list is ours, from what people
+type; none is complete, and a word that is missing costs a vaguer hint.
 """
 
 from __future__ import annotations

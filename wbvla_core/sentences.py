@@ -1,7 +1,8 @@
 """The tasks of the models that ship, in words: what can be asked, and how people say it.
 
-Training draws its sentences here, and the list that travels in a policy bundle is made from here (:mod:`wbvla_core.catalogue`). A new kind of
-task is one more :class:`~wbvla_core.catalogue.Kind` and its rows of ``STAGE``; what the robot has to do for it is not decided here.
+Training draws its sentences here, and the list that travels in a policy bundle is made from here
+(:mod:`wbvla_core.catalogue`). A new kind of task is one more :class:`~wbvla_core.catalogue.Kind` and its rows of
+``STAGE``; what the robot has to do for it is not decided here.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ from wbvla_core.catalogue import Kind, TaskCatalogue
 COLORS = ("red", "green", "blue", "yellow")  # of the boxes that a sentence may name
 SIDES = ("left", "right")
 
-# First of each: the canonical sentence. The others are paraphrases for training and for people. Held out: never trained on, from
-# known words only; what "unseen phrasings" means in every measurement.
+# First of each: the canonical sentence. The others are paraphrases for training and for people. Held out: never
+# trained on, from known words only; what "unseen phrasings" means in every measurement.
 KINDS = (
     Kind(
         "walk_to",

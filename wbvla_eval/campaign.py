@@ -20,7 +20,7 @@ from wbvla_core.errors import WbvlaError
 from wbvla_core.machine import describe_machine
 from wbvla_core.workers import in_processes
 from wbvla_eval.journal import TrialJournal
-from wbvla_eval.protocol import KINEMATIC, Runner, Setup, TrialSpec, policy_tasks, require_tasks
+from wbvla_eval.protocol import KINEMATIC, Runner, Setup, TrialSpec, guard_said, policy_tasks, require_tasks
 from wbvla_eval.seeds import split_of
 from wbvla_eval.stats import poisson_upper_bound, rate_text, spread, wilson_interval
 from wbvla_eval.tasks import Criteria, Failure
@@ -190,6 +190,7 @@ def campaign(name: str, setup: Setup, trials: Sequence[TrialSpec], *, processes:
     started = time.monotonic()
     with TrialJournal(out, journal_key(setup, checkpoints)) as journal:
         print(f"{len(trials)} trials on {' and '.join(splits)} seeds in {processes} processes, policy {setup.policy}, LMO {setup.lmo} -> {out}", flush=True)
+        print(f"sentences: {guard_said(setup)}", flush=True)
         done, missing = split_done(trials, journal.rows)
         if done:
             print(f"{len(done)} of them are in {journal.path} already", flush=True)
@@ -206,6 +207,7 @@ def campaign(name: str, setup: Setup, trials: Sequence[TrialSpec], *, processes:
         "split": " and ".join(splits),
         "criteria": asdict(Criteria()),
         "checkpoints": checkpoints,
+        "sentences": guard_said(setup),
         "git_commit": git_commit(),
         "machine": describe_machine(),
         "wall_s": time.monotonic() - started,

@@ -32,6 +32,7 @@ from wbvla_sim.instructions import TASKS, Task, require_kinds, sample_instructio
 from wbvla_sim.scene import random_scene
 from wbvla_sim.slots import SensorNoise
 from wbvla_sim.world import World, WorldOptions
+from wbvla_vla.guard import SAME_WHATEVER, of_list
 
 DURATION_S = {"turn": 4.0, "step": 4.0, "wave": 6.0}  # open-ended motions; a wave first raises the arm
 TIMEOUT_S = {"walk_to": 40.0}
@@ -132,6 +133,13 @@ class Setup:
 def policy_tasks(policy: str) -> TaskCatalogue | None:
     """The list of tasks in a policy bundle, None where it has none; the simulator's own policies take the sentences of this stage."""
     return STAGE if policy in WITHOUT_BUNDLE else TaskCatalogue.of(load_manifest(find_checkpoint(policy), kind="policy", verify_files=False))
+
+
+def guard_said(setup: Setup) -> str:
+    """Whether sentences are refused in these trials, in words."""
+    if not setup.guarded:
+        return "not guarded: as this evaluation asked"
+    return SAME_WHATEVER if setup.policy == "zero" else of_list(policy_tasks(setup.policy))
 
 
 def require_tasks(tasks: TaskCatalogue | None, trials: Iterable[TrialSpec]) -> None:

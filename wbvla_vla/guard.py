@@ -1,4 +1,6 @@
-"""Whether a policy refuses sentences that are not its tasks, in words for logs, results and pages. Needs neither torch nor ROS."""
+"""Whether a policy refuses sentences that are not its tasks, in words for logs, results and pages. Needs neither torch
+nor ROS.
+"""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ def refused(sentence: str, tasks: TaskCatalogue = STAGE) -> InstructionError:
     return caught.value
 
 
-# -- the list of sentences ----------------------------------------------------------------------------------------------
+# -- the list of sentences -------------------------------------------------------------------------------------------
 def test_the_list_has_half_in_and_half_out_of_range_and_no_sentence_twice():
     classes = Counter(row["class"] for row in ROWS)
     assert classes["in"] + classes["out"] >= 300 and abs(classes["in"] - classes["out"]) <= 0.1 * classes["in"]
@@ -57,7 +57,7 @@ def test_on_the_list_at_most_two_percent_are_accepted_and_five_percent_refused_w
     assert outside["refused"] >= 0.9 * outside.total()
 
 
-# -- what is a task ------------------------------------------------------------------------------------------------------
+# -- what is a task --------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     "said",
     [
@@ -113,7 +113,7 @@ def test_the_colours_of_the_sentences_are_those_of_the_scenes():
     assert tuple(scene.COLORS) == COLORS
 
 
-# -- what is said of the others -----------------------------------------------------------------------------------------
+# -- what is said of the others --------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("said", "reason", "nearest", "words"),
     [
@@ -157,7 +157,7 @@ def test_every_explanation_is_a_sentence_and_offers_only_tasks():
         assert len(str(error)) < 420 and str(error).isprintable(), row
 
 
-# -- recorded sentences --------------------------------------------------------------------------------------------------
+# -- recorded sentences ----------------------------------------------------------------------------------------------
 def test_recordings_make_a_list_of_their_own_sentences():
     tasks = TaskCatalogue.of_sentences(["Pick up the cup.", "hang the coat & hat", "Pick up the cup."])
     assert tasks.canonical == ("Pick up the cup.", "hang the coat & hat")
@@ -167,7 +167,7 @@ def test_recordings_make_a_list_of_their_own_sentences():
     assert TaskCatalogue.from_json(json.loads(json.dumps(tasks.to_json()))).canonical == tasks.canonical
 
 
-# -- in the bundle -------------------------------------------------------------------------------------------------------
+# -- in the bundle ---------------------------------------------------------------------------------------------------
 @pytest.fixture
 def bundle(tmp_path: Path) -> Path:
     """The shipped chain without a list of tasks, as bundles were before there was one."""

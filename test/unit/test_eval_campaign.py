@@ -13,6 +13,7 @@ from wbvla_eval.campaign import campaign
 from wbvla_eval.journal import JOURNAL, TrialJournal
 from wbvla_eval.protocol import Setup, TrialSpec
 from wbvla_sim.instructions import Task
+from wbvla_vla.guard import SAME_WHATEVER
 
 TASK = Task("turn", side="left")
 SETUP = Setup(policy="expert", lmo="kinematic")
@@ -63,8 +64,9 @@ def test_a_sentence_that_is_no_task_of_the_policy_is_refused_before_the_first_tr
         with pytest.raises(InstructionError, match='Nearest that it can do: "walk to the red box"'):
             campaign("Turns", Setup(policy=policy, lmo="kinematic"), asked, processes=1, out=tmp_path / policy)
     assert not Body.ran and not list(tmp_path.iterdir())
-    campaign("Turns", Setup(policy="expert", lmo="kinematic", guarded=False), asked, processes=1, out=tmp_path / "free")
-    assert Body.ran == [0, 1]
+    free = campaign("Turns", Setup(policy="expert", lmo="kinematic", guarded=False), asked, processes=1, out=tmp_path / "free")
+    assert Body.ran == [0, 1] and free["sentences"].startswith("not guarded")
+    assert campaign("Turns", Setup(policy="zero", lmo="kinematic"), trials(1), processes=1, out=tmp_path / "zero")["sentences"] == SAME_WHATEVER
 
 
 def test_a_trial_that_raises_is_named_counts_as_failed_and_the_rest_goes_on(tmp_path, capsys):
