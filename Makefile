@@ -8,7 +8,7 @@
 SHELL := /bin/bash
 PYTHON ?= python3
 ARGS ?=
-IN_ENV := source scripts/env.sh &&
+IN_ENV := . scripts/env.sh &&
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-slow train-tiny lint format colcon doctor clean distclean
@@ -17,7 +17,7 @@ help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
 
 setup: ## virtual environment, ROS 2, messages, package (skips what is done)
-	@$(PYTHON) scripts/setup_env.py
+	@$(PYTHON) -E scripts/setup_env.py
 
 demo: setup ## the X2 carries out a sentence in simulation: video, MCAP bag, report
 	@$(IN_ENV) wbvla demo $(ARGS)

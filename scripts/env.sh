@@ -1,10 +1,25 @@
 # shellcheck shell=bash
 # Environment of a wbvla shell: `source scripts/env.sh`. make and CI read it too, so there is one definition.
+# bash and zsh know where this file lies; other shells (`. scripts/env.sh`) have to be in the checkout.
 
-_wbvla_root="$(cd "$(dirname "${BASH_SOURCE[0]:-$0}")/.." && pwd)"
+if [ -n "${BASH_VERSION:-}" ]; then
+  # shellcheck disable=SC3028,SC3054
+  _wbvla_root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+elif [ -n "${ZSH_VERSION:-}" ]; then
+  _wbvla_root="$(cd "$(dirname "$0")/.." && pwd)"
+elif [ -f "$PWD/scripts/env.sh" ] && [ -f "$PWD/scripts/setup_env.py" ]; then
+  _wbvla_root="$PWD"
+else
+  echo "wbvla: this shell does not say where scripts/env.sh lies; go to the checkout first, or use bash" >&2
+  return 1 2>/dev/null || exit 1
+fi
 
+if [ -L "$_wbvla_root/.venv" ] && [ ! -e "$_wbvla_root/.venv" ]; then
+  echo "wbvla: $_wbvla_root/.venv is a link to $(readlink "$_wbvla_root/.venv"), which does not exist; remove it and run 'make setup'" >&2
+  return 1 2>/dev/null || exit 1
+fi
 if [ ! -x "$_wbvla_root/.venv/bin/python" ]; then
-  echo "wbvla: $_wbvla_root/.venv is not there yet; run 'make setup' first" >&2
+  echo "wbvla: $_wbvla_root/.venv is not there yet, or damaged; run 'make setup' in $_wbvla_root" >&2
   return 1 2>/dev/null || exit 1
 fi
 export VIRTUAL_ENV="$_wbvla_root/.venv"
@@ -16,7 +31,11 @@ esac
 if [ -n "${ROS_DISTRO:-}" ]; then
   # A sourced ROS 2: our messages were built by colcon on top of it.
   # shellcheck disable=SC1091
-  [ -f "$_wbvla_root/ros_ws/install/setup.bash" ] && source "$_wbvla_root/ros_ws/install/setup.bash"
+  if [ -n "${BASH_VERSION:-}" ]; then
+    [ -f "$_wbvla_root/ros_ws/install/setup.bash" ] && . "$_wbvla_root/ros_ws/install/setup.bash"
+  else
+    [ -f "$_wbvla_root/ros_ws/install/setup.sh" ] && COLCON_CURRENT_PREFIX="$_wbvla_root/ros_ws/install" . "$_wbvla_root/ros_ws/install/setup.sh"
+  fi
 else
   # ROS 2 wheels: everything is installed into the virtual environment.
   export AMENT_PREFIX_PATH="$VIRTUAL_ENV" CMAKE_PREFIX_PATH="$VIRTUAL_ENV"

@@ -13,6 +13,7 @@ from pathlib import Path
 HEARTBEAT_S = 15.0  # between signs of life where the output is not a terminal (CI logs)
 POLL_S = 0.2
 FAILURE_LINES = 25
+DISK_FULL = "The disk is full. Make room; the same command goes on where this stopped."
 
 
 class StepError(RuntimeError):
@@ -43,7 +44,8 @@ def run_step(title: str, command: Sequence[str], log: Path, *, cwd: Path, env: M
     if process.returncode != 0:
         progress.end("failed")
         tail = log.read_bytes()[begin:].decode(errors="replace").splitlines()[-FAILURE_LINES:]
-        raise StepError("\n".join((f"{title}: exit status {process.returncode}", *(f"    {line}" for line in tail), f"The whole log is {log}")))
+        full = [DISK_FULL] if any("No space left on device" in line for line in tail) else []
+        raise StepError("\n".join((f"{title}: exit status {process.returncode}", *(f"    {line}" for line in tail), f"The whole log is {log}", *full)))
     return progress.end("done")
 
 
