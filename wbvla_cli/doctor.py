@@ -5,6 +5,7 @@ Everything that can crash a process (GL drivers, shared libraries of another Pyt
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import re
@@ -76,10 +77,12 @@ class Finding:
         return what + (f"\n         -> {self.mend}" if self.mend else "")
 
 
-def try_python(code: str, timeout_s: float, **environment: str) -> tuple[bool, str]:
+def try_python(code: str, timeout_s: float, *arguments: str, **environment: str) -> tuple[bool, str]:
     """Run ``code`` in a Python of its own, away from the source folders -> (worked, last line it printed)."""
     try:
-        done = subprocess.run([sys.executable, "-c", code], cwd="/", env={**os.environ, **environment}, capture_output=True, text=True, timeout=timeout_s)
+        done = subprocess.run(
+            [sys.executable, "-c", code, *arguments], cwd="/", env={**os.environ, **environment}, capture_output=True, text=True, timeout=timeout_s
+        )
     except subprocess.TimeoutExpired:
         return False, f"no answer within {timeout_s:.0f} s"
     lines = (done.stdout if done.returncode == 0 else done.stderr).strip().splitlines()
@@ -95,8 +98,8 @@ def check_machine(_: Doctor) -> Iterator[Finding]:
     yield Finding("ok", text) if cores >= 2 else Finding("note", text, "the demo is built for two cores; on one it does not keep real time")
 
 
-def check_packages(_: Doctor) -> Iterator[Finding]:
-    """Each extra of the installed package: complete, or what it lacks."""
+def check_packages(options: Doctor) -> Iterator[Finding]:
+    """Each extra of the installed package: complete and imported, or what it lacks."""
     try:
         package = metadata.distribution("wbvla")
     except metadata.PackageNotFoundError:
@@ -108,15 +111,51 @@ def check_packages(_: Doctor) -> Iterator[Finding]:
     for extra in EXTRAS:
         names = [re.match(r"[\w.-]+", line)[0] for line in lines if re.search(rf"extra == ['\"]{extra}['\"]", line)]
         absent = [name for name in names if not _installed(name)]
-        needed = extra in ("robot", "sim", "vla")
+        present = [name for name in names if name not in absent]
+        torn = import_faults({name: modules_of(name) for name in present}, options.timeout_s)
+        mark = "missing" if extra in ("robot", "sim", "vla") else "note"
         if absent:
-            yield Finding(
-                "missing" if needed else "note",
-                f"extra {extra}: without {', '.join(absent)}",
-                f"make setup, or pip install 'wbvla[{extra}]' -c requirements/pins.txt",
-            )
-        else:
+            yield Finding(mark, f"extra {extra}: without {', '.join(absent)}", f"make setup, or pip install 'wbvla[{extra}]' -c requirements/pins.txt")
+        for name, fault in torn.items():
+            yield Finding(mark, f"extra {extra}: {name} is installed, but {fault}", "make setup, or install it again with pip; unset PYTHONPATH if that is set")
+        if not absent and not torn:
             yield Finding("ok", f"extra {extra}: {', '.join(f'{name} {metadata.version(name)}' for name in names)}")
+
+
+def modules_of(package: str) -> list[str]:
+    """What an installed package gives to import: its top packages, else its top modules; private ones and tests aside."""
+    files = metadata.files(package) or []
+    tops = {file.parts[0] for file in files if len(file.parts) == 2 and file.name == "__init__.py"}
+    tops = tops or {file.stem for file in files if len(file.parts) == 1 and file.suffix == ".py"}
+    return sorted(name for name in tops if name.isidentifier() and not name.startswith("_") and name not in ("tests", "test"))
+
+
+IMPORT_ALL = """
+import importlib, json, os, sys
+faults = {}
+for package, modules in json.loads(sys.argv[1]).items():
+    for name in modules:
+        try:
+            where = getattr(importlib.import_module(name), "__file__", None) or ""
+        except BaseException as error:
+            faults[package] = f"{name} does not import ({type(error).__name__}: {error})"
+            break
+        strange = [folder for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if folder and where.startswith(os.path.abspath(folder) + os.sep)]
+        if strange and not where.startswith(sys.prefix + os.sep):
+            faults[package] = f"{name} comes from {where}, which PYTHONPATH puts before it"
+            break
+print(json.dumps(faults))
+"""
+
+
+def import_faults(modules: dict[str, list[str]], timeout_s: float) -> dict[str, str]:
+    """Package -> what is wrong with importing it; tried in a process of its own, because a library that does not fit can end one."""
+    worked, text = try_python(IMPORT_ALL, timeout_s, json.dumps(modules))
+    if worked:
+        return json.loads(text)
+    if len(modules) == 1:
+        return dict.fromkeys(modules, f"does not import ({text})")
+    return {name: fault for package in modules for name, fault in import_faults({package: modules[package]}, timeout_s).items()}
 
 
 def _installed(name: str) -> bool:

@@ -303,6 +303,18 @@ def test_doctor_names_damaged_missing_and_orphaned_checkpoints(tmp_path, monkeyp
     assert found["lmo/x2"].mark == "missing" and found["lmo/x2"].mend
 
 
+def test_doctor_imports_what_it_calls_ok(tmp_path, monkeypatch):
+    assert {name: doctor.modules_of(name) for name in ("pyyaml", "pillow", "numpy")} == {"pyyaml": ["yaml"], "pillow": ["PIL"], "numpy": ["numpy"]}
+    assert doctor.import_faults({"pyyaml": ["yaml"], "numpy": ["numpy"]}, 60.0) == {}
+    faults = doctor.import_faults({"pyyaml": ["yaml"], "gone": ["no_such_module"]}, 60.0)
+    assert faults == {"gone": "no_such_module does not import (ModuleNotFoundError: No module named 'no_such_module')"}
+    (tmp_path / "crash.py").write_text("import os; os.abort()")
+    (tmp_path / "yaml.py").write_text("")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    faults = doctor.import_faults({"pyyaml": ["yaml"], "torn": ["crash"]}, 60.0)
+    assert faults["pyyaml"] == f"yaml comes from {tmp_path / 'yaml.py'}, which PYTHONPATH puts before it" and "does not import" in faults["torn"]
+
+
 def test_doctor_reports_a_trial_that_crashes_or_hangs_instead_of_doing_so_itself():
     assert doctor.try_python("import os; os.abort()", 20.0)[0] is False
     worked, text = doctor.try_python("import time; time.sleep(30)", 0.5)
