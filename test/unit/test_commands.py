@@ -103,6 +103,34 @@ def test_a_command_line_of_the_documents_is_taken_by_its_parser(command, where, 
         assert not ended.code, f"{where}: {command}\n{capsys.readouterr().err}"
 
 
+# Paths in the documents that a reader brings along: films, recordings, published weights, tables of sentences, code.
+BROUGHT = ("films", "session", "world", "openvla-7b", "smolvlm", "~", "data/more", "checkpoints/policy/mine")
+# ... and those that a command writes where no option says otherwise.
+DEFAULTS = ("data/video", "data/film", "data/demos", "data/stills", "runs", "docs/img", "checkpoints/vla/7b", "checkpoints/policy/7b")
+WRITES = ("--output", "--out", "--export", "--session", "--run-dir", "--folder", "--write")
+
+
+def places(words: list[str]) -> tuple[set[str], set[str]]:
+    """(paths that a command reads, paths that it writes), of those that its words name."""
+    reads, writes = set(), set()
+    for before, word in zip(["", *words], words, strict=False):
+        if "/" not in word or word.startswith("-") or "://" in word or "@" in word or word.endswith(".py"):
+            continue
+        (writes if before in WRITES else reads).add(re.split(r"[*$]", word)[0].rstrip("/"))
+    return reads, writes
+
+
+def test_what_a_documented_command_reads_is_in_the_clone_or_made_by_another_one_or_brought_along():
+    found = {command: places(shlex.split(command)) for command in documented()}
+    made = {path for _, writes in found.values() for path in writes} | set(DEFAULTS)
+
+    def known(path: str) -> bool:
+        return (ROOT / path).exists() or any(path == place or path.startswith(f"{place}/") for place in (*made, *BROUGHT))
+
+    unknown = {command: lost for command, (reads, _) in found.items() if (lost := sorted(path for path in reads if not known(path)))}
+    assert not unknown, unknown
+
+
 def test_command_lines_are_found_in_blocks_and_sentences():
     text = "`wbvla run sim` and `wbvla eval {lmo,walk-to} [--quick] ...`, not `wbvla` nor `config/x.yaml`\n```\n"
     text += "taskset -c 0 python benchmarks/vla.py \\\n  --frames 3 # few\naccelerate launch --x 1 -m wbvla_cli train plan 7b-lora\nwbvla record ──► MCAP\n```"

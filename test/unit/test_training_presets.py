@@ -12,8 +12,11 @@ from accelerate.commands.config.config_args import ClusterConfig
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.utils.launch import prepare_multi_gpu_env
 
+from wbvla_core.checkpoint import shipped_checkpoints
 from wbvla_core.errors import WbvlaError
 from wbvla_train.decoder.config import PRESETS as DECODER_PRESETS
+from wbvla_train.lam.config import SIZES
+from wbvla_train.lam.config import preset as lam_preset
 from wbvla_train.loop import LoopConfig
 from wbvla_train.memory import GIB, activation_bytes, plan_memory, require_memory
 from wbvla_train.parallel import BLOCKS, Processes, checkpoint_blocks, fsdp_settings, is_block
@@ -193,3 +196,16 @@ def test_fsdp_of_the_first_kind_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
         monkeypatch.delenv(key)
     with pytest.raises(ValueError, match="fsdp_version: 2 .* config/accelerate"):
         fsdp_settings()
+
+
+def test_only_the_presets_that_ship_write_where_the_checkpoints_lie_that_ship():
+    """A run of seconds leaves the models alone that everybody's demo uses. LAMs of full size take the place of the tiny ones: one family in one folder."""
+    shipped = {Path("checkpoints") / name for name in shipped_checkpoints()}
+    lams = {(size, name): lam_preset(size, name).checkpoint_dir for size in SIZES for name in ("mani", "loco")}
+    vlas = {(size, stage): config.output for stage, presets in (("vla", VLA_PRESETS), ("decoder", DECODER_PRESETS)) for size, (_, config) in presets.items()}
+    overwriting = {key for key, output in (lams | vlas).items() if output in shipped}
+    assert overwriting == {(size, name) for size in ("tiny", "full") for name in ("mani", "loco")} | {("tiny", "vla"), ("tiny", "decoder")}
+    debug = [output for (size, _), output in (lams | vlas).items() if "debug" in size]
+    assert len(debug) == 7 and all(output.parts[0] == "runs" for output in debug)
+    runs = [lam_preset(size, name).state_dir for size in SIZES for name in ("mani", "loco")]
+    assert len(set(runs)) == len(runs), "a run of another size would be refused by the state of this one"

@@ -7,7 +7,7 @@ import sys
 import tyro
 
 from wbvla_core.errors import require_at_least, require_positive, require_seed, require_shares
-from wbvla_train.lam.config import NAMES, SIZES, LamTrainConfig, Name, preset
+from wbvla_train.lam.config import DEBUG_VIDEO, NAMES, SIZES, LamTrainConfig, Name, preset
 
 PLACES = ("--output", "--run-dir")
 USAGE = """usage: wbvla train lam {loco,mani,shared} [debug|tiny|full] [options]
@@ -39,6 +39,10 @@ def main(argv: list[str] | None = None) -> int:
     require_positive(config, "", "gap_s", "lr", "clip_norm")
     require_shares(config, "", "extra_share", "final_lr")
     require_seed(config)
+    if config.data == DEBUG_VIDEO:
+        from wbvla_train.data.debug import render_video
+
+        render_video(config.data)
     from wbvla_train.lam.train import train
 
     train(config, log=lambda text: print(text, flush=True), command=recorded_command(arguments))

@@ -170,19 +170,26 @@ class LamTrainConfig:
         return self.run_dir or Path("runs") / f"lam_{self.name}"
 
 
+DEBUG_VIDEO = Path("data/debug/video")  # rendered where it is missing, in a minute
+
+
 def preset(size: Size, name: Name) -> LamTrainConfig:
     """``debug``, ``debug-dinov2``: seconds, for tests. ``tiny``: what ships, two hours of one thread. ``full``: DINOv2 features, one GPU."""
     rigid = name != "mani"
     if size == "debug":
         model = ModelConfig(image_size=32, stem_width=16, width=16, heads=2, decoder_width=8, rigid=rigid)
-        return LamTrainConfig(name, model, steps=20, batch=8, continuous_steps=4, warmup_steps=5, health_every=10, save_every=10)
+        run = Path(f"runs/lam_{name}_debug")  # what ships lies elsewhere
+        places = {"data": DEBUG_VIDEO, "run_dir": run, "output": run / "checkpoints" / "lam" / name}
+        return LamTrainConfig(name, model, steps=20, batch=8, continuous_steps=4, warmup_steps=5, health_every=10, save_every=10, **places)
     if size == "tiny":
         model = ModelConfig(rigid=rigid, matching=rigid, slots=0 if rigid else 2)
         # 0.6 s: a stride of the legs, so that codes tell what was commanded and not which foot is in the air.
         return LamTrainConfig(name, model, gap_s=0.6, steps=40_000 if rigid else 20_000)
     if size == "debug-dinov2":
         model = ModelConfig("dinov2", "debug", image_size=56, code_dim=8, width=32, heads=2, blocks=2, decoder_blocks=2, rigid=False)
-        return replace(preset("debug", name), model=model, features="random", loss_scales=1, loss_power=0.0)
+        run = Path(f"runs/lam_{name}_debug_dinov2")
+        places = {"run_dir": run, "output": run / "checkpoints" / "lam" / name}
+        return replace(preset("debug", name), model=model, features="random", loss_scales=1, loss_power=0.0, **places)
     # 12 + 12 blocks, width, code dimension, rate, decay and clipping: U; steps and batch: P.
     model = ModelConfig("dinov2", image_size=224, code_dim=128, width=768, heads=12, blocks=12, decoder_blocks=12, rigid=False)
     return LamTrainConfig(
@@ -199,4 +206,5 @@ def preset(size: Size, name: Name) -> LamTrainConfig:
         bf16=True,
         device="cuda",
         threads=8,
+        run_dir=Path(f"runs/lam_{name}_full"),
     )

@@ -109,13 +109,16 @@ class VlaTrainConfig:
         self.codes.loop.require("codes.loop")
 
 
+DEBUG_DEMOS = Path("data/debug/demos")  # recorded where they are missing, in a minute
+
+
 def _debug(size: Literal["debug", "image-text-debug"] = "debug") -> VlaTrainConfig:
     loop = LoopConfig(steps=4, warmup_steps=1, save_every=2, log_every=2, bf16=False)
     name = size.replace("-", "_")
     return VlaTrainConfig(
         size=size,
         grounding=GroundingConfig(data=Path("data/debug/stills"), scenes=2, batch=4, loop=loop),
-        codes=CodesConfig(demos=Path("data/debug/demos"), batch=4, grounding_batch=2, loop=loop),
+        codes=CodesConfig(demos=DEBUG_DEMOS, batch=4, grounding_batch=2, loop=loop),
         run_dir=Path(f"runs/vla_{name}"),
         output=Path(f"runs/vla_{name}/checkpoints/vla/{name}"),
     )
