@@ -18,30 +18,37 @@ RESERVE = """
 import sys
 from wbvla_core.ros.domains import reserve
 sys.stdin.readline()
-marks = reserve([201, 202, 203, 204])
+marks = reserve([int(word) for word in sys.argv[1:]])
 print(marks.domain, flush=True)
 sys.stdin.readline()
 """
 
 
+def quiet_domains(count: int) -> list[int]:
+    """Domains that nobody uses just now, from the upper end of those whose ports no program is given by chance."""
+    ports = domains.udp_ports()
+    return [domain for domain in reversed(domains.FREE) if not in_use(domain, ports)][:count]
+
+
 def test_processes_that_ask_at_the_same_moment_get_domains_of_their_own_and_give_them_back_when_they_die():
-    command = [sys.executable, "-c", RESERVE]
+    wanted = quiet_domains(4)
+    command = [sys.executable, "-c", RESERVE, *map(str, wanted)]
     askers = [subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(4)]
     try:
         for asker in askers:
             asker.stdin.write("go\n")
             asker.stdin.flush()
         got = [int(asker.stdout.readline()) for asker in askers]
-        assert sorted(got) == [201, 202, 203, 204]
+        assert sorted(got) == sorted(wanted)
         assert set(got) <= set(running()), "they are stacks of this checkout"
-        with pytest.raises(DomainError, match="201 to 204 is in use"):
-            reserve([201, 202, 203, 204])
-        askers[got.index(203)].kill()
-        askers[got.index(203)].wait()
-        marks = reserve([201, 202, 203, 204])
-        assert marks.domain == 203
+        with pytest.raises(DomainError, match=f"{min(wanted)} to {max(wanted)} is in use"):
+            reserve(wanted)
+        askers[got.index(wanted[2])].kill()
+        askers[got.index(wanted[2])].wait()
+        marks = reserve(wanted)
+        assert marks.domain == wanted[2]
         marks.close()
-        assert 203 not in running()
+        assert wanted[2] not in running()
     finally:
         for asker in askers:
             asker.kill()
@@ -51,11 +58,12 @@ def test_processes_that_ask_at_the_same_moment_get_domains_of_their_own_and_give
 
 
 def test_a_domain_that_somebody_uses_without_a_mark_is_left_alone():
+    used, other_one = quiet_domains(2)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
-        other.bind(("127.0.0.1", 7400 + 250 * 205 + 11))  # the data port of a first participant
-        assert in_use(205) and not in_use(204)
-        marks = reserve([205, 206])
-        assert marks.domain == 206
+        other.bind(("127.0.0.1", 7400 + 250 * used + 11))  # the data port of a first participant
+        assert in_use(used) and not in_use(other_one)
+        marks = reserve([used, other_one])
+        assert marks.domain == other_one
         marks.close()
 
 

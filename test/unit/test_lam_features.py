@@ -131,6 +131,8 @@ def test_all_that_a_prediction_of_features_knows_of_the_later_frame_is_its_codes
 class _OneBatch:
     """Sixteen pairs of noise with one and the same first frame: nothing but the codes can tell the later ones apart."""
 
+    data = {"noise": "seeds 1 and 2"}  # what tells its video, as PairSampler has it
+
     def batch(self, step: int) -> Batch:
         first, later = pixels(torch.from_numpy(_frames(1, 1))), pixels(torch.from_numpy(_frames(16, 2)))
         return Batch(first.expand(16, -1, -1, -1), later, _lens(16))
@@ -174,6 +176,7 @@ class _Decoded:
 
     def __init__(self, folder: Path) -> None:
         self.frames, self.size, self.cache = _frames(12), 56, folder / "clips_56.npy"
+        self.fingerprint = {"frames": 12}
 
 
 def test_cached_features_are_those_of_the_frames_and_only_time_is_reversed(tmp_path, model):

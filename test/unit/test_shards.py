@@ -112,4 +112,4 @@ def test_data_are_told_by_what_is_in_them_and_not_by_where_they_lie(tmp_path):
     assert prints.of_shards(tmp_path / "b")["sha256"] != before["sha256"]
     corpus = Corpus([film(tmp_path / "c").parent], 48)
     moved = Corpus([Path(shutil.copytree(tmp_path / "c", tmp_path / "d")) / "loco"], 48)
-    assert corpus.print == moved.print and corpus.print["frames"] == 12
+    assert corpus.fingerprint == moved.fingerprint and corpus.fingerprint["frames"] == 12

@@ -86,5 +86,5 @@ def test_recordings_without_camera_poses_are_refused_with_the_way_out(tmp_path):
     from wbvla_train.vla.codes import DEMO_KEYS
 
     np.savez(tmp_path / "shard_00000.npz", **{key: np.zeros(3) for key in DEMO_KEYS}, arm_state=np.zeros((3, 2)), executed=np.zeros((3, 4)))
-    with pytest.raises(WbvlaError, match="lack 'camera.*record them again"):
+    with pytest.raises(WbvlaError, match="lacks the array 'camera'; .* make it again"):
         read_frames(tmp_path, ())

@@ -166,7 +166,7 @@ class Corpus:
             raise WbvlaError(f"{cache} is damaged ({error}); delete it: it is made again from the clips") from error
 
     @property
-    def print(self) -> dict[str, Any]:
+    def fingerprint(self) -> dict[str, Any]:
         """What tells this video, wherever it lies: number of clips and frames, sha256 of names, stamps and a sample of the frames."""
         digest = hashlib.sha256(prints.stretches(self.cache).encode())
         for clip in self.clips:

@@ -115,4 +115,4 @@ class FeatureCorpus:
             store.flush()
             os.replace(temporary, path)
         self.frames = np.load(path, mmap_mode="r")
-        self.print = corpus.print
+        self.fingerprint = corpus.fingerprint

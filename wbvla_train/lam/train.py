@@ -61,8 +61,8 @@ class PairSampler:
 
     @property
     def data(self) -> dict[str, Any]:
-        """What tells the video, by the folder's name; see :attr:`~wbvla_train.data.clips.Corpus.print`."""
-        return {part: source[0].print for part, source in (("video", self.main), ("robot and extra", self.extra)) if source}
+        """What tells the video, by the folder's name; see :attr:`~wbvla_train.data.clips.Corpus.fingerprint`."""
+        return {part: source[0].fingerprint for part, source in (("video", self.main), ("robot and extra", self.extra)) if source}
 
     def batch(self, step: int) -> Batch:
         c = self.config

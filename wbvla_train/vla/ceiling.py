@@ -31,7 +31,6 @@ from torch import nn
 
 from wbvla_core import checkpoint
 from wbvla_core.console import program
-from wbvla_core.errors import WbvlaError
 from wbvla_perception.preprocess import ImageSpec
 from wbvla_sim.instructions import SIDES, TASKS, sample_instruction
 from wbvla_train.data.clips import pair_indices
@@ -176,10 +175,7 @@ def read_frames(root: Path, lam_dirs: tuple[Path, Path], log=print, gap_s: float
         WbvlaError: recordings without camera poses.
     """
     lams = [replace(lam, gap_s=gap_s or lam.gap_s) for lam in map(load_lam, lam_dirs)]
-    try:
-        demos, codes, usable = read_labelled(root, lams, log, TRUTH_KEYS)
-    except KeyError as error:
-        raise WbvlaError(f"the recordings in {root} lack {error}: they are older than this measurement; record them again with `wbvla data demos`") from error
+    demos, codes, usable = read_labelled(root, lams, log, TRUTH_KEYS)
     actions = true_actions(demos, tuple(sorted({lam.gap_s for lam in lams})))
     return Frames(demos["image"], demos["sentence"], demos["task"], demos["episode"], codes, actions).part(usable)
 
