@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import cv2
 import numpy as np
 import pytest
 
@@ -12,7 +13,7 @@ from wbvla_train.data import rooms
 from wbvla_train.data.errands import ARM_M, errand, pick_and_place
 from wbvla_train.data.motion import HUMAN, PRIMITIVES, ROBOT
 from wbvla_train.data.mp4 import read_mp4
-from wbvla_train.data.video import Shard, render_shard
+from wbvla_train.data.video import Shard, _render_goals, _render_room, render_shard
 from wbvla_train.data.video_command import DEFAULT_DOMAINS, DOMAINS, VideoConfig
 
 NAMES = {direction: name for name, direction in PRIMITIVES.items()}
@@ -74,6 +75,24 @@ def rendered(tmp_path, domain: str, frames: int = 20, index: int = 0):
     render_shard((config, shard))
     images, _ = read_mp4(shard.folder(tmp_path) / "clip_00.mp4")
     return images, np.load(shard.truth(tmp_path)), json.loads((shard.folder(tmp_path) / "clips.json").read_text())["clips"][0]
+
+
+@pytest.mark.parametrize("domain", ["mani", "goal_mani"])
+def test_a_clip_at_full_size_shows_what_the_small_one_shows(domain):
+    shots = {}
+    for size in (96, 224):  # the larger one does not fit into the small one's buffer
+        config, shard = VideoConfig(clips_per_room=1, frames=1, image_size=size), Shard("train", domain, 0)
+        render = _render_goals if domain.startswith("goal") else _render_room
+        shots[size] = next(iter(render(shard.rng(0), config, shard)))[0][0]
+    small = cv2.resize(shots[224], (96, 96), interpolation=cv2.INTER_AREA)
+    assert np.abs(small.astype(int) - shots[96]).mean() < 8.0
+
+
+def test_a_picture_larger_than_its_buffer_is_refused():
+    room = rooms.Room(0, rooms.Arms.draw(np.random.default_rng(0), "human"))
+    with pytest.raises(ValueError, match="at most 192x128"):
+        room.look(np.array((0.0, 0.0, 1.5)), np.eye(3), 60.0, {}, {}, 320, 240)
+    room.close()
 
 
 # Seed 0, room 0, clip 0: last pose (x, y, yaw, height), sum of the hands, mean colour. Checkpoints name their data by command and seed.

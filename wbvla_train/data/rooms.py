@@ -292,7 +292,12 @@ class Room:
 
         Returns:
             [height, width, 3] uint8 RGB.
+
+        Raises:
+            ValueError: larger than the buffer that the room was made with; what is read beyond it is not a picture.
         """
+        if width > self._max_image[0] or height > self._max_image[1]:
+            raise ValueError(f"a picture of {width}x{height} px was asked of a room made for at most {self._max_image[0]}x{self._max_image[1]}; give max_image")
         data = self.data
         data.mocap_pos[self._eye] = position
         mujoco.mju_mat2Quat(data.mocap_quat[self._eye], rotation.ravel())

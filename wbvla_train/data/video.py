@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import atexit
 import json
+import math
 import os
 import time
 from collections.abc import Iterator
@@ -165,6 +166,7 @@ def _draw_sides(rng: np.random.Generator, none: bool) -> tuple[str, ...]:
 
 RenderedClip = tuple[np.ndarray, CameraView, str, dict[str, np.ndarray]]  # frames, camera, source, truth
 _GL = None  # one GL context per process: creating it costs more than a room
+_GL_SIZE = (0, 0)
 
 
 def render_shard(job: tuple[VideoConfig, Shard]) -> float:
@@ -192,13 +194,21 @@ def render_shard(job: tuple[VideoConfig, Shard]) -> float:
     return time.perf_counter() - started
 
 
-def _gl():
-    """The GL context of this process."""
+def _largest(size: int) -> tuple[int, int]:
+    """Width and height of the largest picture that clips of ``size`` px are squeezed from (16:9)."""
     from wbvla_train.data import rooms
 
-    global _GL
-    if _GL is None:
-        _GL = rooms.mujoco.GLContext(rooms.MAX_WIDTH, rooms.MAX_HEIGHT)
+    return max(rooms.MAX_WIDTH, math.ceil(size * 16 / 9)), max(rooms.MAX_HEIGHT, size)
+
+
+def _gl(size: int):
+    """The GL context of this process, large enough for clips of ``size`` px."""
+    from wbvla_train.data import rooms
+
+    global _GL, _GL_SIZE
+    wanted = _largest(size)
+    if _GL is None or _GL_SIZE[0] < wanted[0] or _GL_SIZE[1] < wanted[1]:
+        _GL, _GL_SIZE = rooms.mujoco.GLContext(*wanted), wanted
         atexit.register(_GL.free)  # before MuJoCo unloads EGL
     return _GL
 
@@ -218,7 +228,8 @@ def _render_room(rng: np.random.Generator, config: VideoConfig, shard: Shard) ->
         height = rng.uniform(*wearer.height_m)
         wearer = replace(wearer, height_m=(height, height))
         table = height + wearer.shoulder[2] + motion.REACH_DOWN_M[0] - rng.uniform(0.04, 0.14)
-    room = rooms.Room(int(rng.integers(2**31)), rooms.Arms.draw(rng, kind), held_out=shard.split == "test", table_ahead=table, gl=_gl())
+    look = {"held_out": shard.split == "test", "gl": _gl(config.image_size), "max_image": _largest(config.image_size)}
+    room = rooms.Room(int(rng.integers(2**31)), rooms.Arms.draw(rng, kind), table_ahead=table, **look)
     for _ in range(config.clips_per_room):
         images, view, truth = _render_clip(room, rng, config, shard, wearer)
         yield images, view, kind, truth
@@ -246,7 +257,8 @@ def _render_goals(rng: np.random.Generator, config: VideoConfig, shard: Shard) -
     if not walking:
         wearer = replace(wearer, height_m=(height, height))
         table = height + wearer.shoulder[2] - rng.uniform(0.20, 0.30)
-    room = rooms.Room(int(rng.integers(2**31)), rooms.Arms.draw(rng, kind), held_out=shard.split == "test", muted=True, table_ahead=table, gl=_gl())
+    look = {"held_out": shard.split == "test", "gl": _gl(config.image_size), "max_image": _largest(config.image_size)}
+    room = rooms.Room(int(rng.integers(2**31)), rooms.Arms.draw(rng, kind), muted=True, table_ahead=table, **look)
     if walking:
         whole = errands.clear_errand(rng, wearer, room, config.clips_per_room * config.frames, dt_s)
     for i in range(config.clips_per_room):
