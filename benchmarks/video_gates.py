@@ -19,6 +19,7 @@ from wbvla_core.checkpoint import write_json
 from wbvla_core.console import program
 from wbvla_eval.stats import wilson_interval
 from wbvla_train.data.film.duplicates import mark_duplicates
+from wbvla_train.data.film.gates import UNSURE
 from wbvla_train.data.film.ingest import IngestConfig, ingest, load_records
 from wbvla_train.data.film.made import FAULTS, MadeFilm, make_set, truth_path
 
@@ -57,12 +58,12 @@ def score(truth: list[MadeFilm], records: list[dict]) -> dict:
             elif entries and not any(other.of == film.file for other in truth):
                 false_alarms += 1
         result[gate] = {"found": hits, "missed": misses, "false": false_alarms}
-    right = wrong = 0
+    sorting = {"right": 0, "wrong": 0, "unsure": 0}
     for film in truth:
         for entry in by_film[film.file]["segments"]:
-            if not entry["reason"]:
-                right, wrong = right + (entry["domain"] == film.domain), wrong + (entry["domain"] != film.domain)
-    result["sorting"] = {"right": right, "wrong": wrong}
+            if entry["reason"] in ("", UNSURE):
+                sorting[UNSURE if entry["reason"] else "right" if entry["domain"] == film.domain else "wrong"] += 1
+    result["sorting"] = sorting
     return result
 
 
@@ -79,7 +80,9 @@ def table(result: dict) -> list[str]:
         recall, precision = rate(counts["found"], counts["found"] + counts["missed"]), rate(counts["found"], counts["found"] + counts["false"])
         lines.append(f"| {gate} | {recall} | {precision} |")
     sorting = result["sorting"]
-    return [*lines, "", f"manipulation / locomotion: {rate(sorting['right'], sorting['right'] + sorting['wrong'])} of the clips kept"]
+    sorted_clips = sorting["right"] + sorting["wrong"]
+    unsure = f"{rate(sorting[UNSURE], sorted_clips + sorting[UNSURE])} of the clips unsure"
+    return [*lines, "", f"manipulation / locomotion: {rate(sorting['right'], sorted_clips)} of the clips that were sorted; {unsure}"]
 
 
 def evaluate(config: EvaluateConfig, log=print) -> dict:

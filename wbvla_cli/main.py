@@ -55,6 +55,7 @@ VERBS = (
     Verb(("video", "ingest"), "wbvla_train.data.film.ingest_command", "films from any camera: gated, sorted, cut into clips for training", "train"),
     Verb(("video", "review"), "wbvla_train.data.film.review_command", "contact sheet of ingested films for the browser; take over its decisions", "train"),
     Verb(("video", "info"), "wbvla_train.data.film.info_command", "what a film is and what the gates would say of it", "train"),
+    Verb(("video", "hands"), "wbvla_train.data.film.people", "set up the detector of hands and faces that `video ingest --hands` asks", "train"),
     Verb(("data", "video"), "wbvla_train.data.video_command", "render action-free egocentric video", "train"),
     Verb(("data", "demos"), "wbvla_train.data.demos_command", "record demonstrations by the scripted teleoperator", "train"),
     Verb(("import", "prismatic"), "wbvla_cli.import_prismatic", "check published Prismatic or OpenVLA weights; write them as a checkpoint", "train"),

@@ -13,6 +13,7 @@ import av
 import cv2
 import numpy as np
 import pytest
+from film_scenes import film, reach, scene, walk
 
 from wbvla_core.errors import WbvlaError
 from wbvla_train.data import annotate, sentences
@@ -25,41 +26,6 @@ from wbvla_train.data.film.ingest import IngestConfig, ingest, list_films, load_
 from wbvla_train.data.film.measure import blur_of
 from wbvla_train.data.film.reader import FilmError, FilmReport, samples
 from wbvla_train.data.shards import parse_shard
-
-
-def scene(seed: int, size: int = 700) -> np.ndarray:
-    """A picture with edges of all directions, [S, S, 3] uint8."""
-    rng = np.random.default_rng(seed)
-    image = np.full((size, size, 3), rng.integers(60, 120, 3), np.uint8)
-    for _ in range(160):
-        x, y, w, h = (int(v) for v in rng.integers(0, size, 4) // (1, 1, 8, 8))
-        cv2.rectangle(image, (x, y), (x + w, y + h), rng.integers(20, 230, 3).tolist(), -1)
-        cv2.circle(image, (int(rng.integers(size)), int(rng.integers(size))), int(rng.integers(5, 30)), rng.integers(20, 230, 3).tolist(), -1)
-    return image
-
-
-def walk(seed: int, seconds: float = 3.0, rate_hz: float = 30.0, speed_px_s: float = 60.0, size: tuple[int, int] = (240, 320)) -> np.ndarray:
-    """A camera that pans over a scene, [T, H, W, 3]; 60 px/s of 240 lines = 0.25 heights/s."""
-    image = scene(seed)
-    out = []
-    for t in range(round(seconds * rate_hz)):
-        matrix = np.array(((1.0, 0.0, -20.0 - speed_px_s * t / rate_hz), (0.0, 1.0, -40.0)))
-        out.append(cv2.warpAffine(image, matrix, (size[1], size[0]), flags=cv2.INTER_LINEAR))
-    return np.stack(out)
-
-
-def reach(seed: int, seconds: float = 3.0, rate_hz: float = 30.0) -> np.ndarray:
-    """A still camera before which a hand-sized disc moves."""
-    frames = walk(seed, seconds, rate_hz, speed_px_s=0.0)
-    for t, frame in enumerate(frames):
-        angle = 2 * np.pi * 0.5 * t / rate_hz
-        cv2.circle(frame, (int(160 + 70 * np.cos(angle)), int(150 + 50 * np.sin(angle))), 28, (210, 160, 130), -1)
-    return frames
-
-
-def film(path: Path, frames: np.ndarray, rate_hz: float = 30.0, **options) -> Path:
-    made.encode(path, frames, np.arange(len(frames)) / rate_hz, rate_hz=rate_hz, crf=options.pop("crf", 20), **options)
-    return path
 
 
 def reasons(path: Path) -> list[str]:

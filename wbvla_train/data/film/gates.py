@@ -7,7 +7,7 @@ Within a block every sample gets a reason or none; stretches of one reason becom
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from wbvla_train.data.film.measure import Measure  # imports video readers, which help can do without
 
 REASONS = ("dark", "over", "empty", "blur", "freeze", "static", "shake")  # of stretches, in order of precedence: a dark picture is not called blurred
-EVENTS = ("cut", "gap")  # of instants
-LOCO, MANI = "loco", "mani"
+EVENTS = ("cut", "gap", "jump")  # of instants
+LOCO, MANI, UNSURE = "loco", "mani", "unsure"
+TOO_LITTLE = "what can be followed spans too little of the picture: the camera may move, or a hand before a plain wall"
 REPEATED_PEAK = 2.0  # levels: what an encoder adds to a repeated picture
 
 
@@ -40,7 +41,12 @@ class Gates:
         cut_match: a cut is where the frame before, however moved, correlates with this one less than this, and ...
         cut_residual: ... differs from it in more than this share of the pixels.
         gap_s: longest step between two samples; a wider one (dropped frames) ends a clip, because no frame pair spans it.
-        loco_heights_s: camera speed over a second above which a clip is locomotion.
+        loco_heights_s: camera speed over a second that gives a score of 0.5.
+        loco_score, mani_score: a clip is locomotion above the first and manipulation below the second; in between is unsure.
+        loco_share, mani_share: so is locomotion of which less than the first share is faster than ``loco_heights_s``, and manipulation of
+            which more than the second is: walking and standing in one clip.
+        spread: :attr:`Measure.spread` below which nothing is known of the camera.
+        fast_heights_s: camera speed over a second that people do not keep up for a whole clip: a time-lapse, perhaps.
         min_clip_s: shorter stretches are left out.
         max_clip_s: longer stretches are divided evenly.
     """
@@ -59,20 +65,27 @@ class Gates:
     cut_residual: float = 0.45
     gap_s: float = 0.5
     loco_heights_s: float = 0.012
+    loco_score: float = 0.8
+    mani_score: float = 0.3
+    loco_share: float = 0.6
+    mani_share: float = 0.25
+    spread: float = 0.15
+    fast_heights_s: float = 0.7
     min_clip_s: float = 1.5
     max_clip_s: float = 10.0
 
 
 @dataclass(frozen=True)
 class Segment:
-    """A stretch of film [start_s, end_s], or an instant (cut, gap: start = end).
+    """A stretch of film [start_s, end_s], or an instant (EVENTS: start = end).
 
     Attributes:
         frame: number of its first frame in the film.
-        reason: why it is left out: one of REASONS, EVENTS, "short", "duplicate", "override"; "" for a clip.
+        reason: why it is left out: one of REASONS, EVENTS, "short", "unsure", "duplicate", "override"; "" for a clip.
         value, limit: what was measured there and the threshold it passed (0 where there is none).
-        domain: "loco" or "mani"; "" where it was not asked.
-        loco_score: 0 (still camera) .. 1 (moving camera), 0.5 at the threshold.
+        domain: "loco" or "mani", the nearer one where it is unsure; "" where it was not asked.
+        loco_score: 0 (still camera) .. 1 (moving camera), 0.5 at ``loco_heights_s``.
+        doubt: why a stretch is unsure.
         samples: [first, last) in the block; for the caller.
     """
 
@@ -84,6 +97,7 @@ class Segment:
     limit: float = 0.0
     domain: str = ""
     loco_score: float = 0.0
+    doubt: str = ""
     samples: tuple[int, int] = (0, 0)
 
     def to_json(self) -> dict:
@@ -93,9 +107,11 @@ class Segment:
 
 
 def event_before(measure: Measure, before: Measure | None, gates: Gates) -> str:
-    """ "cut" or "gap" between two samples, or ""."""
+    """ "cut", "gap" or "jump" (the film's clock was set back) between two samples, or ""."""
     if before is None:
         return ""
+    if measure.joined:
+        return "jump"
     if measure.dt_s > gates.gap_s:
         return "gap"
     unseen = any(m.brightness < gates.dark_luma or m.bright_share > gates.burnt_share for m in (measure, before))
@@ -207,7 +223,24 @@ def _segment(block: list[Measure], first: int, last: int, reason: str, value: fl
     score = typical**2 / (typical**2 + gates.loco_heights_s**2)
     end_s = block[last - 1].stamp_s
     domain = LOCO if score > 0.5 else MANI
-    return Segment(block[first].stamp_s, end_s, block[first].index, reason, value, limit, domain, score, (first, last))
+    return Segment(block[first].stamp_s, end_s, block[first].index, reason, value, limit, domain, score, samples=(first, last))
+
+
+def _doubt(part: list[Measure], speed: np.ndarray, score: float, gates: Gates) -> tuple[str, float, float]:
+    """Why it cannot be said what a clip shows, with what was measured and its limit; ("", 0, 0) where it can."""
+    spread = float(np.median([m.spread for m in part[1:]])) if len(part) > 1 else 0.0
+    moving, typical = float(np.mean(speed > gates.loco_heights_s)), float(np.median(speed))
+    if spread < gates.spread:
+        return TOO_LITTLE, spread, gates.spread
+    if typical > gates.fast_heights_s:
+        return "the camera moves faster than people do: a time-lapse?", typical, gates.fast_heights_s
+    if gates.mani_score <= score <= gates.loco_score:
+        return "the camera moves too much for a still one and too little for a walk", score, gates.loco_score
+    if score > gates.loco_score and moving < gates.loco_share:
+        return "walking and standing in one clip", moving, gates.loco_share
+    if score < gates.mani_score and moving > gates.mani_share:
+        return "standing and walking in one clip", moving, gates.mani_share
+    return "", 0.0, 0.0
 
 
 def _clips(block: list[Measure], first: int, last: int, speed: np.ndarray, gates: Gates) -> list[Segment]:
@@ -217,4 +250,9 @@ def _clips(block: list[Measure], first: int, last: int, speed: np.ndarray, gates
         return [_segment(block, first, last, "short", length_s, gates.min_clip_s, speed, gates)]
     count = max(math.ceil(length_s / gates.max_clip_s), 1)
     edges = [first + round(i * (last - first) / count) for i in range(count + 1)]
-    return [_segment(block, a, b, "", 0.0, 0.0, speed, gates) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    clips = []
+    for a, b in zip(edges[:-1], edges[1:], strict=True):
+        clip = _segment(block, a, b, "", 0.0, 0.0, speed, gates)
+        doubt, value, limit = _doubt(block[a:b], speed[a:b], clip.loco_score, gates)
+        clips.append(replace(clip, reason=UNSURE, value=value, limit=limit, doubt=doubt) if doubt else clip)
+    return clips

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from wbvla_core.console import program
-from wbvla_train.data.film.gates import Gates, Segment, judge
+from wbvla_train.data.film.gates import UNSURE, Gates, Segment, judge
 from wbvla_train.data.film.info_command import InfoConfig
 from wbvla_train.data.film.ingest import list_films
 from wbvla_train.data.film.measure import Measure
@@ -45,8 +45,15 @@ def info(config: InfoConfig, log=print) -> int:
         typical = {name: float(np.median([getattr(m, name) for m in measures])) for name in ("brightness", "blur", "change", "tracked")}
         log("  median " + ", ".join(f"{name} {value:.2f}" for name, value in typical.items()))
         for s in segments:
-            what = s.reason or f"{s.domain} (camera motion {s.loco_score:.2f})"
-            log(f"  {s.start_s:8.2f} - {s.end_s:8.2f} s  frame {s.frame:6d}  {what}" + (f"  {s.value:.3g}, limit {s.limit:g}" if s.limit else ""))
+            motion = f" (camera motion {s.loco_score:.2f})" if s.reason in ("", UNSURE) else ""
+            what = (s.reason or s.domain) + motion
+            log(
+                f"  {s.start_s:8.2f} - {s.end_s:8.2f} s  frame {s.frame:6d}  {what}"
+                + (f"  {s.value:.3g}, limit {s.limit:g}" if s.limit else "")
+                + (f": {s.doubt}" if s.doubt else "")
+            )
+        for note in report.notes:
+            log(f"  note: {note}")
         for problem in report.problems:
             log(f"  {problem}")
             status = 1

@@ -23,9 +23,10 @@ from pathlib import Path
 from wbvla_core.checkpoint import write_json
 from wbvla_core.console import program
 from wbvla_core.errors import WbvlaError
-from wbvla_train.data.film import sheet
+from wbvla_train.data.film import sheet, split
 from wbvla_train.data.film.duplicates import mark_duplicates
 from wbvla_train.data.film.ingest_command import IngestConfig
+from wbvla_train.data.film.people import Watcher, default_folder
 from wbvla_train.data.film.reader import SUFFIXES, FilmReport
 from wbvla_train.data.film.record import (
     DECISIONS,
@@ -44,6 +45,7 @@ from wbvla_train.data.shards import parse_shard
 
 OVERRIDES = "overrides.json"
 SUMMARY = "summary.json"
+LISTS_LOCK = ".lock_lists"
 
 
 def list_films(inputs: tuple[Path, ...]) -> list[Film]:
@@ -100,7 +102,7 @@ def read_overrides(path: Path) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def _locked(path: Path, wait_for_it: bool):
+def locked(path: Path, wait_for_it: bool):
     """Hold a lock file; refuse (or wait) where another process of this output holds it."""
     with path.open("w") as file:
         try:
@@ -108,6 +110,32 @@ def _locked(path: Path, wait_for_it: bool):
         except BlockingIOError:
             raise WbvlaError(f"another `wbvla video ingest` works on this shard of {path.parent}; wait for it, or give another --output") from None
         yield
+
+
+@contextlib.contextmanager
+def _same_settings(path: Path, settings: str):
+    """Share an output with other runs of the same settings; refuse where one with others is at work: they would undo each other's films."""
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            file.truncate(0)
+            file.write(settings)
+            file.flush()
+        except BlockingIOError:
+            pass
+        fcntl.flock(file, fcntl.LOCK_SH)
+        file.seek(0)
+        if file.read() != settings:
+            raise WbvlaError(f"another `wbvla video ingest` with other options or decisions works on {path.parent}; wait for it, or give another --output")
+        yield
+
+
+def _settings(config: IngestConfig, overrides: dict[str, str]) -> str:
+    """What the records of a run follow from, beside the films."""
+    chosen = asdict(config)
+    for free in ("inputs", "output", "workers", "shard", "overrides"):
+        del chosen[free]
+    return json.dumps([chosen, overrides], sort_keys=True, default=str)
 
 
 def ingest(config: IngestConfig, log=print) -> int:
@@ -119,7 +147,8 @@ def ingest(config: IngestConfig, log=print) -> int:
         raise WbvlaError("expected --workers >= 1, 0 <= --dev-share < 1, --rate-hz > 0 and an even --image-size of at least 16")
     try:
         (config.output / "films").mkdir(parents=True, exist_ok=True)
-        with _locked(config.output / f".lock_{index}_{count}", False):
+        own = config.output / f".lock_{index}_{count}"
+        with locked(own, False), _same_settings(config.output / ".settings", _settings(config, overrides)):
             return _ingest(config, films, films[index::count], overrides, log)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EPERM, errno.EDQUOT, errno.ENOTDIR, errno.EEXIST):
@@ -131,8 +160,12 @@ def _ingest(config: IngestConfig, films: list[Film], mine: list[Film], overrides
     def job(film: Film, threads: int = 1) -> Job:
         own = tuple(sorted((key, value) for key, value in overrides.items() if key.rpartition("@")[0] == film.name))
         c = config
-        return Job(film, Path(os.path.abspath(c.output)), c.gates, c.rate_hz, c.image_size, c.dev_share, *lenses[film], own, threads)
+        settings = (c.gates, c.rate_hz, c.image_size, c.dev_share, *lenses[film])
+        return Job(film, Path(os.path.abspath(c.output)), *settings, own, threads, detector, c.people)
 
+    detector = Path(os.path.abspath(config.hands_environment or default_folder())) if config.hands else None
+    if detector is not None:
+        log(f"video ingest: hands and faces are looked for by MediaPipe {Watcher(detector).version}")  # first: what is missing is said at once
     lenses = {film: lens(film, config.fovy_deg, config.pitch_deg) for film in films}  # first: what has to be mended by hand is said at once
     missing = [film for film in mine if not is_done(job(film))]
     log(f"video ingest: {len(mine)} films, {len(mine) - len(missing)} done before, {len(missing)} to do with {config.workers} processes")
@@ -148,19 +181,24 @@ def _ingest(config: IngestConfig, films: list[Film], mine: list[Film], overrides
     if unfinished:
         log(f"video ingest: {len(unfinished)} films belong to other shards that have not ended; the last one writes the lists of clips")
         return 1 if any(_faulty(read_record(job(film).folder)) for film in mine) else 0
-    with _locked(config.output / ".lock_lists", True):
+    with locked(config.output / LISTS_LOCK, True):
         records = load_records(config.output)
         try:
             duplicates = mark_duplicates(config.output, records)
         except FileNotFoundError:  # another shard removed a film's folder in between
             log("video ingest: another shard does its films again; it writes the lists of clips when it ends")
             return 1 if any(_faulty(read_record(job(film).folder)) for film in mine) else 0
+        split.settle(config.output, records, config.dev_share)
         clips = write_sidecars(config.output, records)
         summary = summarise(records)
         write_json(config.output / SUMMARY, summary)
         sheet.write(config.output, records)
     for line in summary_lines(summary):
         log(line)
+    for sentence in split.missing(records, config.dev_share):
+        log(f"video ingest: {sentence}")
+    if detector is None:
+        log("video ingest: nobody looked whether hands or people are in view: wbvla video hands sets the detector up, --hands asks it")
     unknown = sorted({key.rpartition("@")[0] for key in overrides} - {film.name for film in films})
     for name in unknown:
         log(f"override for {printable(name)}: no such film among the inputs")
@@ -182,21 +220,26 @@ def _faulty(record: dict | None) -> bool:
 
 
 def _run(jobs: list[Job], workers: int):
-    """Records as they are finished. A film at which the decoder itself dies is named, and the others go on."""
+    """Records as they are finished. A film at which the decoder itself dies is named, and the others go on; one that another run works on comes last."""
     context = multiprocessing.get_context("spawn")
-    waiting, suspects = list(reversed(jobs)), []
-    while waiting:
+    waiting, suspects, busy = list(reversed(jobs)), [], []
+    while waiting or busy:
+        wait_for_others = not waiting
+        waiting, busy = (busy, []) if wait_for_others else (waiting, busy)
         running: dict[Future, Job] = {}
         with ProcessPoolExecutor(min(workers, len(waiting)), mp_context=context) as pool:
             try:
                 while waiting or running:
                     while waiting and len(running) < workers:
                         job = waiting.pop()
-                        running[pool.submit(process_film, job)] = job
+                        running[pool.submit(process_film, job, wait_for_others)] = job
                     for future in wait(running, return_when=FIRST_COMPLETED).done:
                         record = future.result()
-                        running.pop(future)
-                        yield record
+                        job = running.pop(future)
+                        if record is None:
+                            busy.append(job)
+                        else:
+                            yield record
             except BrokenProcessPool:
                 suspects.extend(running.values())
     for job in suspects:  # alone, so that it is known which one it was
@@ -204,7 +247,7 @@ def _run(jobs: list[Job], workers: int):
             try:
                 yield pool.submit(process_film, job).result()
             except BrokenProcessPool:
-                record = {"schema": SCHEMA, "film": job.film.name, "id": job.film.id, "key": "", "segments": [], "split": "train", "camera": None}
+                record = {"schema": SCHEMA, "film": job.film.name, "id": job.film.id, "key": "", "segments": [], "split": "train", "rank": 1.0, "camera": None}
                 record.update(error="the process that decoded it died (out of memory, or a film that crashes the decoder)", report=asdict(FilmReport()))
                 job.folder.mkdir(parents=True, exist_ok=True)
                 write_json(job.folder / "record.json", record)
@@ -225,7 +268,7 @@ def describe(record: dict) -> str:
     report = record["report"]
     rate = f"{report['fps']:.1f} fps{' variable' if report['variable_rate'] else ''}"
     text = f"{report['duration_s']:.1f} s {report['width']}x{report['height']} {rate}: " + ", ".join(f"{n} {k}" for k, n in sorted(counts.items()))
-    return text + "".join(f"; {problem}" for problem in report["problems"])
+    return text + "".join(f"; {remark}" for remark in (*report.get("notes", ()), *report["problems"]))
 
 
 def summarise(records: list[dict]) -> dict:

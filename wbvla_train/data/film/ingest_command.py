@@ -10,6 +10,7 @@ import tyro
 
 from wbvla_core.errors import WbvlaError, require_at_least, require_shares
 from wbvla_train.data.film.gates import Gates
+from wbvla_train.data.film.people import Limits
 
 DESCRIPTION = """``wbvla video ingest``: folders of films -> gated, sorted clips in the layout that ``wbvla train lam`` reads.
 
@@ -35,6 +36,10 @@ class IngestConfig:
         pitch_deg: optical axis below the horizontal, deg, where no camera.json says so (20 is assumed without either).
         overrides: decisions from the contact sheet; default OUTPUT/overrides.json.
         gates: thresholds.
+        hands: look for hands and faces, too: clips that show people from outside, and manipulation without a hand, are left out. Needs the
+            detector that ``wbvla video hands`` sets up; drawn or robot hands are none to it.
+        hands_environment: where that is; default: wbvla/hands in the user's cache.
+        people: thresholds of that gate.
     """
 
     inputs: Annotated[tuple[Path, ...], tyro.conf.Positional]
@@ -48,6 +53,9 @@ class IngestConfig:
     pitch_deg: float | None = None
     overrides: Path | None = None
     gates: Gates = field(default_factory=Gates)
+    hands: bool = False
+    hands_environment: Path | None = None
+    people: Limits = field(default_factory=Limits)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -39,6 +39,9 @@ class Measure:
         match: correlation of the frame before, moved by it, with this one, -1..1.
         residual: share of pixels that differ after that movement: what moves in front of the camera.
         thumb: [16, 16] uint8.
+        joined: as in :class:`Sample`.
+        spread: share of the picture that the features span which follow the similarity (their convex hull), 0..1: a camera that moves is
+            seen all over the picture, a hand before a plain wall is not.
     """
 
     stamp_s: float
@@ -57,6 +60,8 @@ class Measure:
     match: float
     residual: float
     thumb: np.ndarray
+    joined: bool = False
+    spread: float = 0.0
 
     @property
     def motion(self) -> np.ndarray:
@@ -94,29 +99,37 @@ def blur_of(grey: np.ndarray) -> tuple[float, float]:
     return (min(worst, total / weight + SMEAR_MARGIN) if weight else 1.0), edges
 
 
-def _ego_motion(before: np.ndarray, now: np.ndarray) -> tuple[np.ndarray, float]:
-    """Similarity [2, 3] from the frame before to this one (identity where nothing can be tracked) and the share of features that follow it.
+def _span(points: np.ndarray, shape: tuple[int, int]) -> float:
+    """Share of a picture of ``shape`` that the convex hull of ``points`` [N, 1, 2] covers."""
+    return float(cv2.contourArea(cv2.convexHull(points))) / (shape[0] * shape[1]) if len(points) >= 3 else 0.0
+
+
+def _ego_motion(before: np.ndarray, now: np.ndarray) -> tuple[np.ndarray, float, float]:
+    """Similarity [2, 3] from the frame before to this one (identity where nothing can be tracked), the share of features that follow it, and
+    the share of the picture that those span.
 
     Hands before a still camera may carry most of the features, and the best fit would then be theirs: where enough features hardly move, it
-    is fitted to those alone.
+    is fitted to those alone. Unless the others span more of the picture: then what hardly moves is what the wearer holds.
     """
     identity = np.eye(2, 3)
     points = cv2.goodFeaturesToTrack(before, FEATURES, 0.01, 7, blockSize=5)
     if points is None or len(points) < 8:
-        return identity, 0.0
+        return identity, 0.0, 0.0
     moved, found, _ = cv2.calcOpticalFlowPyrLK(before, now, points, None, winSize=(15, 15), maxLevel=4)
     back, found_back, _ = cv2.calcOpticalFlowPyrLK(now, before, moved, None, winSize=(15, 15), maxLevel=4)
     sound = (found.ravel() > 0) & (found_back.ravel() > 0) & (np.abs(back - points).max(axis=(1, 2)) < 1.0)
     if sound.sum() < 6:
-        return identity, 0.0
+        return identity, 0.0, 0.0
     start, end = points[sound], moved[sound]
     still = np.linalg.norm((end - start)[:, 0], axis=1) < STILL_PX
-    rest = still if still.sum() >= max(STILL_SHARE * len(points), 6) else np.ones(len(start), dtype=bool)
+    stands = still.sum() >= max(STILL_SHARE * len(points), 6) and _span(start[still], before.shape) >= _span(start[~still], before.shape)
+    rest = still if stands else np.ones(len(start), dtype=bool)
     matrix, _ = cv2.estimateAffinePartial2D(start[rest], end[rest], method=cv2.RANSAC, ransacReprojThreshold=AGREE_PX, maxIters=300)
     if matrix is None:
-        return identity, 0.0
+        return identity, 0.0, 0.0
     miss = np.linalg.norm(start[:, 0] @ matrix[:, :2].T + matrix[:, 2] - end[:, 0], axis=1)
-    return matrix, float((miss < AGREE_PX).sum()) / len(points)
+    follow = miss < AGREE_PX
+    return matrix, float(follow.sum()) / len(points), _span(start[follow], before.shape)
 
 
 def measure(sample: Sample, before: Sample | None) -> Measure:
@@ -129,11 +142,11 @@ def measure(sample: Sample, before: Sample | None) -> Measure:
     if before is None:
         return Measure(sample.stamp_s, sample.index, 0.0, brightness, bright_share, blur, edges, 0.0, 0.0, (0.0, 0.0), 0.0, 0.0, 1.0, 1.0, 0.0, thumb)
     difference = cv2.absdiff(grey, before.grey)
-    matrix, tracked = _ego_motion(before.grey, grey)
+    matrix, tracked, spread = _ego_motion(before.grey, grey)
     height, width = grey.shape
     scale = float(np.hypot(matrix[0, 0], matrix[1, 0]))
     if not 0.5 < scale < 2.0:
-        matrix, tracked, scale = np.eye(2, 3), 0.0, 1.0
+        matrix, tracked, spread, scale = np.eye(2, 3), 0.0, 0.0, 1.0
     centre = np.array((width / 2, height / 2))
     shift = (matrix[:, :2] @ centre + matrix[:, 2] - centre) / height
     match, residual = _match(before.grey, grey, matrix)
@@ -141,7 +154,7 @@ def measure(sample: Sample, before: Sample | None) -> Measure:
         jolt = _whole_shift(before.grey, grey)
         jolt_match, jolt_residual = _match(before.grey, grey, np.array(((1.0, 0.0, jolt[0]), (0.0, 1.0, jolt[1]))))
         if jolt_match > max(match, 0.6) and jolt_residual < JOLT_RESIDUAL:
-            match, residual, scale, shift, matrix = jolt_match, jolt_residual, 1.0, jolt / height, np.eye(2, 3)
+            match, residual, scale, shift, matrix, spread = jolt_match, jolt_residual, 1.0, jolt / height, np.eye(2, 3), 1.0
     return Measure(
         stamp_s=sample.stamp_s,
         index=sample.index,
@@ -159,6 +172,8 @@ def measure(sample: Sample, before: Sample | None) -> Measure:
         match=match,
         residual=residual,
         thumb=thumb,
+        joined=sample.joined,
+        spread=spread,
     )
 
 

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -26,8 +27,9 @@ from wbvla_core.errors import WbvlaError
 from wbvla_train.data import sentences
 from wbvla_train.data.camera import CameraView
 from wbvla_train.data.clips import SIDECAR
-from wbvla_train.data.film.gates import LOCO, MANI, Gates, Segment, event_before, judge
+from wbvla_train.data.film.gates import LOCO, MANI, TOO_LITTLE, UNSURE, Gates, Segment, event_before, judge
 from wbvla_train.data.film.measure import Measure, measure
+from wbvla_train.data.film.people import Limits, chosen, watcher
 from wbvla_train.data.film.reader import FilmError, FilmReport, Sample, fingerprint, samples
 from wbvla_train.data.mp4 import write_mp4
 
@@ -35,6 +37,7 @@ SCHEMA = 1
 BLOCK_S = 20.0  # a stretch is judged at the latest after this: memory does not grow with the film
 STRIP_PICTURES = 4
 LENS_FILE = "camera.json"
+LOCKS = ".locks"
 DECISIONS = ("keep", "reject", LOCO, MANI)
 
 
@@ -55,9 +58,14 @@ class Film:
         plain = re.sub(r"[^A-Za-z0-9]+", "-", Path(self.name).stem.encode(errors="replace").decode()).strip("-")[:40]
         return f"{plain}_{hashlib.sha256(os.fsencode(self.name)).hexdigest()[:10]}"
 
+    @property
+    def rank(self) -> float:
+        """0..1, by name: the same on every machine and in every run. Films below the dev share are kept for development."""
+        return int(hashlib.sha256(os.fsencode(self.name) + b"split").hexdigest()[:8], 16) / 0xFFFFFFFF
+
     def split(self, dev_share: float) -> str:
-        """ "train" or "dev", by name: the same on every machine and in every run."""
-        return "dev" if int(hashlib.sha256(os.fsencode(self.name) + b"split").hexdigest()[:8], 16) / 0xFFFFFFFF < dev_share else "train"
+        """ "train" or "dev" by chance; :mod:`wbvla_train.data.film.split` has the last word in small collections."""
+        return "dev" if self.rank < dev_share else "train"
 
 
 @dataclass(frozen=True)
@@ -74,6 +82,8 @@ class Job:
     pitch_deg: float
     overrides: tuple[tuple[str, str], ...]  # (segment key, decision) of this film
     threads: int = 1
+    hands: Path | None = None  # environment of the detector of hands and faces; None: that gate does not run
+    people: Limits = Limits()
 
     @property
     def folder(self) -> Path:
@@ -82,6 +92,8 @@ class Job:
     def key(self, content: str) -> str:
         """Changes with the film, the settings and the decisions about it: then, and only then, the film is done again."""
         settings = {**asdict(self.gates), "rate": self.rate_hz, "size": self.image_size, "dev": self.dev_share, "camera": [self.fovy_deg, self.pitch_deg]}
+        if self.hands is not None:
+            settings["people"] = asdict(self.people)
         text = json.dumps([SCHEMA, content, settings, self.overrides], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -143,12 +155,29 @@ def lens(film: Film, fovy_deg: float | None, pitch_deg: float | None) -> tuple[f
     return fovy, pitch
 
 
-def process_film(job: Job) -> dict:
+def process_film(job: Job, wait: bool = True) -> dict | None:
     """Gate one film and write all that belongs to it; returns its record. What an interrupted run left of it is removed first.
+
+    A film is worked on by one process at a time, on however many machines: who comes second finds it done.
+
+    Args:
+        wait: for another process that works on this film; else None is returned at once.
 
     Raises:
         OSError: the output cannot be written (disk full, no rights); nothing counts as finished then.
+        WbvlaError: the detector of hands ended.
     """
+    locks = job.output / LOCKS
+    locks.mkdir(parents=True, exist_ok=True)
+    with (locks / job.film.id).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            return None
+        return read_record(job.folder) if is_done(job) else _process(job)
+
+
+def _process(job: Job) -> dict:
     (job.folder / "record.json").unlink(missing_ok=True)
     shutil.rmtree(job.folder, ignore_errors=True)
     for old in job.output.glob(f"*/*/{job.film.id}/*"):
@@ -157,9 +186,10 @@ def process_film(job: Job) -> dict:
     job.folder.mkdir(parents=True)
     report = FilmReport()
     record = {"schema": SCHEMA, "film": job.film.name, "id": job.film.id, "key": "", "error": "", "segments": [], "split": job.film.split(job.dev_share)}
+    record["rank"] = job.film.rank
     try:
         record["key"] = job.key(fingerprint(job.film.path))
-        stream = samples(job.film.path, job.rate_hz, job.image_size, report, threads=job.threads)
+        stream = samples(job.film.path, job.rate_hz, job.image_size, report, threads=job.threads, views=job.hands is not None)
         writer = _SegmentWriter(job)
         for block, event in blocks(stream, job.gates):
             writer.write(block)
@@ -186,7 +216,7 @@ def blocks(stream: Iterator[Sample], gates: Gates) -> Iterator[tuple[list[tuple[
         now = measure(sample, before)
         event = event_before(now, last, gates)
         if event:
-            value, limit = (now.match, gates.cut_match) if event == "cut" else (now.dt_s, gates.gap_s)
+            value, limit = {"cut": (now.match, gates.cut_match), "gap": (now.dt_s, gates.gap_s), "jump": (0.0, 0.0)}[event]
             yield block, Segment(now.stamp_s, now.stamp_s, now.index, event, value, limit)
             block = []
         elif block and now.stamp_s - block[0][1].stamp_s >= BLOCK_S:
@@ -221,10 +251,25 @@ class _SegmentWriter:
             elif decision and last - first >= 2:
                 entry.update(reason="", judged=segment.reason, domain=segment.domain if decision == "keep" else decision)
             part = block[first:last]
+            if self.job.hands is not None and not decision:
+                self._people(entry, [s.view for s, _ in part if s.view is not None])
             self._strip(entry, [s.picture for s, _ in part])
             if not entry["reason"]:
                 self._clip(entry, part)
             self.entries.append(entry)
+
+    def _people(self, entry: dict, views: list[np.ndarray]) -> None:
+        """Leave a clip out that shows people from outside, or hands at work without a hand; know what moves before a plain wall."""
+        if entry["reason"] not in ("", UNSURE):
+            return
+        seen = watcher(self.job.hands).look([views[i] for i in chosen(len(views))], self.job.people)
+        entry["seen"] = asdict(seen)
+        moves = entry["doubt"] == TOO_LITTLE and entry["loco_score"] > self.job.gates.loco_score
+        if moves and seen.hands > self.job.people.working_share * seen.looked:
+            entry.update(reason="", doubt="", value=0.0, limit=0.0, domain=MANI)
+        reason, value, limit = seen.verdict(entry["domain"], self.job.people)
+        if reason:
+            entry.update(reason=reason, value=round(value, 4), limit=limit)
 
     def _strip(self, entry: dict, pictures: list[np.ndarray]) -> None:
         chosen = [pictures[i] for i in np.linspace(0, len(pictures) - 1, STRIP_PICTURES).round().astype(int)]

@@ -7,7 +7,7 @@ from wbvla_core.console import program
 from wbvla_core.errors import WbvlaError
 from wbvla_train.data.film import sheet
 from wbvla_train.data.film.duplicates import mark_duplicates
-from wbvla_train.data.film.ingest import OVERRIDES, load_records, read_overrides, summarise, summary_lines
+from wbvla_train.data.film.ingest import LISTS_LOCK, OVERRIDES, load_records, locked, read_overrides, summarise, summary_lines
 from wbvla_train.data.film.review_command import ReviewConfig
 
 
@@ -23,10 +23,12 @@ def review(config: ReviewConfig, log=print) -> int:
         merged = {key: decision for key, decision in both.items() if decision}
         write_json(config.output / OVERRIDES, {"schema": 1, "segments": merged})
         log(f"{len(merged)} decisions in {config.output / OVERRIDES}; run wbvla video ingest again to carry them out")
-    mark_duplicates(config.output, records)
+    with locked(config.output / LISTS_LOCK, True):
+        mark_duplicates(config.output, records)
+        page = sheet.write(config.output, records)
     for line in summary_lines(summarise(records)):
         log(line)
-    log(f"open in a browser: {sheet.write(config.output, records)}")
+    log(f"open in a browser: {page}")
     return 0
 
 

@@ -12,6 +12,7 @@ import html
 import json
 from pathlib import Path
 
+from wbvla_train.data.film.gates import UNSURE
 from wbvla_train.data.film.record import DECISIONS, printable, segment_key
 
 FILE = "sheet.html"
@@ -23,6 +24,7 @@ header b{font-size:16px} h2{font-size:14px;margin:18px 16px 4px} h2 small{font-w
 .grid{display:flex;flex-wrap:wrap;gap:8px;padding:0 16px}
 .s{background:#fff;border:1px solid #ddd;border-left:6px solid #999;width:386px;padding:4px}
 .s.loco{border-left-color:#2266bb}.s.mani{border-left-color:#228855}.s.bad{border-left-color:#bb3322}.s.bad img{opacity:.75}
+.s.unsure{border-left-color:#cc9911} .n{padding:0 16px;color:#666}
 .s.changed{background:#fff6d0} img{width:384px;height:96px;display:block;background:#ccc}
 nav a{margin-right:6px} .e{color:#bb3322;padding:2px 16px}.l{color:#bb3322;padding:0 16px;font-weight:bold}
 select{float:right;min-width:64px} .hidden{display:none}
@@ -59,14 +61,17 @@ def _card(output: Path, record: dict, entry: dict) -> str:
         why = f"<b>{entry['reason']}</b> at frame {entry['frame']}"
         why += f" ({entry['value']:.3g}, limit {entry['limit']:g})" if entry["limit"] else ""
         why += f" of {html.escape(printable(entry['of']))}" if "of" in entry else ""
+        why += f": {html.escape(entry['doubt'])}" if entry.get("doubt") else ""
     else:
         why = f"<b>{entry['domain']}</b> camera motion {entry['loco_score']:.2f}"
+    if "seen" in entry:
+        why += " &middot; hands in {hands}, faces in {faces} of {looked} pictures".format(**entry["seen"])
     if "judged" in entry:
         why += f" (decided; was {entry['judged'] or 'a clip'})"
     choices = "<option value=''>decide</option>" + "".join(f"<option>{choice}</option>" for choice in DECISIONS)
     key = html.escape(json.dumps(segment_key(record["film"], entry["start_s"])), quote=True)
     return (
-        f'<div class="s {"bad" if entry["reason"] else entry["domain"]}" data-label="{label}">'
+        f'<div class="s {entry["domain"] if not entry["reason"] else UNSURE if entry["reason"] == UNSURE else "bad"}" data-label="{label}">'
         f'<img loading="lazy" src="data:image/jpeg;base64,{data}" alt="{label}">'
         f'<select data-json="{key}">{choices}</select>{entry["start_s"]:.1f}&ndash;{entry["end_s"]:.1f} s &middot; {why}</div>'
     )
@@ -90,6 +95,7 @@ def _film(output: Path, record: dict) -> str:
     about = f"{report['duration_s']:.1f} s, {report['width']}x{report['height']}, {report['fps']:.1f} fps{' (variable)' if report['variable_rate'] else ''}"
     parts = [f"<h2>{html.escape(printable(record['film']))} <small>{about if report['frames'] else 'left out'}</small></h2>"]
     parts.extend(f"<div class=l>{html.escape(problem)}</div>" for problem in filter(None, (record["error"], *report["problems"])))
+    parts.extend(f"<div class=n>{html.escape(note)}</div>" for note in report.get("notes", ()))
     parts.extend(
         f"<div class=e>{entry['reason']} at {entry['start_s']:.1f} s, frame {entry['frame']} ({entry['value']:.3g}, limit {entry['limit']:g})</div>"
         for entry in record["segments"]
