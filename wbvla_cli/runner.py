@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,6 +26,7 @@ import yaml
 
 from wbvla_core.console import program
 from wbvla_core.errors import WbvlaError
+from wbvla_core.ros import shared_memory
 from wbvla_core.ros.domains import Marks, check_domain, environment_domain, mark
 from wbvla_core.ros.parameters import file_text, final_parameters
 from wbvla_core.ros.process import PARENT_VARIABLE, StopSignal, hurry
@@ -185,7 +187,9 @@ class Stack:
         if unknown:
             raise StackError(f"parameters are given for {sorted(unknown)}, but this stack has {[row.name for row in self.rows]}")
         self.domain_id, self._say, self._cancelled = domain_id, say, cancelled
+        self._shared_before = shared_memory.segments()
         self._aside = tuple(aside)
+        self._own_folder = log_dir is None
         self._folder = Path(log_dir) if log_dir else Path(tempfile.mkdtemp(prefix="wbvla-"))
         self.processes: dict[str, _Process] = {}
         self._client: StackClient | None = None
@@ -201,8 +205,10 @@ class Stack:
             raise
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.stop()
+        if self._own_folder and kind is None and not self._named:  # nobody was told to look at the logs
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     # -- up -------------------------------------------------------------------------------------------------------------------------
     def start(self) -> None:
@@ -306,6 +312,7 @@ class Stack:
                 process.signal(signal.SIGKILL)
             process.finish()
         self.processes.clear()
+        shared_memory.remove_orphans(shared_memory.segments() - self._shared_before)  # of nodes that were killed
 
 
 def describe(status: int) -> str:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +19,7 @@ from wbvla_sim.scene import random_scene
 from wbvla_sim.slots import SensorNoise
 from wbvla_sim.world import World, WorldOptions
 
+ROOT = Path(__file__).resolve().parents[2]
 X2 = load_robot("x2")
 ZERO = np.zeros(X2.joint_count)
 KNEE = X2.joint_names.index("left_knee_joint")
@@ -276,3 +281,22 @@ def test_a_hard_kick_is_no_divergence(empty):
     for _ in range(50):
         world.slot(hold(stamp_s=world.time_s))
     assert not world.fault and world.truth()["fallen"]
+
+
+def test_a_simulation_that_breaks_leaves_no_log_file_where_one_stands(tmp_path):
+    """MuJoCo's own handler appends MUJOCO_LOG.TXT to the working directory."""
+    code = """
+import logging, mujoco, numpy as np
+logging.basicConfig(format="%(message)s")
+from wbvla_core.robot import load_robot
+from wbvla_sim.model.build import robot_mjcf
+model = mujoco.MjModel.from_xml_string(robot_mjcf(load_robot("x2")))
+for _ in range(2):
+    data = mujoco.MjData(model)
+    data.qvel[0] = np.nan
+    mujoco.mj_step(model, data)
+"""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    assert done.stderr.startswith("MuJoCo: Nan, Inf or huge value in QVEL") and done.stderr.count("\n") == 1, "said once"
+    assert not list(tmp_path.iterdir())
