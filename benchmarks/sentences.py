@@ -21,6 +21,7 @@ import yaml
 
 from wbvla_core.catalogue import TaskCatalogue
 from wbvla_core.checkpoint import load_manifest
+from wbvla_core.console import program
 from wbvla_core.errors import InstructionError
 
 LIST = Path(__file__).resolve().parents[1] / "test" / "fixtures" / "sentences.yaml"
@@ -102,4 +103,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    program(main)
