@@ -10,11 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from wbvla_core.ros.domains import reserve
+
 ROOT = Path(__file__).resolve().parents[2]
-# Set before any participant exists: this machine only, a domain per test session (two sessions on one machine must not hear each other).
-os.environ["ROS_DOMAIN_ID"] = str(os.getpid() % 30 * 3 + 10)  # of nodes in this process
-STACK_DOMAIN = int(os.environ["ROS_DOMAIN_ID"]) + 1  # of the stack whose nodes are killed: they haunt their domain for 20 s
-RUNNER_DOMAIN = STACK_DOMAIN + 1  # of `wbvla run` as a process
+# Set before any participant exists: this machine only, domains that nobody else on it uses (two sessions must not hear each other).
+RESERVED = [reserve() for _ in range(3)]  # held until this process ends
+NODES_DOMAIN, STACK_DOMAIN, RUNNER_DOMAIN = (marks.domain for marks in RESERVED)
+os.environ["ROS_DOMAIN_ID"] = str(NODES_DOMAIN)  # of nodes in this process
+# STACK_DOMAIN: of the stack whose nodes are killed, they haunt their domain for 20 s. RUNNER_DOMAIN: of `wbvla run` as a process.
 os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
 if os.environ.get("ROS_DISTRO") == "humble":  # does not know the variable above
     os.environ["ROS_LOCALHOST_ONLY"] = "1"
@@ -22,14 +25,24 @@ os.environ["FASTRTPS_DEFAULT_PROFILES_FILE"] = os.environ["FASTDDS_DEFAULT_PROFI
 LEGS = os.environ.get("WBVLA_TEST_LMO", "checkpoints/lmo/x2")  # another leg policy may be put to the same tests
 
 
-def until(condition: Callable[[], object], timeout_s: float = 10.0, what: str = "") -> float:
-    """Wait for a condition; returns how long it took. Fails the test, naming ``what``, when the time is over."""
+PATIENCE_S = 30.0  # until() measures nothing: on a busy machine everything takes its time
+
+
+def until(condition: Callable[[], object], timeout_s: float = PATIENCE_S, what: str = "") -> None:
+    """Wait for a condition. Fails the test, naming ``what``, when patience is over. What must happen in time is measured on another clock."""
     start_s = time.monotonic()
     while not condition():
-        if time.monotonic() - start_s > timeout_s:
-            pytest.fail(f"not within {timeout_s:g} s: {what or condition}")
+        if time.monotonic() - start_s > max(timeout_s, PATIENCE_S):
+            pytest.fail(f"not within {max(timeout_s, PATIENCE_S):g} s: {what or condition}")
         time.sleep(0.005)
-    return time.monotonic() - start_s
+
+
+def slowdown() -> float:
+    """How many times longer than alone a process takes on this machine now: wall time per processor time, at least 1."""
+    wall_s, cpu_s = time.monotonic(), time.process_time()
+    while time.process_time() - cpu_s < 0.1:
+        pass
+    return max(1.0, (time.monotonic() - wall_s) / 0.1)
 
 
 def children(pid: int) -> list[int]:
@@ -94,3 +107,22 @@ def graph() -> Iterator[Graph]:
     made = Graph()
     yield made
     made.close()
+
+
+class Hand:
+    """LMO's monotonic clock, moved by hand: ages are what the test says, however busy the machine is."""
+
+    def __init__(self) -> None:
+        self.now_s = 50.0
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def hand(monkeypatch) -> Hand:
+    from wbvla_lmo import node
+
+    made = Hand()
+    monkeypatch.setattr(node, "time", made)
+    return made

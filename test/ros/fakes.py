@@ -14,6 +14,8 @@ from wbvla_core.ros.qos import interface_class, qos, service, topic
 from wbvla_core.types import ArmChunk, Decision, JointCommand, LocoCommand, RobotState
 from wbvla_lmo.node import LmoNode
 
+from .conftest import PATIENCE_S
+
 ROBOT = load_robot("x2")
 STAND = LocoCommand(stance_height_m=ROBOT.default_stance_height_m)
 UPRIGHT = np.array((0.0, 0.0, -1.0))
@@ -73,7 +75,7 @@ class Probe(Node):
 
     def send(self, key: str, msg) -> None:
         """Publish once somebody listens."""
-        publisher, deadline_s = self.out(key), time.monotonic() + 5.0
+        publisher, deadline_s = self.out(key), time.monotonic() + PATIENCE_S
         while publisher.get_subscription_count() == 0:
             assert time.monotonic() < deadline_s, f"nobody listens to {key}"
             time.sleep(0.005)
@@ -90,7 +92,7 @@ class Probe(Node):
         self.send(f"{source}_arms", codec.arms_msg(ArmChunk(ROBOT.names("upper_body"), arms), at_s))
         self.send(f"{source}_loco", codec.loco_msg(command, at_s, ROBOT.stance_height_range_m))
 
-    def call(self, key: str, request=None, timeout_s: float = 5.0):
+    def call(self, key: str, request=None, timeout_s: float = PATIENCE_S):
         """Call a service and wait for the answer (another thread spins)."""
         client = self.create_client(interface_class(service(key).type), service(key).name)
         assert client.wait_for_service(timeout_s), f"{key} is not offered"

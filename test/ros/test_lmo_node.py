@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-import time
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 
@@ -19,12 +15,11 @@ from wbvla_core.damping import damping_gains  # noqa: E402
 from wbvla_core.errors import ErrorCode  # noqa: E402
 from wbvla_core.ros import codec  # noqa: E402
 from wbvla_core.types import LocoCommand  # noqa: E402
-from wbvla_lmo import node as lmo_node  # noqa: E402
 from wbvla_msgs.msg import LocoCommand as LocoCommandMsg  # noqa: E402
 from wbvla_msgs.msg import SafetyState  # noqa: E402
 from wbvla_msgs.srv import TakeControl  # noqa: E402
 
-from .conftest import until  # noqa: E402
+from .conftest import Hand, until  # noqa: E402
 from .fakes import ROBOT, STAND, HoldLmo, Probe  # noqa: E402
 
 WALK = LocoCommand(1, 0, 0, ROBOT.default_stance_height_m)
@@ -32,10 +27,10 @@ SIDE = LocoCommand(0, 1, 0, ROBOT.default_stance_height_m)
 
 
 class Bench:
-    """LMO, a probe and a robot clock that advances by one 20 ms slot per state."""
+    """LMO, a probe and clocks, LMO's and the robot's, that advance by one 20 ms slot per state."""
 
-    def __init__(self, graph, **parameters) -> None:
-        self.graph = graph
+    def __init__(self, graph, hand: Hand, **parameters) -> None:
+        self.graph, self.hand = graph, hand
         self.lmo = graph.add(HoldLmo(context=graph.context, parameter_overrides=[Parameter(name, value=value) for name, value in parameters.items()]))
         self.probe = graph.add(Probe(graph.context))
         self.probe.hear("joint_command", "safety_state")
@@ -56,17 +51,34 @@ class Bench:
 
     def slot(self, **state) -> object:
         """One robot state; returns the JointCommand that answers it."""
+        self.hand.now_s += 0.02
         self.at_s = round(self.at_s + 0.02, 6)
         self.probe.state(self.at_s, **state)
         until(lambda: self.commands and codec.stamp_s(self.commands[-1].header.stamp) == self.at_s, 2.0, f"an answer to {self.at_s}")
         return self.commands[-1]
 
     def slots(self, seconds: float) -> None:
-        """Real time in slots."""
-        end_s = time.monotonic() + seconds
-        while time.monotonic() < end_s:
+        """Time in slots."""
+        for _ in range(round(seconds / 0.02)):
             self.slot()
-            time.sleep(0.015)
+
+    def watched(self) -> None:
+        """Wait until LMO's watching timer has looked at the present moment."""
+        count, evaluate = [0], self.lmo.ladder.evaluate
+
+        def counted(*arguments):
+            count[0] += 1
+            return evaluate(*arguments)
+
+        self.lmo.ladder.evaluate = counted
+        until(lambda: count[0] >= 2, what="the watching timer")
+        self.lmo.ladder.evaluate = evaluate
+
+    def silence(self, seconds: float) -> None:
+        """Time in which nothing comes, in the watching timer's periods: it takes a leap for a pause of its own process."""
+        for _ in range(round(seconds / 0.02)):
+            self.hand.now_s += 0.02
+            self.watched()
 
     def take(self, source: str, take: bool = True):
         return self.probe.call("take_control", TakeControl.Request(source=source, take=take))
@@ -78,15 +90,9 @@ class Bench:
 
 
 @pytest.fixture
-def bench(graph) -> Bench:
-    """With patience: a slow machine must not fail tests that are not about time."""
-    return Bench(graph, state_timeout_s=1.0, command_timeout_s=2.0, session_timeout_s=3.0, image_timeout_s=4.0).activate()
-
-
-@pytest.fixture
-def strict_bench(graph) -> Bench:
-    """With the limits that ship, but for the state's: the test's own slots are no 200 Hz driver."""
-    return Bench(graph, state_timeout_s=1.0).activate()
+def bench(graph, hand) -> Bench:
+    """With the limits that ship."""
+    return Bench(graph, hand).activate()
 
 
 def decide(bench: Bench, source: str, command: LocoCommand, age_s: float = 0.05) -> None:
@@ -103,8 +109,8 @@ def decide(bench: Bench, source: str, command: LocoCommand, age_s: float = 0.05)
     bench.slot()
 
 
-def test_the_node_goes_through_its_states_and_leaves_the_motors_damping(graph):
-    bench = Bench(graph)
+def test_the_node_goes_through_its_states_and_leaves_the_motors_damping(graph, hand):
+    bench = Bench(graph, hand)
     lmo = bench.lmo
     for _ in range(2):  # twice: what is freed can be loaded again
         assert lmo.trigger_configure() is TransitionCallbackReturn.SUCCESS
@@ -207,47 +213,44 @@ def test_half_a_decision_is_never_followed(bench):
     assert bench.followed() == STAND and not bench.lmo.controller.decisions
 
 
-def test_a_malformed_command_is_dropped_counted_and_refreshes_no_age(strict_bench):
-    strict_bench.slot()
-    assert strict_bench.take("vla").success
-    decide(strict_bench, "vla", WALK)
-    assert strict_bench.followed() == WALK
+def test_a_malformed_command_is_dropped_counted_and_refreshes_no_age(bench):
+    bench.slot()
+    assert bench.take("vla").success
+    decide(bench, "vla", WALK)
+    assert bench.followed() == WALK
     bad = [{"forward": 44}, {"forward": 1, "stance_height_m": 0.9}, {"stance_height_m": float("nan")}]
-    end_s = time.monotonic() + 0.35
-    count = 0
-    while time.monotonic() < end_s:  # a stream of malformed commands is silence
+    for count in range(1, 14):  # 0.26 s: a stream of malformed commands is silence
         msg = LocoCommandMsg(**{"stance_height_m": 0.6, **bad[count % 3]})
-        msg.header.stamp = codec.stamp_msg(strict_bench.at_s)
-        count += 1
-        strict_bench.probe.send("vla_loco", msg)
-        until(lambda count=count: strict_bench.lmo.dropped == count, 2.0)
-        strict_bench.slot()
-    assert strict_bench.followed() == STAND
-    until(lambda: (strict_bench.safety.state, strict_bench.safety.code) == (SafetyState.STAND, ErrorCode.COMMAND_STALE), 2.0)
-    assert strict_bench.lmo.controller.holds > 0
+        msg.header.stamp = codec.stamp_msg(bench.at_s)
+        bench.probe.send("vla_loco", msg)
+        until(lambda count=count: bench.lmo.dropped == count, 2.0)
+        bench.slot()
+    assert bench.followed() == STAND
+    until(lambda: (bench.safety.state, bench.safety.code) == (SafetyState.STAND, ErrorCode.COMMAND_STALE), 2.0)
+    assert bench.lmo.controller.holds > 0
 
 
-def test_a_frozen_camera_counts_as_silence(strict_bench):
-    strict_bench.slot()
-    assert strict_bench.take("vla").success
-    decide(strict_bench, "vla", WALK, age_s=0.05)
-    assert strict_bench.followed() == WALK
-    decide(strict_bench, "vla", WALK, age_s=0.45)  # a fresh command from an old image
-    assert strict_bench.followed() == STAND
-    assert strict_bench.safety.code == ErrorCode.COMMAND_IMAGE_STALE
+def test_a_frozen_camera_counts_as_silence(bench):
+    bench.slot()
+    assert bench.take("vla").success
+    decide(bench, "vla", WALK, age_s=0.05)
+    assert bench.followed() == WALK
+    decide(bench, "vla", WALK, age_s=0.45)  # a fresh command from an old image
+    assert bench.followed() == STAND
+    assert bench.safety.code == ErrorCode.COMMAND_IMAGE_STALE
 
 
-def test_a_silent_source_loses_its_session_after_a_second(strict_bench):
-    strict_bench.slot()
-    assert strict_bench.take("vla").success
-    decide(strict_bench, "vla", WALK)
-    strict_bench.slots(1.15)
-    decide(strict_bench, "vla", WALK)
-    assert strict_bench.followed() == STAND
-    until(lambda: strict_bench.safety.code == ErrorCode.CONTROL_SESSION_VOID, 2.0)
-    assert strict_bench.take("vla").success
-    decide(strict_bench, "vla", WALK)
-    assert strict_bench.followed() == WALK
+def test_a_silent_source_loses_its_session_after_a_second(bench):
+    bench.slot()
+    assert bench.take("vla").success
+    decide(bench, "vla", WALK)
+    bench.slots(1.02)
+    decide(bench, "vla", WALK)
+    assert bench.followed() == STAND
+    until(lambda: bench.safety.code == ErrorCode.CONTROL_SESSION_VOID, 2.0)
+    assert bench.take("vla").success
+    decide(bench, "vla", WALK)
+    assert bench.followed() == WALK
 
 
 def test_estop_damps_until_rearm_and_a_tilted_robot_is_not_rearmed(bench):
@@ -272,38 +275,24 @@ def test_a_robot_that_lies_damps(bench):
     until(lambda: bench.safety.code == ErrorCode.TILT, 2.0)
 
 
-def test_without_robot_state_the_motors_are_told_to_damp_and_the_safety_state_says_why(graph):
-    bench = Bench(graph).activate()
+def test_without_robot_state_the_motors_are_told_to_damp_and_the_safety_state_says_why(bench):
     bench.slot()
     sent = len(bench.commands)
-    took_s = until(lambda: len(bench.commands) > sent and not np.any(bench.commands[-1].stiffness), 2.0, "damping")
-    assert took_s < 0.3  # 0.1 s of silence, and a period of the watching timer
-    until(lambda: bench.safety.code in (ErrorCode.STATE_SILENT, ErrorCode.IMU_SILENT), 2.0)
+    bench.silence(0.08)
+    assert len(bench.commands) == sent, "less than a tenth of a second is no silence"
+    bench.silence(0.04)
+    until(lambda: len(bench.commands) > sent, what="damping")
+    assert not np.any(bench.commands[-1].stiffness)
+    until(lambda: bench.safety.code in (ErrorCode.STATE_SILENT, ErrorCode.IMU_SILENT))
 
 
-def test_a_process_that_stood_still_first_hears_what_the_robot_sent_meanwhile(graph, monkeypatch):
-    bench = Bench(graph, state_timeout_s=1.0).activate()
-    jump_s = 0.0
-    monkeypatch.setattr(lmo_node, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + jump_s))
-    stop = threading.Event()
-
-    def robot() -> None:  # a driver that sends at 50 Hz whatever this test does
-        while not stop.wait(0.02):
-            bench.at_s = round(bench.at_s + 0.02, 6)
-            bench.probe.state(bench.at_s)
-
-    sender = threading.Thread(target=robot, daemon=True)
-    sender.start()
-    try:
-        until(lambda: len(bench.commands) > 5, 5.0, "answers")
-        jump_s = 10.0
-        sent = len(bench.commands)
-        until(lambda: len(bench.commands) > sent + 20, 5.0, "answers after the jump")
-        assert bench.commands[-1].stiffness[0] == ROBOT.kp[0], "it still holds the joints"
-    finally:
-        stop.set()
-        sender.join()
-    until(lambda: bench.safety.state == SafetyState.DAMPING, 2.0, "damping now that the robot is silent")
+def test_a_process_that_stood_still_first_hears_what_the_robot_sent_meanwhile(bench):
+    bench.slots(0.1)
+    bench.hand.now_s += 10.0  # suspended, with the robot's states waiting behind the timer
+    bench.watched()
+    assert bench.slot().stiffness[0] == ROBOT.kp[0], "it still holds the joints"
+    bench.silence(0.12)
+    until(lambda: bench.safety.state == SafetyState.DAMPING, what="damping now that the robot is silent")
 
 
 def test_a_driver_that_damps_by_itself_latches_lmo_too(bench):
@@ -353,8 +342,8 @@ WAYS = {
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_an_estop_outlives_every_transition_until_rearm(graph, way, capfd):
-    bench = Bench(graph, state_timeout_s=1.0).activate()
+def test_an_estop_outlives_every_transition_until_rearm(graph, hand, way, capfd):
+    bench = Bench(graph, hand).activate()
     lmo = bench.lmo
     assert "a new process: nothing is latched" in capfd.readouterr().err
     bench.slot()
@@ -376,8 +365,8 @@ def test_an_estop_outlives_every_transition_until_rearm(graph, way, capfd):
 
 
 @pytest.mark.parametrize("state", ["unconfigured", "inactive"])
-def test_an_estop_is_heard_in_every_state_and_says_what_it_does(graph, state):
-    bench = Bench(graph, state_timeout_s=1.0)
+def test_an_estop_is_heard_in_every_state_and_says_what_it_does(graph, hand, state):
+    bench = Bench(graph, hand)
     if state == "inactive":
         go(bench.lmo, "configure")
     answer = bench.probe.call("estop")
@@ -389,21 +378,21 @@ def test_an_estop_is_heard_in_every_state_and_says_what_it_does(graph, state):
     until(lambda: bench.safety.code == ErrorCode.ESTOP, 2.0)
 
 
-def test_a_fall_is_not_forgotten_by_a_restart_either_and_a_former_life_does_not_count_as_silence(graph):
-    bench = Bench(graph, state_timeout_s=1.0).activate()
+def test_a_fall_is_not_forgotten_by_a_restart_either_and_a_former_life_does_not_count_as_silence(graph, hand):
+    bench = Bench(graph, hand).activate()
     bench.slot(gravity=np.array((np.sin(0.85), 0.0, -np.cos(0.85))))
     go(bench.lmo, "deactivate", "cleanup", "configure", "activate")
     assert not np.any(bench.slot().stiffness)
     until(lambda: bench.safety.code == ErrorCode.TILT, 2.0)
     assert bench.probe.call("rearm").success
     go(bench.lmo, "deactivate")
-    bench.lmo.ladder.note_state(time.monotonic() - 60.0)  # a minute passes
+    hand.now_s += 60.0
     go(bench.lmo, "activate")
     assert bench.slot().stiffness[0] == ROBOT.kp[0]
 
 
-def test_what_the_driver_said_while_lmo_was_inactive_counts_when_it_is_activated(graph):
-    bench = Bench(graph, state_timeout_s=1.0)
+def test_what_the_driver_said_while_lmo_was_inactive_counts_when_it_is_activated(graph, hand):
+    bench = Bench(graph, hand)
     go(bench.lmo, "configure")
     for state in (SafetyState.DAMPING, SafetyState.WAITING, SafetyState.DAMPING):  # only the last one does
         msg = SafetyState(state=state, reason="no JointCommand for 0.1 s")

@@ -68,8 +68,9 @@ def test_the_robot_hangs_until_the_first_command_then_runs_then_damps_when_comma
         until(lambda count=count: len(heard["sim_state"]) > count, 1.0)
     running = heard["joint_states"][seen + 4 :]
     assert np.mean(stamps_ms(running) <= 5.0) > 0.95  # 200 Hz, and a state that is sent again while a slot waits
-    took_s = until(lambda: heard["driver_state"][-1].state == SafetyState.DAMPING, 2.0, "damping")
-    assert took_s < 0.25
+    until(lambda: heard["driver_state"][-1].state == SafetyState.DAMPING, what="damping")
+    # 0.1 s are five waits of 0.02 s, however the machine stretches them: the state that nobody answered is sent once and four times again
+    assert max(Counter(codec.stamp_ns(m.header.stamp) for m in heard["joint_states"]).values()) <= 5
     last = heard["driver_state"][-1]
     assert last.code == ErrorCode.DRIVER_COMMAND_SILENT and "no JointCommand for 0.1 s" in last.reason
 

@@ -32,7 +32,7 @@ from wbvla_lmo.policy import LmoPolicy  # noqa: E402
 from wbvla_msgs.msg import SafetyState  # noqa: E402
 from wbvla_msgs.srv import TakeControl  # noqa: E402
 
-from .conftest import LEGS, ROOT, RUNNER_DOMAIN, STACK_DOMAIN, children, until  # noqa: E402
+from .conftest import LEGS, ROOT, RUNNER_DOMAIN, STACK_DOMAIN, children, slowdown, until  # noqa: E402
 
 WALK_FOREVER = [{"t_s": 0.0, "forward": 0}, {"t_s": 0.5, "forward": 1}, {"t_s": 600.0, "forward": 0}]
 
@@ -188,9 +188,9 @@ def test_lmo_killed_makes_the_driver_damp_within_a_tenth_of_a_second_and_say_so(
 
 def test_everything_is_gone_within_three_seconds_and_the_bag_is_readable(stack, folder):
     pids = [process.popen.pid for process in stack.processes.values()]
-    start_s = time.monotonic()
+    start_s, busy = time.monotonic(), slowdown()
     stack.stop()
-    assert time.monotonic() - start_s < 3.0
+    assert time.monotonic() - start_s < 3.0 * busy
     assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
     for log in (folder / "logs").glob("*.log"):
         assert "Traceback" not in log.read_text(), log
@@ -260,13 +260,13 @@ def test_a_runner_hit_twice_by_ctrl_c_leaves_nothing_behind(folder):
         assert process.poll() is None, "".join(lines)
         nodes = children(process.pid)
         assert len(nodes) == 6
-        start_s = time.monotonic()
+        start_s, busy = time.monotonic(), slowdown()
         os.killpg(process.pid, signal.SIGINT)
         time.sleep(0.3)
         os.killpg(process.pid, signal.SIGINT)
         lines += process.stdout.readlines()
         process.wait(10)
-        assert time.monotonic() - start_s < 3.0
+        assert time.monotonic() - start_s < 3.0 * busy
     assert process.returncode == 0
     text = "".join(lines)
     assert "Traceback" not in text and "KeyboardInterrupt" not in text and "killed" not in text and "ERROR" not in text, text

