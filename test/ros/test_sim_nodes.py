@@ -198,7 +198,7 @@ def test_camera_images_of_another_size_or_encoding_are_dropped_counted_and_logge
     good = np.random.default_rng(0).integers(0, 255, (ROBOT.camera.height, ROBOT.camera.width, 3), dtype=np.uint8)
     wrong = codec.image_msg(good[:100], 1.0, "head_camera")
     other = codec.image_msg(good, 2.0, "head_camera")
-    other.encoding = "yuv422"
+    other.encoding = "mono24"
     for count, msg in enumerate((wrong, other, wrong), 1):
         probe.send("camera_image", msg)
         until(lambda count=count: perception.dropped == count, 2.0)

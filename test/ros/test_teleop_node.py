@@ -65,6 +65,7 @@ def scene(graph):
     probe.hear("teleop_loco", "teleop_arms", "safety_state", "teleop_mapping")
     robot = Robot(probe, teleop.mapping)
     until(lambda: teleop._take_control.service_is_ready() and lmo.controller.ticks, 10.0, "the nodes to find each other")
+    until(lambda: teleop._joy_said is not None, what="a first message of hands at rest: axes count from there")
     yield lmo, teleop, probe, robot
     robot.close()
 
@@ -78,7 +79,9 @@ def test_the_operator_moves_the_robot_while_he_holds_on_and_not_a_moment_longer(
     robot.hands = Hands(forward=1.0)
     time.sleep(0.3)
     assert not probe.heard["teleop_loco"], "without the dead-man nothing is said"
-    robot.hands = Hands(forward=1.0, deadman=True)
+    robot.hands = Hands(deadman=True)
+    until(lambda: teleop._deadman.grip is Grip.HELD, what="control")
+    robot.hands = Hands(forward=1.0, deadman=True)  # pushed before he gripped it would not count
     until(lambda: following(lmo), 5.0, "LMO to follow")
     until(lambda: len(probe.heard["teleop_loco"]) >= 5, 3.0)
     stamps = {key: {(m.header.stamp.sec, m.header.stamp.nanosec) for m in probe.heard[key]} for key in ("teleop_loco", "teleop_arms")}
