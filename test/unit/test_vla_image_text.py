@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedMode
 from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
 
 from wbvla_cli.main import main
-from wbvla_core.errors import CheckpointError, ErrorCode, WbvlaError
+from wbvla_core.errors import CheckpointError, ErrorCode, InstructionError, WbvlaError
 from wbvla_core.robot import load_robot
 from wbvla_core.types import PolicyInput, RobotState
 from wbvla_perception.preprocess import ImageSpec, normalise, pixel_values
@@ -378,7 +378,12 @@ def test_from_a_published_folder_and_lerobot_data_to_a_policy(folders, tmp_path)
     decoder_train.train(decoder, lambda _: None)
     policy = WholeBodyPolicy.load(decoder.output, robot)
     state = RobotState(0.0, robot.default_q.copy(), np.zeros(robot.joint_count), np.zeros(3), np.array((0.0, 0.0, -1.0)))
-    decision = policy.infer(PolicyInput(0.0, np.full((64, 64, 3), 127, np.uint8), "fetch the zeppelin", state))  # any words: the tokenizer is the model's own
+    foreign = PolicyInput(0.0, np.full((64, 64, 3), 127, np.uint8), "fetch the zeppelin", state)
+    with pytest.raises(InstructionError, match="not a task of this policy"):
+        policy.infer(foreign)
+    policy.infer(replace(foreign, instruction=policy.tasks.canonical[0]))
+    policy.tasks = None  # without the guard any words do: the tokenizer is the model's own
+    decision = policy.infer(foreign)
     decision.arms.validate(robot.names("upper_body"))
     assert policy.manifest.extra["vla_name"] == "smolvlm"
 
