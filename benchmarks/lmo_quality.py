@@ -15,8 +15,8 @@ import tyro
 from wbvla_core.checkpoint import MANIFEST_FILE
 from wbvla_core.console import program
 from wbvla_eval.lmo import results
-from wbvla_eval.lmo.command import Options as BenchmarkOptions
 from wbvla_eval.lmo.command import benchmark
+from wbvla_eval.lmo.options import Options as BenchmarkOptions
 from wbvla_train.lmo.config import STATE_HOLDS
 from wbvla_train.lmo.export import export_checkpoint
 from wbvla_train.state_file import read_state

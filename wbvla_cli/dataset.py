@@ -1,4 +1,7 @@
-"""``wbvla dataset``: recordings to LeRobot v3, and what is done with data sets afterwards. The work is in wbvla_train/data/lerobot."""
+"""``wbvla dataset``: recordings to LeRobot v3, and what is done with data sets afterwards.
+
+The work is in wbvla_train/data/lerobot; it is imported when it begins, so that help and refusals come at once.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +15,9 @@ from typing import Annotated
 
 import tyro
 
-from wbvla_cli.record import typestore
 from wbvla_core.console import program
 from wbvla_core.robot import RobotSpecError
-from wbvla_train.data.lerobot import agibot, edit
-from wbvla_train.data.lerobot import check as checks
-from wbvla_train.data.lerobot.bag import TopicMap
-from wbvla_train.data.lerobot.convert import Limits, convert
-from wbvla_train.data.lerobot.episode import DataError, shown
-from wbvla_train.data.lerobot.reader import open_dataset
+from wbvla_train.data.lerobot.options import AgibotOptions, Limits
 
 Paths = Annotated[tuple[Path, ...], tyro.conf.Positional]
 One = Annotated[Path, tyro.conf.Positional]
@@ -52,6 +49,10 @@ class Convert:
     """processes"""
 
     def run(self) -> int:
+        from wbvla_cli.record import typestore
+        from wbvla_train.data.lerobot.bag import TopicMap
+        from wbvla_train.data.lerobot.convert import convert
+
         limits = Limits(skew_s=self.max_skew_s, lag_s=self.max_lag_s, gap_s=self.max_gap_s)
         topics = TopicMap.load(self.topics) if self.topics else None
         options = {"robot": self.robot, "topics": topics, "instruction": self.instruction, "fps": self.fps, "limits": limits, "workers": self.workers}
@@ -68,15 +69,17 @@ class Agibot:
     """folder of the data set; must not exist yet"""
     tasks: tuple[str, ...] = ()
     """numbers of tasks, e.g. 327 352; default: all"""
-    cameras: tuple[str, ...] = agibot.Options.cameras
+    cameras: tuple[str, ...] = AgibotOptions.cameras
     """videos to take: head, hand_left, hand_right, head_left_fisheye, ..."""
-    fps: float = agibot.Options.fps
+    fps: float = AgibotOptions.fps
     """frames per second of what is made; the rows have 30"""
-    subtasks: bool = agibot.Options.subtasks
+    subtasks: bool = AgibotOptions.subtasks
     """sentences of the sub-tasks; --no-subtasks: the task's name"""
 
     def run(self) -> int:
-        return agibot.convert(self.root, self.output, agibot.Options(self.tasks, self.cameras, self.fps, self.subtasks))
+        from wbvla_train.data.lerobot import agibot
+
+        return agibot.convert(self.root, self.output, AgibotOptions(self.tasks, self.cameras, self.fps, self.subtasks))
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,8 @@ class Check:
     """findings as JSON"""
 
     def run(self) -> int:
+        from wbvla_train.data.lerobot import check as checks
+
         return checks.report(self.dataset, checks.check(self.dataset, images=self.images), as_json=self.json)
 
 
@@ -100,6 +105,9 @@ class Info:
     dataset: One
 
     def run(self) -> int:
+        from wbvla_train.data.lerobot.episode import shown
+        from wbvla_train.data.lerobot.reader import open_dataset
+
         dataset = open_dataset(self.dataset)
         info = dataset.info
         seconds = sum(view.length for view in dataset.views) / dataset.fps
@@ -126,6 +134,8 @@ class Merge:
     output: Path
 
     def run(self) -> int:
+        from wbvla_train.data.lerobot import edit
+
         return edit.merge(self.datasets, self.output)
 
 
@@ -140,6 +150,8 @@ class Split:
     seed: int = 0
 
     def run(self) -> int:
+        from wbvla_train.data.lerobot import edit
+
         return edit.split(self.dataset, self.output, self.shares or {"train": 0.9, "test": 0.1}, self.seed)
 
 
@@ -159,6 +171,9 @@ class Filter:
     """leave out what `wbvla dataset check` finds errors in"""
 
     def run(self) -> int:
+        from wbvla_train.data.lerobot import edit
+        from wbvla_train.data.lerobot.reader import open_dataset
+
         dataset = open_dataset(self.dataset)
         views = edit.chosen(dataset, task=self.task, least_s=self.least_s, drop=self.drop)
         if self.drop_faulty:
@@ -181,6 +196,8 @@ Command = (
 def main(argv: Sequence[str] | None = None) -> int:
     """``wbvla dataset``; refusals are one sentence on stderr."""
     command = tyro.cli(Command, args=argv, prog="wbvla dataset", description="LeRobot data sets: convert, agibot, check, info, merge, split, filter.")
+    from wbvla_train.data.lerobot.episode import DataError, shown
+
     try:
         return command.run()
     except (DataError, RobotSpecError) as error:

@@ -17,12 +17,11 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import tyro
-
+from wbvla_cli.demo_command import DemoOptions
 from wbvla_core.catalogue import TaskCatalogue
 from wbvla_core.checkpoint import find_checkpoint, load_manifest, write_json
 from wbvla_core.console import DISK_FULL, program
@@ -30,7 +29,6 @@ from wbvla_core.errors import ErrorCode, InstructionError, WbvlaError
 from wbvla_core.robot import RobotSpec, load_robot
 from wbvla_core.ros.domains import check_domain, mark, reserve
 from wbvla_core.ros.tables import share_dir
-from wbvla_core.sentences import STAGE
 from wbvla_core.task import TaskResult, check_goal
 from wbvla_eval.produce import BAG, REPORT, SUMMARY, VIDEO, EpisodeFacts, produce, produce_without_bag
 from wbvla_eval.protocol import DURATION_S
@@ -54,39 +52,6 @@ MEANING = {
     "vla": "It decided what the robot does. Nobody commands any more, and the leg policy keeps the robot standing where it is.",
     "record": "It wrote the recording: what the robot did afterwards is not in it.",
 }
-
-
-@dataclass(frozen=True)
-class DemoOptions:
-    """The X2 carries out a sentence in simulation; writes video.mp4, episode.mcap, report.html and summary.json. Exit status 0 only if it succeeded."""
-
-    words: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="SENTENCE")] = ("walk to the blue box",)
-    """what the robot is asked to do; quotes may be left out"""
-    seed: int = 7
-    """of the scene"""
-    out: Path | None = None
-    """folder of the results; default runs/<instruction>-<seed>-<time>"""
-    policy: str = "checkpoints/policy/tiny"
-    """policy checkpoint; or "zero" (stands still), or "replay:FILE" (a recorded command stream)"""
-    lmo: str = "checkpoints/lmo/x2"
-    """LMO checkpoint"""
-    robot: str = "x2"
-    """name of the robot spec"""
-    timeout_s: float = 60.0
-    """time limit of the task, s"""
-    domain: int | None = None
-    """ROS domain id; default: one of its own, so that other stacks on this machine do not meet this one"""
-    video: bool = True
-    """draw the video"""
-    verbose: bool = False
-    """show every line that the nodes log; else only warnings (all of them are in OUT/logs)"""
-    redo: Path | None = None
-    """judge, draw and report again from this folder's bag; starts nothing"""
-
-    @property
-    def instruction(self) -> str:
-        """The sentence, whether it came as one word or as several."""
-        return " ".join(self.words)
 
 
 class Display:
@@ -148,12 +113,6 @@ def vla_parameters(policy: str) -> tuple[dict[str, Any], Path | None]:
         return {"policy": "replay", "replay": str(Path(policy.removeprefix("replay:")).absolute())}, None
     directory = find_checkpoint(policy).absolute()
     return {"policy": "checkpoint", "checkpoint": str(directory)}, directory
-
-
-def help_text() -> str:
-    """What stands above the options: the sentences that are accepted, from the list that decides."""
-    sentences = "\n".join(f"    {line}" for line in STAGE.summary())
-    return f"{DemoOptions.__doc__}\n\nSentences (`wbvla tasks --all` lists their other wordings):\n\n{sentences}"
 
 
 def understand(instruction: str, seed: int, robot: RobotSpec, timeout_s: float, policy: Path | None = None) -> Task:
@@ -513,9 +472,8 @@ def over_limits(rows: Sequence[dict[str, Any]], *, success: bool) -> str:
     return f"{measured} This machine was too busy to keep its limits of time, and that can be the reason. On a quiet machine it may succeed."
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """``wbvla demo``. Exit status 0: succeeded by the recorded truth; 1: did not; 2: refused, with the reason."""
-    options = tyro.cli(DemoOptions, args=argv, prog="wbvla demo", description=help_text())
+def carry_out(options: DemoOptions) -> int:
+    """The demo from the checks to the report; returns the exit status."""
     display = Display()
     if options.redo is not None:
         facts = load_facts(options.redo)
@@ -545,4 +503,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    from wbvla_cli.demo_command import main
+
     program(main)

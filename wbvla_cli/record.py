@@ -14,20 +14,18 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-import tyro
 from rosbags.highlevel import AnyReader
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
 from wbvla_cli.notes import HELP as NOTES_HELP
 from wbvla_cli.notes import Notebook
+from wbvla_cli.record_command import RecordOptions
 from wbvla_core.console import program
-from wbvla_core.errors import require_at_least
 from wbvla_core.ros.tables import message_folders, topic_table
 from wbvla_teleop.keyboard import RawTerminal
 from wbvla_teleop.recording.audit import as_table, audit_bag, write_json
@@ -112,28 +110,6 @@ def _numbers(message: Any, prefix: str) -> Iterator[tuple[str, Any]]:
             yield from _numbers(value, f"{prefix}{name}.")
 
 
-@dataclass(frozen=True)
-class RecordOptions:
-    """Record every topic of config/qos.yaml to MCAP until Ctrl-C."""
-
-    output: Annotated[Path, tyro.conf.Positional]
-    """folder of the bag, which must not exist yet; with --episodes of the session, which may"""
-    episodes: bool = False
-    """a session of episodes: keys s start, e end, x discard, q quit; services /wbvla/record/{start,stop,discard}"""
-    instruction: str = ""
-    """what the operator does in these episodes: stored with each"""
-    notes: str = ""
-    """stored with each episode, too"""
-    audit: bool = False
-    """record nothing: mend what a kill left there, and print the audit of each bag"""
-    min_free_mb: int = 300
-    """with less free space than this recording stops, MB"""
-    duration_s: float = 0.0
-    """stop by itself after this time, s; 0 = at Ctrl-C"""
-    domain: int | None = None
-    """ROS domain id; default: the environment's"""
-
-
 KEYS = {"s": "record_start", "e": "record_stop", "x": "record_discard"}
 
 
@@ -168,10 +144,8 @@ def audit(folder: Path) -> int:
     return status
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """``wbvla record``."""
-    options = tyro.cli(RecordOptions, args=argv, prog="wbvla record")
-    require_at_least(options, duration_s=0, min_free_mb=0)
+def record(options: RecordOptions) -> int:
+    """Record until Ctrl-C, or audit what is there; returns the exit status."""
     if options.audit:
         return audit(options.output)
     from wbvla_cli.runner import Stack
@@ -206,4 +180,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    from wbvla_cli.record_command import main
+
     program(main)

@@ -10,7 +10,7 @@ from typing import Literal
 
 import tyro
 
-from wbvla_core.checkpoint import find_checkpoint
+from wbvla_core.checkpoint import find_checkpoint, load_manifest
 from wbvla_core.errors import require_at_least
 from wbvla_core.robot import load_robot
 from wbvla_vla.guard import guard_of
@@ -55,6 +55,7 @@ def main(argv: Sequence[str]) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     start = time.perf_counter()
     if needs_network(options.policy):
+        load_manifest(options.policy, kind="policy", robot=robot, verify_files=False)  # refused before torch is imported
         from wbvla_vla.engine import EngineConfig
 
         engine = EngineConfig(options.device, options.dtype, options.quantize, options.compile)

@@ -4,14 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Literal
-
-import tyro
 
 from wbvla_cli import view_html
+from wbvla_cli.view_command import ViewOptions
 from wbvla_cli.view_data import load_bag, load_dataset
 from wbvla_core.console import program
 from wbvla_core.robot import RobotSpecError
@@ -21,27 +16,8 @@ from wbvla_train.data.lerobot.find import find
 from wbvla_train.data.lerobot.reader import is_dataset
 
 
-@dataclass(frozen=True)
-class ViewOptions:
-    """Look at a recording (MCAP, rosbag2) or at an episode of a LeRobot data set."""
-
-    file: Annotated[Path, tyro.conf.Positional]
-    """.mcap file, rosbag2 folder, or data set folder"""
-    episode: int = 0
-    """which episode of a data set"""
-    to: Literal["html", "rerun", "rrd"] = "html"
-    """html: one page for any browser; rerun: open its viewer; rrd: a file for it"""
-    output: Path | None = None
-    """where html or rrd is written; default: in the recording's folder, or beside the data set"""
-    robot: str = "x2"
-    """robot spec of a recording"""
-    topics: Path | None = None
-    """topic map (YAML) for recordings by others"""
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """``wbvla view``; refusals are one sentence on stderr."""
-    options = tyro.cli(ViewOptions, args=argv, prog="wbvla view")
+def view(options: ViewOptions) -> int:
+    """Write or show it; refusals are one sentence on stderr."""
     try:
         return _view(options)
     except (DataError, RobotSpecError) as error:
@@ -77,4 +53,6 @@ def _view(options: ViewOptions) -> int:
 
 
 if __name__ == "__main__":
+    from wbvla_cli.view_command import main
+
     program(main)

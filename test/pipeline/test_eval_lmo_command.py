@@ -10,6 +10,7 @@ import pytest
 
 from wbvla_eval.lmo import command
 from wbvla_eval.lmo.controllers import Standing
+from wbvla_eval.lmo.options import main
 
 ROOT = Path(__file__).resolve().parents[2]
 CHECKPOINT = ROOT / "checkpoints" / "lmo" / "x2"
@@ -29,7 +30,7 @@ class Trips(Standing):
 
 def test_a_python_controller_runs_through_a_suite_and_leaves_table_page_pictures_and_json(tmp_path, capsys):
     argv = ["--controller", "wbvla_eval.lmo.controllers:Standing", "--suites", "accuracy", "cart", "--episodes", "2", "--out", str(tmp_path), "--threads", "1"]
-    assert command.main(argv) == 0
+    assert main(argv) == 0
     report = json.loads((tmp_path / "results.json").read_text())
     assert report["label"] == "standing" and set(report["suites"]) == {"accuracy", "cart"} and report["git_commit"]
     rows = {r["row"]: r for r in report["suites"]["accuracy"]["rows"]}
@@ -41,11 +42,11 @@ def test_a_python_controller_runs_through_a_suite_and_leaves_table_page_pictures
         assert (tmp_path / link).is_file(), link
     printed = capsys.readouterr().out
     assert "accuracy / forward: 2 episodes" in printed and "not met" in printed
-    assert command.main(argv) == 0  # nothing is run again
+    assert main(argv) == 0  # nothing is run again
     assert "accuracy: already finished" in capsys.readouterr().out
-    assert command.main([*argv[:2], "--suites", "cart", *argv[5:]]) == 0  # a suite at a time makes the same report
+    assert main([*argv[:2], "--suites", "cart", *argv[5:]]) == 0  # a suite at a time makes the same report
     assert set(json.loads((tmp_path / "results.json").read_text())["suites"]) == {"accuracy", "cart"}
-    assert command.main(["--compare", str(tmp_path), str(tmp_path / "results.json")]) == 0
+    assert main(["--compare", str(tmp_path), str(tmp_path / "results.json")]) == 0
     assert "standing (2 seeds)" in capsys.readouterr().out
 
 
@@ -55,7 +56,7 @@ def test_a_controller_that_answers_nan_ends_the_run_with_a_sentence(tmp_path):
     sys.modules["trips_for_test"] = sys.modules[__name__]
     try:
         with pytest.raises(ValueError, match="controller standing: targets of robot 0 are not finite"):
-            command.main(["--controller", "trips_for_test:Trips", "--suites", "squat", "--episodes", "1", "--out", str(tmp_path)])
+            main(["--controller", "trips_for_test:Trips", "--suites", "squat", "--episodes", "1", "--out", str(tmp_path)])
     finally:
         del sys.modules["trips_for_test"]
 
@@ -71,7 +72,7 @@ def test_what_was_finished_before_an_interrupt_is_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(command, "_run_suite", interrupted)
     argv = ["--controller", "wbvla_eval.lmo.controllers:Standing", "--suites", "squat", "cart", "--episodes", "1", "--out", str(tmp_path)]
     with pytest.raises(KeyboardInterrupt):
-        command.main(argv)
+        main(argv)
     report = json.loads((tmp_path / "results.json").read_text())
     assert report["interrupted"] and set(report["suites"]) == {"squat"}
 
@@ -102,7 +103,7 @@ def test_the_shipped_checkpoint_walks_and_a_video_is_drawn_of_it(tmp_path):
 
 @pytest.mark.slow
 def test_the_quick_benchmark_runs_every_suite_with_videos(tmp_path):
-    assert command.main(["--lmo", str(CHECKPOINT), "--quick", "--videos", "--out", str(tmp_path)]) == 0
+    assert main(["--lmo", str(CHECKPOINT), "--quick", "--videos", "--out", str(tmp_path)]) == 0
     report = json.loads((tmp_path / "results.json").read_text())
     assert len(report["suites"]) == 7 and report["simulated_hours"] > 0.7
     assert len(list((tmp_path / "videos").glob("*.mp4"))) >= 34

@@ -12,9 +12,10 @@ import pytest
 from lerobot_sets import greys, write_video
 
 from wbvla_cli import dataset as command
-from wbvla_train.data.lerobot.agibot import Options, convert, find_episodes, read_proprio, sentences
+from wbvla_train.data.lerobot.agibot import convert, find_episodes, read_proprio, sentences
 from wbvla_train.data.lerobot.check import check
 from wbvla_train.data.lerobot.episode import DataError
+from wbvla_train.data.lerobot.options import AgibotOptions
 from wbvla_train.data.lerobot.reader import open_dataset
 
 h5py = pytest.importorskip("h5py", reason="h5py is not installed (extra: train)")
@@ -103,8 +104,8 @@ def test_hands_have_six_joints_and_are_not_mixed_with_grippers(tmp_path):
 
     root = write_episode(write_episode(tmp_path / "world"), task="475", episode="9", change=hand)
     with pytest.raises(DataError, match="task 327 has grippers, task 475 has hands: .* choose with --tasks"):
-        convert(root, tmp_path / "out", Options())
-    assert convert(root, tmp_path / "out", Options(tasks=("475",), subtasks=False), log=lambda _: None) == 0
+        convert(root, tmp_path / "out", AgibotOptions())
+    assert convert(root, tmp_path / "out", AgibotOptions(tasks=("475",), subtasks=False), log=lambda _: None) == 0
     view = open_dataset(tmp_path / "out").views[0]
     assert view.columns()["observation.states.effector.position"] == pytest.approx(np.full((21, 12), 0.7))
     assert set(view.sentences()) == {"Pickup in the supermarket"}
@@ -135,7 +136,7 @@ REFUSED = {
 def test_other_units_and_broken_rows_are_refused_by_name_and_the_rest_is_read(name, tmp_path):
     change, words = REFUSED[name]
     root, said = write_episode(write_episode(tmp_path / "world"), episode="700", change=change), []
-    assert convert(root, tmp_path / "out", Options(), said.append) == 1
+    assert convert(root, tmp_path / "out", AgibotOptions(), said.append) == 1
     (line,) = [line for line in said if line.startswith("left out: ")]
     assert "327/700" in line
     assert re.search(words, line), line
@@ -155,14 +156,14 @@ def test_pictures_whose_stamps_tell_another_course_of_time_are_refused(name, tmp
     pictures, words = PICTURES[name]
     root = write_episode(tmp_path / "world", pictures=pictures)
     with pytest.raises(DataError, match=f"none of the 1 episodes could be read, the first because: .*{words}"):
-        convert(root, tmp_path / "out", Options(), lambda _: None)
+        convert(root, tmp_path / "out", AgibotOptions(), lambda _: None)
 
 
 def test_a_camera_a_little_slower_than_its_file_says_is_followed(tmp_path):
     """The mp4 says 30 a second, the camera made 29.85: row 60 was taken at 2.01 s."""
     slow = {"timestamp": START_NS + np.round(np.arange(ROWS) / 29.85 * 1e9).astype(np.int64)}
     root = write_episode(tmp_path / "world", change=lambda values: values.update(slow))
-    assert convert(root, tmp_path / "out", Options(), lambda _: None) == 0
+    assert convert(root, tmp_path / "out", AgibotOptions(), lambda _: None) == 0
     view = open_dataset(tmp_path / "out").views[0]
     assert view.length == 21 and view.columns()["observation.stamp_s"][20, 0] == pytest.approx(60 / 29.85, abs=1e-6)
     assert greys(view.images(HEAD)) == [grey(3 * k) for k in range(21)]
@@ -196,13 +197,13 @@ def test_what_is_missing_is_said(tmp_path, monkeypatch, capsys):
     root = write_episode(write_episode(tmp_path / "world"), episode="2")
     (root / "proprio_stats/327/2/proprio_stats.h5").unlink()
     said: list[str] = []
-    assert convert(root, tmp_path / "out", Options(), said.append) == 1
+    assert convert(root, tmp_path / "out", AgibotOptions(), said.append) == 1
     assert any("327/2: " in line and "proprio_stats.h5 is missing" in line for line in said)
     (root / "proprio_stats/327/2/proprio_stats.h5").write_bytes(b"cut off")
     with pytest.raises(DataError, match="not readable as HDF5"):
         read_proprio(root / "proprio_stats/327/2/proprio_stats.h5")
     with pytest.raises(DataError, match=r"30 rows/s: --fps of at most 20 expected, got 30"):
-        convert(write_episode(tmp_path / "fast"), tmp_path / "native", Options(fps=30.0), lambda _: None)
+        convert(write_episode(tmp_path / "fast"), tmp_path / "native", AgibotOptions(fps=30.0), lambda _: None)
     monkeypatch.setitem(sys.modules, "h5py", None)
     assert command.main(["agibot", str(root), "--output", str(tmp_path / "none")]) == 2
     assert "reading it needs h5py: pip install" in (text := capsys.readouterr().err) and text.count("\n") == 1
@@ -222,7 +223,7 @@ def test_killed_on_the_way_the_same_command_goes_on(tmp_path, monkeypatch):
 
     monkeypatch.setattr(agibot, "convert_episode", once)
     with pytest.raises(KeyboardInterrupt):
-        convert(root, tmp_path / "out", Options(), lambda _: None)
+        convert(root, tmp_path / "out", AgibotOptions(), lambda _: None)
     assert not (tmp_path / "out").exists()
 
     def rest(source, *others):
@@ -230,5 +231,5 @@ def test_killed_on_the_way_the_same_command_goes_on(tmp_path, monkeypatch):
         return real(source, *others)
 
     monkeypatch.setattr(agibot, "convert_episode", rest)
-    assert convert(root, tmp_path / "out", Options(), lambda _: None) == 0
+    assert convert(root, tmp_path / "out", AgibotOptions(), lambda _: None) == 0
     assert made == ["327/700", "327/648642"] and len(open_dataset(tmp_path / "out").views) == 2 and not (tmp_path / "out.staging").exists()

@@ -17,6 +17,7 @@ from wbvla_eval.lmo import command, lockstep, measures, programs, results
 from wbvla_eval.lmo.arms import BenchmarkArms
 from wbvla_eval.lmo.conditions import Bodies, Conditions, Disturber, Pulses, Pushes
 from wbvla_eval.lmo.controllers import Checked, CheckpointController, Standing, callable_factory
+from wbvla_eval.lmo.options import main
 from wbvla_eval.lmo.programs import DT_S, SETTLE_S, FlagPlanner, Truth, hold, squat_cycles, switching, ticks
 from wbvla_eval.lmo.runner import Log, make_world, run
 from wbvla_eval.lmo.suites import SEED_BASE, SUITES, choose
@@ -448,7 +449,7 @@ def test_a_finished_suite_is_taken_again_and_that_of_another_controller_is_refus
 )
 def test_the_command_refuses_before_it_simulates(argv, says, tmp_path):
     with pytest.raises(WbvlaError, match=says):
-        command.main([*argv, "--out", str(tmp_path)])
+        main([*argv, "--out", str(tmp_path)])
 
 
 def test_a_lock_step_trial_says_what_is_missing_to_cruise_speed_times_time():

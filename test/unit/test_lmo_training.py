@@ -16,13 +16,14 @@ import torch
 from wbvla_core.errors import WbvlaError
 from wbvla_core.robot import load_robot
 from wbvla_train.lmo.ablations import ABLATIONS, ablated
+from wbvla_train.lmo.command import PRESETS, main
 from wbvla_train.lmo.config import STAGE_I, STAGE_II, CurriculumConfig, DisturbanceConfig, PhysicsConfig, PPOConfig, TrainConfig
 from wbvla_train.lmo.curriculum import Curriculum
 from wbvla_train.lmo.env import LmoVecEnv
 from wbvla_train.lmo.network import weights_of
 from wbvla_train.lmo.physics import BatchPhysics
 from wbvla_train.lmo.streams import CommandStream, Pushes, RandomReaching
-from wbvla_train.lmo.train import PRESETS, STATE_FILE, Trainer, differences, main
+from wbvla_train.lmo.train import STATE_FILE, Trainer, differences
 
 ROBOT = load_robot("x2")
 

@@ -230,7 +230,7 @@ def test_a_running_episode_ends_when_space_runs_out_and_is_whole(tmp_path, monke
 
 
 def test_the_command_audits_a_session_and_refuses_what_is_none(tmp_path, capsys):
-    from wbvla_cli.record import main
+    from wbvla_cli.record_command import main
 
     session = Session(tmp_path / "s", topic_table())
     begin(session)

@@ -15,18 +15,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tyro
 
 from wbvla_core.checkpoint import Manifest, find_checkpoint, git_commit, write_json
-from wbvla_core.errors import CommandError, ErrorCode, require_seed
+from wbvla_core.errors import CommandError, ErrorCode
 from wbvla_core.machine import describe_machine
 from wbvla_core.robot import RobotSpec, RobotSpecError, load_robot
 from wbvla_eval.lmo import plots, results, video
 from wbvla_eval.lmo.controllers import Checked, Factory, callable_factory, checkpoint_factory
 from wbvla_eval.lmo.measures import quality
+from wbvla_eval.lmo.options import Options
 from wbvla_eval.lmo.programs import SETTLE_S
 from wbvla_eval.lmo.runner import Log, make_world, run
-from wbvla_eval.lmo.suites import BLOCK, SEED_BASE, SUITES, Cell, Suite, choose, file_stem
+from wbvla_eval.lmo.suites import BLOCK, SUITES, Cell, Suite, choose, file_stem
 from wbvla_eval.provenance import lineage, versions
 
 SCHEMA = 1
@@ -34,40 +34,6 @@ ROUND = 100  # robots in one batch; more of them gain nothing on two cores
 QUICK_EPISODES, QUICK_HOURS = 5, 0.05
 ENOUGH_FALLS = 300  # the rate is known to 12 % by then; a controller that cannot stand need not fall 10 000 times
 FALL_CLIP_S = 6.0  # of a fall, what led to it
-
-
-@dataclass(frozen=True)
-class Options:
-    """Benchmark of a leg controller: accuracy, stability, arrival, switching, stress, squat and cart suites (docs/benchmark.md)."""
-
-    lmo: Path = Path("checkpoints/lmo/x2")
-    """LMO checkpoint directory (ONNX and manifest)."""
-    controller: str = ""
-    """Python callable package.module:factory instead of a checkpoint."""
-    robot: str = "x2"
-    """Name of the robot spec."""
-    suites: tuple[str, ...] = ()
-    """Which suites; default all."""
-    episodes: int = 100
-    """Episodes per cell."""
-    hours: float = 10.0
-    """Simulated hours of the switching suite."""
-    quick: bool = False
-    """Two minutes: 5 episodes per cell, 0.05 h of switching. Says whether it runs, not how good it is."""
-    seed_base: int = SEED_BASE
-    """First seed. Leave it, or the numbers are not comparable."""
-    threads: int = 2
-    """Physics threads; the numbers do not depend on it."""
-    videos: bool = False
-    """A video per cell, and one of the first fall."""
-    label: str = ""
-    """Name in tables; runs with the same label are seeds of one thing in --compare. Default: the controller's name."""
-    out: Path | None = None
-    """Folder for results.json, report.md, plots and videos. Default runs/eval/lmo/<label>. Finished suites in it are not run again."""
-    fresh: bool = False
-    """Run finished suites again."""
-    compare: tuple[Path, ...] = ()
-    """Print results.json files (or their folders) side by side instead of running anything."""
 
 
 @dataclass(frozen=True)
@@ -378,14 +344,3 @@ def print_comparison(paths: Sequence[Path], out: Path | None) -> None:
         parts = [head, results.markdown(overview) + "\n", *(f"## {name.capitalize()}\n\n{results.markdown(lines)}\n" for name, lines in tables.items())]
         (out / "comparison.md").write_text("\n".join(parts))
         print(f"written: {out / 'comparison.md'}")
-
-
-def main(argv: Sequence[str]) -> int:
-    """The command line; refusals are WbvlaErrors."""
-    options = tyro.cli(Options, prog="wbvla eval lmo", args=list(argv))
-    require_seed(options, "", "seed_base")
-    if options.compare:
-        print_comparison(options.compare, options.out)
-    else:
-        benchmark(options)
-    return 0

@@ -18,12 +18,12 @@ from wbvla_core.errors import CommandError, ErrorCode
 from wbvla_core.robot import RobotSpec
 from wbvla_eval.lmo import measures, programs
 from wbvla_eval.lmo.conditions import NOMINAL, RANDOMISED_BODIES, RANDOMISED_DELAYS, Arms, Bodies, Conditions, Delays, Pulses, Pushes
+from wbvla_eval.lmo.options import SEED_BASE
 from wbvla_eval.lmo.programs import ProgramFactory
 from wbvla_eval.lmo.runner import Log
 from wbvla_eval.lmo.scenery import cart, cart_hands
 from wbvla_sim.batch import Scenery
 
-SEED_BASE = 3_000_000
 BLOCK = 10_000
 
 Measure = Callable[[Log, RobotSpec, np.ndarray], measures.Numbers]

@@ -13,73 +13,23 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
-import tyro
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 from torch.utils.tensorboard import SummaryWriter
 
 from wbvla_core.console import program
-from wbvla_core.errors import WbvlaError, require_at_least
-from wbvla_core.robot import load_robot
-from wbvla_train.lmo.ablations import ablated
-from wbvla_train.lmo.config import STATE_FILE, STATE_HOLDS, PPOConfig, TrainConfig
+from wbvla_core.errors import WbvlaError
+from wbvla_train.lmo.command import Arguments
+from wbvla_train.lmo.config import STATE_FILE, STATE_HOLDS, TrainConfig
 from wbvla_train.lmo.env import LmoVecEnv
 from wbvla_train.lmo.network import AsymmetricPolicy, weights_of
 from wbvla_train.state_file import claim, copy_state, differences, read_state, write_state
-
-PRESETS: dict[str, TrainConfig] = {
-    # seconds: does every part run?
-    "debug": TrainConfig(total_steps=2048, checkpoint_every=1024, ppo=PPOConfig(envs=32, steps=16, minibatches=2, epochs=2, layers=(64, 32))),
-    # stages I to III, two to three hours on two CPU cores: what ships
-    "x2": TrainConfig(),
-    "tiny": TrainConfig(),  # the same, by the name that the other trainings' presets have
-    # more robots and steps, for a many-core machine: the same problem
-    "full": TrainConfig(total_steps=300_000_000, checkpoint_every=5_000_000, ppo=PPOConfig(envs=4096, layers=(512, 256, 128))),
-}
-
-
-@dataclass(frozen=True)
-class Arguments:
-    """Train the locomotion policy."""
-
-    preset: Literal["debug", "x2", "tiny", "full"] = "x2"  # size of the run
-    out: Path = Path("runs/train/lmo")  # checkpoints and logs; an existing run there is continued
-    steps: int | None = None  # environment steps in all, instead of the preset's
-    ablation: str = "none"  # a baseline or ablation instead of the method, or some joined by +; words in docs/lmo.md
-    seed: int = 1
-    threads: int = 2  # of physics and of torch
-    robot: str = "x2"
-    change_settings: bool = False  # go on with a run in OUT though it was begun with other settings; the changes are written down and end up in metrics.json
-    start_from: Path | None = None  # state.pt of another run whose weights (only) this one starts from
-    difficulty: float | None = None  # where the curriculum starts, for continued training
-    tensorboard: bool = True  # scalars under OUT/tensorboard: reward terms, falls, curriculum, path error
-    film_every: int | None = None  # a film of the newest checkpoint every so many steps (a separate process at the lowest priority)
-    export: Path | None = None  # write the deployable checkpoint here at the end
-    wall_s: float | None = None  # stop (with a checkpoint) after this many seconds
-
-
-def config_of(args: Arguments) -> TrainConfig:
-    """Preset with the arguments laid over it.
-
-    Raises:
-        WbvlaError: an option outside its range, an unknown ablation.
-    """
-    require_at_least(args, steps=1, seed=0, threads=1, film_every=1, wall_s=0)
-    if args.difficulty is not None and not 0.0 <= args.difficulty <= 1.0:
-        raise WbvlaError(f"expected --difficulty in [0, 1], got {args.difficulty}")
-    c = PRESETS[args.preset]
-    physics = dataclasses.replace(c.physics, threads=args.threads)
-    c = dataclasses.replace(c, seed=args.seed, robot=args.robot, physics=physics)
-    c = c if args.steps is None else dataclasses.replace(c, total_steps=args.steps)
-    return ablated(c, args.ablation)
-
 
 HOW_IT_IS_RUN = ("checkpoint_every:", "physics.threads:")  # a run goes on with other values of these
 
@@ -314,10 +264,12 @@ class _Watch(BaseCallback):
             board.add_scalar(f"reward/{name}", value, steps)
 
 
-def main(argv: list[str] | None = None) -> int:
-    args = tyro.cli(Arguments, args=argv, prog="wbvla train lmo")
-    config = config_of(args)
-    load_robot(config.robot)  # refused before anything is written
+def train(args: Arguments, config: TrainConfig) -> int:
+    """Train, or go on, in ``args.out``; returns the exit status.
+
+    Raises:
+        WbvlaError: another training writes into the folder, or a state that does not fit.
+    """
     fresh = args.start_from is not None and not (args.out / STATE_FILE).is_file()
     start = read_state(args.start_from, holds=STATE_HOLDS) if fresh else None
     with claim(args.out):
@@ -346,4 +298,6 @@ def _train(args: Arguments, config: TrainConfig, start: dict[str, Any] | None) -
 
 
 if __name__ == "__main__":
+    from wbvla_train.lmo.command import main
+
     program(main)

@@ -21,6 +21,7 @@ import numpy as np
 
 from wbvla_train.data.lerobot.assemble import assemble
 from wbvla_train.data.lerobot.episode import ABOUT, DataError, Episode, EpisodeWriter, RowError, shown
+from wbvla_train.data.lerobot.options import AgibotOptions
 from wbvla_train.data.lerobot.pictures import FINER, JITTER, nearest, read_joined, require_picture, scan
 
 SCHEMA = 1  # of what an episode becomes; raise it when the same files would become another
@@ -77,21 +78,6 @@ def fields(hands: bool) -> tuple[Field, ...]:
         found.append(Field("action/effector/position", "actions.effector.position", closed, "0 (open) to 1 (closed)", -0.05, 1.05))
     found.append(Field("action/robot/velocity", "actions.robot.velocity", ("forward_m_s", "yaw_rad_s"), "m/s and rad/s", -5.0, 5.0, needed=False))
     return tuple(found)
-
-
-@dataclass(frozen=True)
-class Options:
-    """How the layout is read.
-
-    Attributes:
-        tasks: numbers of tasks; empty: all that are there. cameras: names of videos without "_color.mp4".
-        fps: rows per second of what is made. subtasks: sentences of the sub-tasks; else the task's name.
-    """
-
-    tasks: tuple[str, ...] = ()
-    cameras: tuple[str, ...] = ("head",)
-    fps: float = 10.0
-    subtasks: bool = True
 
 
 @dataclass(frozen=True)
@@ -281,7 +267,7 @@ def picture_times(path: Path, times_s: np.ndarray) -> tuple[np.ndarray, np.ndarr
     return video.stamps_s, own * rate
 
 
-def convert_episode(source: Source, folder: Path, options: Options, keep: frozenset[str]) -> Episode:
+def convert_episode(source: Source, folder: Path, options: AgibotOptions, keep: frozenset[str]) -> Episode:
     """One episode as a finished episode at ``options.fps``: each of its frames has the row and the pictures nearest by time.
 
     Args:
@@ -330,7 +316,7 @@ def _pictures(path: Path, stamps_s: np.ndarray, source: Source) -> Iterator[np.n
         yield require_picture(image, stamp, stamps_s[row], path, int(source.episode) if source.episode.isdigit() else 0, row)
 
 
-def convert(root: Path, output: Path, options: Options, log: Callable[[str], None] = print) -> int:
+def convert(root: Path, output: Path, options: AgibotOptions, log: Callable[[str], None] = print) -> int:
     """All episodes below ``root`` to one data set; resumable. Returns 1 where an episode was left out (each is named with its reason).
 
     Raises:
@@ -375,7 +361,7 @@ def convert(root: Path, output: Path, options: Options, log: Callable[[str], Non
     return 1 if left else 0
 
 
-def _key(source: Source, options: Options, keep: frozenset[str]) -> str:
+def _key(source: Source, options: AgibotOptions, keep: frozenset[str]) -> str:
     """Names the staged episode by all that it depends on."""
     files = [source.h5, source.info, *(source.video(camera) for camera in options.cameras)]
     state = [(path.stat().st_size, path.stat().st_mtime_ns) if path.is_file() else None for path in files]

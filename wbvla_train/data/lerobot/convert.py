@@ -27,29 +27,10 @@ from wbvla_train.data.lerobot.assemble import PROVENANCE, assemble
 from wbvla_train.data.lerobot.bag import Bag, Loss, TopicMap, joint_skew_s
 from wbvla_train.data.lerobot.episode import ABOUT, DataError, Episode, EpisodeWriter, shown
 from wbvla_train.data.lerobot.find import Found, bag_files, find
+from wbvla_train.data.lerobot.options import Limits
 from wbvla_train.data.lerobot.schema import CAMERA, columns
 
 SCHEMA = 2  # of what an episode holds; raise it when the same recording would become another episode
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What an episode may have; beyond it is refused.
-
-    Attributes:
-        skew_s: 99th percentile of the distance in time between an image and its joint state or IMU sample.
-        lag_s: distance between the camera's clock and the body's, measured from motion (:mod:`.lag`), where the recording moves enough to
-            tell. On walks of the simulated X2, whose images are exactly on time, the estimate is -0.012 to -0.030 s.
-        gap_s: largest distance of two images.
-        least_s: shortest episode.
-        incomplete: share of frames that may lack commands or states, and of images that may be unusable.
-    """
-
-    skew_s: float = 0.02
-    lag_s: float = 0.045
-    gap_s: float = 0.5
-    least_s: float = 1.0
-    incomplete: float = 0.02
 
 
 @dataclass(frozen=True)
