@@ -125,6 +125,8 @@ class DeadMan:
 
     def step(self, now_s: float) -> str:
         """What is to be done now: "ask" for control, "let go" of it, or ""."""
+        if self.grip is Grip.LOST:  # only hear() leaves it: that nothing was heard yet is no release either
+            return ""
         if not self.pressed or self.silent(now_s):
             was, self.grip = self.grip, Grip.LOST if self.pressed else Grip.RELEASED
             return "let go" if was in (Grip.HELD, Grip.ASKING) else ""

@@ -20,6 +20,7 @@ from sensor_msgs.msg import Joy
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
+from wbvla_core.errors import ErrorCode
 from wbvla_core.robot import RobotSpec, load_robot
 from wbvla_core.ros import codec, raw
 from wbvla_core.ros.health import Health, Level
@@ -179,6 +180,8 @@ class TeleopNode(ManagedNode):
         answer = future.result()
         if not answer.success:
             self.edges.bad("control", f"refused: {answer.message}")
+            if answer.code == ErrorCode.CONTROL_WHILE_DAMPING:
+                self._deadman.lose()  # else the robot moves by a grip from before, at the moment at which somebody rearms
         elif not self._deadman.granted():
             self._release()
         else:

@@ -131,6 +131,21 @@ def test_the_e_stop_button_damps_and_the_lost_grip_is_not_taken_back_by_itself(s
     until(lambda: following(lmo), 5.0, "a new grip")
 
 
+def test_a_grip_from_before_the_rearm_does_not_move_the_robot(scene):
+    lmo, teleop, probe, robot = scene
+    probe.call("estop")
+    robot.hands = Hands(deadman=True)
+    until(lambda: teleop._deadman.grip is Grip.LOST, what="a grip that was refused to be lost")
+    robot.hands = Hands(forward=1.0, deadman=True)
+    assert probe.call("rearm").success
+    time.sleep(2 * teleop._deadman.ASK_AGAIN_S)
+    assert lmo.ladder.source == "" and not following(lmo), "held on, he did not ask again"
+    robot.hands = Hands()
+    until(lambda: teleop._deadman.grip is Grip.RELEASED, what="the release")
+    robot.hands = Hands(deadman=True)
+    until(lambda: teleop._deadman.grip is Grip.HELD, 5.0, "a new grip")
+
+
 def test_rearming_asks_the_driver_and_the_robot_can_be_moved_again(scene):
     """The answer of the driver is awaited inside of LMO's own service: neither may keep the other, or the 50 Hz loop, waiting."""
     lmo, teleop, probe, robot = scene

@@ -162,6 +162,7 @@ def test_a_busy_machine_does_not_put_off_the_end_of_a_repeating_device():
 
 def test_a_button_that_is_down_from_the_start_is_nobodys_decision():
     dead = DeadMan(0.3, grip=Grip.LOST)
+    assert dead.step(-0.02) == "" and dead.grip is Grip.LOST, "the node's timer looks before the device's first message"
     dead.hear(True, 0.0)
     assert dead.step(0.0) == ""
     dead.hear(False, 0.1)
