@@ -8,11 +8,16 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import itertools
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.machinery import PathFinder
+from pathlib import Path
 
 from wbvla_core.console import REFUSED, run
+from wbvla_core.errors import WbvlaError
 
 
 @dataclass(frozen=True)
@@ -136,8 +141,25 @@ def answer(argv: Sequence[str]) -> int:
     return 0
 
 
+NOT_TO_SHADOW = ("numpy", "yaml", "tyro", "torch", "mujoco", "PIL", "av", "cv2")
+
+
+def require_no_shadows() -> None:
+    """Raise WbvlaError where a folder of PYTHONPATH holds a module of the name of one that we need and that is installed, too."""
+    own = Path(__file__).resolve().parents[1]
+    folders = [folder for folder in map(Path, filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))) if folder.is_dir() and folder.resolve() != own]
+    if not folders:
+        return
+    others = [entry for entry in sys.path if entry and not any(Path(entry) == folder for folder in folders)]
+    for folder, name in itertools.product(folders, NOT_TO_SHADOW):
+        found = PathFinder.find_spec(name, [str(folder)])
+        if found is not None and found.origin and PathFinder.find_spec(name, others) is not None:
+            raise WbvlaError(f"PYTHONPATH holds {folder}, whose {name} would be imported in place of the one that is installed; run: unset PYTHONPATH")
+
+
 def call(verb: Verb, rest: list[str]) -> int:
     """Import a verb's module and hand it the words after the verb; 3 where a package that it needs is missing."""
+    require_no_shadows()
     try:
         module = importlib.import_module(verb.module)
         # tyro takes the program's name from here, so that a verb's help shows how it was called

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -226,6 +227,20 @@ def test_what_ships_is_found_by_name_from_any_working_directory(monkeypatch, cap
     (tmp_path / "lmo" / "x2").mkdir(parents=True)
     assert find_checkpoint("lmo/x2") == Path("lmo/x2"), "a folder that is here comes first"
     assert find_checkpoint("lmo/x3") == Path("lmo/x3"), "what is nowhere stays as given, for the sentence that says so"
+
+
+def test_a_module_of_pythonpath_in_the_place_of_one_that_is_needed_is_named(tmp_path):
+    """Imported, it would end in a traceback of somebody else's file."""
+    (tmp_path / "mine.py").write_text("")
+    (tmp_path / "numpy.py").write_text("raise SystemExit('not numpy')")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join((str(tmp_path), str(ROOT)))}
+    command = [sys.executable, "-m", "wbvla_cli", "inspect", "lmo/x2"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr == (
+        f"wbvla inspect: PYTHONPATH holds {tmp_path}, whose numpy would be imported in place of the one that is installed; run: unset PYTHONPATH\n"
+    )
+    (tmp_path / "numpy.py").unlink()
+    assert subprocess.run(command, env=environment, capture_output=True).returncode == 0, "other modules are what PYTHONPATH is for"
 
 
 def test_a_package_that_is_missing_only_where_the_work_begins_is_explained(capsys, monkeypatch):
