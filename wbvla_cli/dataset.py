@@ -15,7 +15,7 @@ from typing import Annotated
 
 import tyro
 
-from wbvla_core.console import program
+from wbvla_core.console import DISK_FULL, program
 from wbvla_core.robot import RobotSpecError
 from wbvla_train.data.lerobot.options import AgibotOptions, Limits
 
@@ -204,7 +204,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"wbvla dataset: {shown(error)}", file=sys.stderr)
         return 2
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR):
+        if error.errno not in (*DISK_FULL, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR):
             raise
         print(f"wbvla dataset: {os.strerror(error.errno)}: {shown(error.filename)}; finished episodes are kept, run the same command again", file=sys.stderr)
         return 2

@@ -62,7 +62,7 @@ def load_bag(path: Path, robot_name: str, topics: TopicMap) -> EpisodeView:
     robot = load_robot(robot_name)
     with Bag(path, robot, topics, typestore) as bag:
         bag.require_topics()
-        task = bag.instruction()
+        task = "; then: ".join(bag.sentences())
         stamps, q, target, loco, gyro, skew = [], [], [], [], [], []
         joints = action_joints(robot)
         places = [robot.joint_names.index(name) for name in joints]

@@ -28,14 +28,16 @@ def shots(rows: int, fps: float = 10.0, begin_s: float = 0.0) -> list[tuple[floa
     return [(begin_s + k / fps, level(k)) for k in range(rows)]
 
 
-def write_video(path: Path, pictures: Shots, *, rate: float = 10.0, size: tuple[int, int] = (32, 24), codec: str = "libx264", bf: int = 0) -> None:
+def write_video(
+    path: Path, pictures: Shots, *, rate: float = 10.0, size: tuple[int, int] = (32, 24), codec: str = "libx264", bf: int = 0, pix_fmt: str = ""
+) -> None:
     """An mp4 of grey pictures with these stamps; ``rate`` only steers the encoder."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    options = {"g": "12" if bf else "2", "bf": str(bf), "crf": "8"} if codec == "libx264" else {"g": "2", "crf": "20", "preset": "12"}
+    options = {"g": "12" if bf else "2", "bf": str(bf), "crf": "8"} if codec == "libx264" else {} if pix_fmt else {"g": "2", "crf": "20", "preset": "12"}
     with av.open(str(path), "w") as out:
         stream = out.add_stream(codec, rate=Fraction(rate).limit_denominator(1001), options=options)
         stream.width, stream.height = size
-        stream.pix_fmt = "yuv444p" if size[0] % 2 or size[1] % 2 else "yuv420p"
+        stream.pix_fmt = pix_fmt or ("yuv444p" if size[0] % 2 or size[1] % 2 else "yuv420p")
         stream.thread_count = 1
         stream.codec_context.time_base = Fraction(1, 90000)
         for stamp_s, grey in pictures:

@@ -233,7 +233,7 @@ def test_one_bad_message_of_each_kind_costs_its_own_frame_and_is_named(tmp_path)
     (view,) = dataset.views
     lost = {(loss["topic"], round(loss["first_s"], 2)): (loss["count"], loss["what"]) for loss in view.about["lost_messages"]}
     expected = {
-        ("/cam", 1.2): "truncated", ("/cam", 2.5): "the message is empty", ("/cam", 3.8): "no picture that can be told", ("/cam", 5.1): "its stamp is zero",
+        ("/cam", 1.2): "end marker", ("/cam", 2.5): "the message is empty", ("/cam", 3.8): "no picture that can be told", ("/cam", 5.1): "its stamp is zero",
         ("/cam", 6.4): "+1000000.000 s apart", ("/joint_states", 0.0): "names no joint", ("/joint_states", 0.5): "position has 7 entries for 33 names",
         ("/joint_states", 1.0): "not finite", ("/joint_states", 1.5): "velocities are missing", ("/joint_states", 2.0): "1 joints are missing",
         ("/joint_states", 2.5): "its stamp is zero", ("/joint_states", 3.0): "+3600.000 s apart",

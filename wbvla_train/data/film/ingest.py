@@ -21,7 +21,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from wbvla_core.checkpoint import write_json
-from wbvla_core.console import program
+from wbvla_core.console import DISK_FULL, program
 from wbvla_core.errors import WbvlaError
 from wbvla_train.data.film import sheet, split
 from wbvla_train.data.film.duplicates import mark_duplicates
@@ -151,7 +151,7 @@ def ingest(config: IngestConfig, log=print) -> int:
         with locked(own, False), _same_settings(config.output / ".settings", _settings(config, overrides)):
             return _ingest(config, films, films[index::count], overrides, log)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EPERM, errno.EDQUOT, errno.ENOTDIR, errno.EEXIST):
+        if error.errno in (*DISK_FULL, errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EEXIST):
             raise WbvlaError(f"{config.output} cannot be written: {error.strerror}; films that were finished are kept, make room and run again") from None
         raise
 

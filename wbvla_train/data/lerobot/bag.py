@@ -141,6 +141,8 @@ class Bag:
 
     def __init__(self, path: Path, robot: RobotSpec, topics: TopicMap, typestore: Callable[[], Typestore]) -> None:
         self.path, self.robot, self.topics = path, robot, topics
+        if unknown := sorted(set(topics.rename.values()) - set(robot.joint_names)):
+            raise DataError(f"topic map: rename leads to {unknown}, which are no joints of {robot.name}; those are named as in its robot spec")
         try:
             self._reader = AnyReader([path], default_typestore=typestore())
             self._reader.open()
@@ -231,19 +233,23 @@ class Bag:
         self.lost.clear()  # they are read again by frames(), which counts
         return (min(stamps), max(stamps)) if stamps else None
 
-    def instruction(self) -> str:
-        """The sentence that the recording carries: its own topic, or the recorder's note beside it."""
+    def sentences(self) -> list[str]:
+        """The different sentences that the recording carries, in order: of its own topic, or the recorder's note beside it."""
         if self.topics.instruction:
-            for _, _, message in self.messages({self.topics.instruction}):
-                return str(message.data)
+            said = (str(message.data).strip() for _, _, message in self.messages({self.topics.instruction}))
+            if found := list(dict.fromkeys(text for text in said if text)):
+                return found
         folder = self.path if self.path.is_dir() else self.path.parent
         note = folder / "episode.json"
         if note.is_file():
             try:
-                return str(json.loads(note.read_text()).get("instruction", ""))
+                text = json.loads(note.read_text(encoding="utf-8-sig")).get("instruction") or ""
             except (ValueError, AttributeError):
-                raise DataError(f"{shown(note)} is not JSON; mend it or give --instruction") from None
-        return ""
+                raise DataError(f"{shown(note)} is not JSON with names and values; mend it or give --instruction") from None
+            if not isinstance(text, str):
+                raise DataError(f"{shown(note)}: instruction must be a sentence, got {text!r}; mend it or give --instruction")
+            return [text.strip()] if text.strip() else []
+        return []
 
     def frames(self, period_s: float) -> Iterator[Frame]:
         """Images joined with states, commands and decisions by :class:`wbvla_core.timeline.Resampler`. A jump of a clock is a DataError."""

@@ -19,6 +19,7 @@ from wbvla_core import images
 from wbvla_core.errors import ImageError
 
 VIDEO = {"h264": "h264", "avc": "h264", "h265": "hevc", "hevc": "hevc", "av1": "av1", "vp9": "vp9"}  # what a format says -> FFmpeg's decoder
+JPEG_START, JPEG_SCAN, JPEG_END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"  # decoders make grey of what is missing, and say nothing
 NOT_HELD = 64  # packets that a decoder may hold back; behind so many their stamps are forgotten
 
 
@@ -99,6 +100,8 @@ def still(data: bytes, text: str) -> np.ndarray:
     """
     if "compresseddepth" in text.lower():
         raise Undecodable(f"{text!r} is a depth image, and no colour can be had from it; name the colour camera's topic")
+    if data.startswith(JPEG_START) and data.rfind(JPEG_END) < data.rfind(JPEG_SCAN):
+        raise Undecodable(f"{len(data)} bytes of {text}: the end marker of JPEG is missing; a part was lost")
     try:
         with Image.open(io.BytesIO(data)) as file:
             file.load()

@@ -29,6 +29,7 @@ RATE, GAP_PERIODS = 0.05, 2.5
 IDLE_RAD_S, BUSY_RAD_S = 0.15, 0.4
 STUCK_TOLD, STUCK_MOVED = 0.15, 1e-6  # rad: a joint that was told to move this far and did not move at all
 OFF_TRACK_RAD = 0.5
+FILLED_MOVED = 0.02  # rad: a joint that moves this far has a velocity
 FREEZE_S = 0.5
 SAME_IMAGE = 0.05  # mean difference of two images, of 255: below, it is the same image coded again
 
@@ -111,6 +112,22 @@ def _whole(dataset: Dataset) -> Iterator[Finding]:
     if list(dataset.tasks) != list(range(len(dataset.tasks))):
         yield say("task", f"the table of tasks is not in the order of task_index (got {list(dataset.tasks)[:8]}): lerobot takes its rows by place", "warning")
     yield from (say("count", text) for text in _strangers(dataset))
+    yield from (say("not read", text, "warning") for text in _unannounced(dataset))
+
+
+def _unannounced(dataset: Dataset) -> Iterator[str]:
+    """What lies in the files and meta/info.json does not name: it is not in what is made of the data set."""
+    for path in sorted({view.data for view in dataset.views})[:1]:
+        try:
+            more = [name for name in pq.read_schema(path).names if name not in dataset.features]
+        except (OSError, pa.ArrowInvalid, pa.ArrowNotImplementedError):
+            continue  # said for each of its episodes
+        if more:
+            yield f"{shown(path)} has the columns {more}, which meta/info.json does not name"
+    owned = {path for view in dataset.views for path, _ in view.videos.values()}
+    more = [path for path in sorted((dataset.root / "videos").rglob("*.mp4")) if path not in owned and not path.name.startswith(".")]
+    if more:
+        yield f"{len(more)} video files belong to no listed episode or camera, the first is {shown(more[0])}"
 
 
 def _strangers(dataset: Dataset) -> Iterator[str]:
@@ -169,6 +186,8 @@ def _numbers(dataset: Dataset, view: View, columns: dict[str, np.ndarray], seen:
     state, action = dataset.role("state"), dataset.role("action")
     if state and action:
         yield from _joints(dataset, view, columns, state, action)
+    if state and (velocity := dataset.role("velocity")):
+        yield from _velocities(dataset, view, columns, state, velocity)
     yield from _motion(dataset, view, columns)
 
 
@@ -180,6 +199,8 @@ def _tasks(dataset: Dataset, view: View, columns: dict[str, np.ndarray]) -> Iter
         yield Finding(view.index, "task", "error", getattr(error, "frame", 0), str(error))
         return
     rows = {dataset.tasks[i] for i in np.unique(said).tolist()}
+    if any(not text.strip() for text in rows):
+        yield Finding(view.index, "task", "warning", 0, "an empty sentence")
     if rows != set(view.tasks):
         text = f"the list of episodes says {sorted(view.tasks)}, the rows' task_index says {sorted(rows)}"
         yield Finding(view.index, "task", "error", 0, text)
@@ -214,6 +235,16 @@ def _joints(dataset: Dataset, view: View, columns: dict[str, np.ndarray], state:
             yield Finding(view.index, "stuck", "error", 0, f"{name} is told to move by {np.ptp(told):.2f} rad and stays at {was[0]:.3f}")
         elif (away := np.abs(told - was)).min() > OFF_TRACK_RAD:
             yield Finding(view.index, "off track", "warning", int(away.argmax()), f"{name} is never nearer than {away.min():.2f} rad to its target")
+
+
+def _velocities(dataset: Dataset, view: View, columns: dict[str, np.ndarray], state: str, velocity: str) -> Iterator[Finding]:
+    """Joints that move and whose velocity is exactly zero all the time: drivers fill in what they do not measure."""
+    places = {name: i for i, name in enumerate(dataset.names(velocity)) if not name.isdigit()}
+    moving = [i for i in np.flatnonzero(np.ptp(columns[state], axis=0) > FILLED_MOVED) if dataset.names(state)[i] in places]
+    filled = [name for name in (dataset.names(state)[i] for i in moving) if not columns[velocity][:, places[name]].any()]
+    if filled:
+        text = f"{velocity} of {len(filled)} of {len(moving)} joints that move ({filled[0]} ...) is zero in every frame: filled in by the sender?"
+        yield Finding(view.index, "not measured", "warning", 0, text)
 
 
 def _motion(dataset: Dataset, view: View, columns: dict[str, np.ndarray]) -> Iterator[Finding]:

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from wbvla_core.console import DISK_FULL
 from wbvla_core.robot import RobotSpec, load_robot
 from wbvla_train.data.lerobot.assemble import PROVENANCE, assemble
 from wbvla_train.data.lerobot.bag import Bag, Loss, TopicMap, joint_skew_s
@@ -91,7 +92,7 @@ def convert_bag(job: Job, typestore: Callable[[], Any]) -> Outcome:
     except DataError as error:
         return Outcome(job.bag, None, str(error))
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
+        if error.errno in (*DISK_FULL, errno.EROFS, errno.EACCES, errno.EPERM):
             raise
         return Outcome(job.bag, None, f"{type(error).__name__}: {error}")
     except Exception as error:  # a recording that nobody thought of must not take the others with it
@@ -112,9 +113,12 @@ def _write(job: Job, robot: RobotSpec, bag: Bag) -> None:
     span = bag.decided()
     if span is None and job.topics.loco_command and any(job.topics.loco_command.values()):
         raise DataError(f"no decision on {sorted(job.topics.loco_command.values())}: nothing was commanded in this recording")
-    task = job.instruction or bag.instruction()
-    if not task:
+    sentences = [job.instruction] if job.instruction else bag.sentences()
+    if not sentences:
         raise DataError("no instruction: neither its own topic nor episode.json beside it; give --instruction")
+    if len(sentences) > 1:
+        raise DataError(f"{len(sentences)} different instructions, an episode has one: {', '.join(map(repr, sentences[:3]))}; cut it, or give --instruction")
+    task = sentences[0]
     stamps: list[float] = []
     skews: list[tuple[float, float, float]] = []
     incomplete, gap_s = 0, 0.0

@@ -64,7 +64,8 @@ def _source(view: View) -> list[object]:
     """What an episode is made from: a run that goes on must find it unchanged."""
     files = sorted({view.data, *(path for path, _ in view.videos.values()), view.dataset.root / "meta" / "info.json"})
     stats = [(path.stat().st_size, path.stat().st_mtime_ns) if path.is_file() else None for path in files]
-    return [str(view.dataset.root.resolve()), view.index, view.length, stats]
+    told = [view.tasks, sorted(view.dataset.tasks.items()), sorted((key, from_s) for key, (_, from_s) in view.videos.items()), view.about]
+    return [str(view.dataset.root.resolve()), view.index, view.length, stats, told]
 
 
 def require_sound(views: Sequence[View], log: Callable[[str], None] = print) -> None:

@@ -23,6 +23,7 @@ from wbvla_train.data.lerobot.video import Encoder
 ROWS, ABOUT = "rows.parquet", "episode.json"
 ARROW = {"float16": pa.float16(), "float32": pa.float32(), "float64": pa.float64(), "bool": pa.bool_(), "string": pa.string()}
 ARROW |= {name: getattr(pa, name)() for name in ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")}
+LOST_SHARE, LOST_LEAST = 1e-3, 1e-4  # rounding loses what a column says: more than this share of its span, and more than this (SI)
 
 
 class DataError(WbvlaError):
@@ -102,7 +103,29 @@ def numpy_column(column: pa.ChunkedArray, feature: Mapping[str, Any]) -> np.ndar
     if values.dtype.kind == "f" and np.dtype(feature["dtype"]).kind in "iu" and (values != np.floor(values)).any():
         row = int(row_of[(values != np.floor(values)).argmax()])
         raise RowError(f"whole numbers ({feature['dtype']}) expected, frame {row} has a fraction", row)
+    _require_room(values, row_of, feature["dtype"])
     return values.reshape(rows, size)
+
+
+def _require_room(values: np.ndarray, row_of: np.ndarray, announced: str) -> None:
+    """DataError where numbers of a file become others in the type that meta/info.json announces: 300 is 44 as uint8."""
+    if announced not in ARROW or announced == "string" or not len(values):
+        return
+    kind = np.dtype(announced)
+    if kind.kind == "b":
+        outside = (values != 0) & (values != 1)
+    elif kind.kind in "iu":
+        outside = (values < np.iinfo(kind).min) | (values > np.iinfo(kind).max)
+    else:
+        outside = np.isfinite(values) & (np.abs(values) > np.finfo(kind).max)
+    if outside.any():
+        at = int(outside.argmax())
+        raise RowError(f"numbers of type {announced} expected, frame {row_of[at]} has {values[at]}", int(row_of[at]))
+    if kind.kind == "f" and values.dtype.itemsize > kind.itemsize and (good := values[np.isfinite(values)]).size:
+        off, span = float(np.abs(good.astype(kind) - good).max()), float(np.ptp(good))
+        if off > max(LOST_SHARE * span, LOST_LEAST) and span > 0:
+            text = f"as {announced}, which meta/info.json announces, its numbers ({values.dtype}) would be up to {off:g} off, and they span {span:g}"
+            raise DataError(f"{text}: announce {values.dtype}, or write them from the episode's start on")
 
 
 def _require_values(column: pa.Array, row_of: np.ndarray) -> None:

@@ -19,6 +19,7 @@ from wbvla_core.timeline import nearest_index
 SETTLE_S = 0.5  # a sample waits this long for what belongs to it and comes later
 KEEP_S = 2.0
 ABSURD = 1e6  # rad, rad/s: no joint, but a flipped bit
+BEYOND = 1.0  # rad, m: no joint is that far outside its limits; degrees and millimetres are
 DIFFERENCE_S = 0.02  # velocities are differences of positions this far before and after
 
 
@@ -80,11 +81,13 @@ class JointJoiner:
 
     def __init__(self, robot: RobotSpec, rename: Mapping[str, str], *, hold: bool = False, velocities: bool = True) -> None:
         self._robot, self._rename, self._hold, self._velocities = robot, rename, hold, velocities
+        self._lowest, self._highest = robot.lower - BEYOND, robot.upper + BEYOND
         self._parts: dict[tuple[int, ...], _Part] = {}
         self._orders: dict[tuple[str, ...], tuple[np.ndarray, np.ndarray]] = {}
         self._whole: bool | None = None  # every message names all joints with their velocities: nothing to wait for
         self._waiting: list[float] = []
-        self._named = np.zeros(robot.joint_count, bool)
+        self._named = np.zeros(robot.joint_count, bool)  # by a message that could be used
+        self._seen = np.zeros(robot.joint_count, bool)  # by any
         self._differenced = np.zeros(robot.joint_count, bool)
         self._foreign: tuple[str, ...] = ()
         self.emitted = 0
@@ -96,6 +99,7 @@ class JointJoiner:
             StateError: this message says nothing of the joints; the next may.
         """
         take, places = self._order(tuple(names))
+        self._seen[places] = True
         q = self._numbers("position", position, names)[take]
         qd = self._numbers("velocity", velocity, names)[take] if len(velocity) else np.full(len(take), np.nan)
         if not self._velocities:
@@ -103,6 +107,11 @@ class JointJoiner:
         if not (good := np.abs(q) < ABSURD).all():
             name = self._robot.joint_names[places[int(good.argmin())]]
             raise StateError(f"position of {name} is not finite, or absurd: {q[int(good.argmin())]:g}", ErrorCode.STATE_NOT_FINITE)
+        if (outside := (q < self._lowest[places]) | (q > self._highest[places])).any():
+            at = int(outside.argmax())
+            joint = self._robot.joints[places[at]]
+            text = f"position of {joint.name} is {q[at]:g}, its limits are {joint.lower:g} to {joint.upper:g} (rad, m): other units, or another joint?"
+            raise StateError(text, ErrorCode.STATE_SHAPE)
         qd = np.where(np.abs(qd) < ABSURD, qd, np.nan)
         complete = len(take) == self._robot.joint_count and bool(np.isfinite(qd).all())
         if self._whole is None:
@@ -126,6 +135,9 @@ class JointJoiner:
                 raise StateError("the message names no joint", ErrorCode.STATE_SHAPE)
             ours = {name: i for i, name in enumerate(self._robot.joint_names)}
             known = {ours[name]: i for i, name in enumerate(self._rename.get(name, name) for name in names) if name in ours}
+            twice = [name for name in ours if sum(self._rename.get(n, n) == name for n in names) > 1]
+            if twice:
+                raise StateError(f"the message names {_some(twice)} more than once (after rename)", ErrorCode.STATE_SHAPE)
             if not known:
                 self._foreign = names
                 raise StateError(f"the message names no joint of {self._robot.name}", ErrorCode.STATE_SHAPE)
@@ -186,11 +198,11 @@ class JointJoiner:
     @property
     def complete(self) -> bool:
         """Whether every joint was named, or may stay unnamed."""
-        return bool(self._named.all()) or (self._hold and bool(self._named.any()))
+        return bool(self._seen.all()) or (self._hold and bool(self._seen.any()))
 
     def refusal(self) -> str:
         """Why there is no sample at all: which joints no message named."""
-        missing = [name for name, named in zip(self._robot.joint_names, self._named) if not named]
+        missing = [name for name, named in zip(self._robot.joint_names, self._seen) if not named]
         seen = [name for names in self._orders for name in names] or list(self._foreign)
         return (
             f"another robot? {len(missing)} of {self._robot.joint_count} joints of {self._robot.name} are not named by any message, {missing[:3]} ...; "

@@ -46,7 +46,7 @@ def open_video(path: Path) -> av.container.InputContainer:
     """Open a video file for reading.
 
     Raises:
-        DataError: it is missing, cut off, or holds no video.
+        DataError: it is missing, cut off, or holds no video, or depth: as a colour picture its distances would be lost.
     """
     try:
         container = av.open(str(path))
@@ -56,7 +56,13 @@ def open_video(path: Path) -> av.container.InputContainer:
     if not container.streams.video:
         container.close()
         raise DataError(f"{shown(path)} holds no video (cut off while it was written?)")
-    container.streams.video[0].thread_type = "NONE"
+    stream = container.streams.video[0]
+    kind = stream.codec_context.format if stream.codec_context else None  # of no known codec: said when it is decoded
+    if kind is not None and len(kind.components) == 1 and kind.components[0].bits > 8:
+        container.close()
+        text = f"{shown(path)} holds depth or thermal pictures ({kind.name}); pictures of 8 bits a channel are read"
+        raise DataError(f"{text}. To go on without this camera, take it out of the features in meta/info.json (of a copy)")
+    stream.thread_type = "NONE"
     return container
 
 

@@ -218,7 +218,7 @@ def open_dataset(root: Path) -> Dataset:
             return _open_v3(root, info)
         if version.startswith("v2."):
             return _open_v2(root, info)
-    except (OSError, KeyError, ValueError, TypeError, IndexError, ArithmeticError, StopIteration, pa.ArrowInvalid) as error:
+    except (OSError, KeyError, ValueError, TypeError, AttributeError, IndexError, ArithmeticError, StopIteration, pa.ArrowInvalid) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(f"{shown(root)}: metadata of {version} is damaged: {_why(error)}") from error
@@ -238,6 +238,26 @@ def _require_features(features: dict[str, dict[str, Any]]) -> None:
             raise ValueError(f"{key!r} is no name of a column")
         if not isinstance(feature["dtype"], str) or not all(int(n) > 0 for n in feature["shape"]):
             raise ValueError(f"{key} must have a dtype and a shape of positive numbers, got {feature}")
+
+
+def _require_video_path(dataset: Dataset) -> None:
+    if dataset.cameras and not isinstance(dataset.info.get("video_path"), str):
+        raise ValueError(f"meta/info.json has cameras ({', '.join(dataset.cameras)}), but its video_path is {dataset.info.get('video_path')!r}")
+
+
+def _sentences(path: Path, tasks: dict[Any, Any]) -> dict[int, str]:
+    """The table of tasks; DataError for what is no whole number or no text."""
+    for number, text in tasks.items():
+        if type(number) is not int or not isinstance(text, str):
+            raise DataError(f"{shown(path)}: a whole number and a sentence expected, got task_index {number!r}, task {text!r}; write the sentence there")
+    return tasks
+
+
+def _require_numbers(path: Path, row: dict[str, Any]) -> None:
+    """DataError where the list of episodes has no whole number for an episode's own, or its length."""
+    for key in ("episode_index", "length"):
+        if type(row[key]) is not int or row[key] < 0:
+            raise DataError(f"{shown(path)}: {key} must be a whole number from 0 on, got {row[key]!r} (episode {row['episode_index']!r}); mend the list")
 
 
 def _text(path: Path) -> str:
@@ -268,9 +288,11 @@ def _parquet(path: Path, without: str = "\0") -> pa.Table:
 
 def _open_v2(root: Path, info: dict[str, Any]) -> Dataset:
     tasks = {row["task_index"]: row["task"] for row in _lines(root / "meta" / "tasks.jsonl")}
-    dataset = Dataset(root, info, tasks)
+    dataset = Dataset(root, info, _sentences(root / "meta" / "tasks.jsonl", tasks))
+    _require_video_path(dataset)
     cameras, views = dataset.cameras, []
     for row in _lines(root / "meta" / "episodes.jsonl"):
+        _require_numbers(root / "meta" / "episodes.jsonl", row)
         where = {"episode_chunk": row["episode_index"] // info.get("chunks_size", 1000), "episode_index": row["episode_index"]}
         videos = {key: (root / info["video_path"].format(video_key=key, **where), 0.0) for key in cameras}
         sentences = tuple(row["tasks"]) if isinstance(row["tasks"], list) else (str(row["tasks"]),)
@@ -282,13 +304,16 @@ def _open_v2(root: Path, info: dict[str, Any]) -> Dataset:
 def _open_v3(root: Path, info: dict[str, Any]) -> Dataset:
     table = _parquet(root / "meta" / "tasks.parquet")
     name = next(key for key in table.column_names if key != "task_index")  # "task", or pandas' "__index_level_0__"
-    dataset = Dataset(root, info, dict(zip(table["task_index"].to_pylist(), table[name].to_pylist())))
+    tasks = dict(zip(table["task_index"].to_pylist(), table[name].to_pylist()))
+    dataset = Dataset(root, info, _sentences(root / "meta" / "tasks.parquet", tasks))
+    _require_video_path(dataset)
     notes: list[dict[str, Any]] = []
     if (root / PROVENANCE).is_file():
         notes = json.loads(_text(root / PROVENANCE)).get("episodes", [])
     views = []
     for file in sorted((root / "meta" / "episodes").glob("*/*.parquet")):
         for row in _parquet(file, without="stats/").to_pylist():
+            _require_numbers(file, row)
             number, videos, ends = row["episode_index"], {}, {}
             for key in dataset.cameras:
                 place = {part: row.get(f"videos/{key}/{part}") for part in ("chunk_index", "file_index")}
