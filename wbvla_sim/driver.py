@@ -70,7 +70,7 @@ class Driver:
     def tick(self, now_s: float) -> MotorLaw:
         """The law that holds now; falls into damping when the last command is too old."""
         if self.state is DriverState.RUNNING and now_s - self._command_s > self.watchdog_s + 1e-9:
-            self.damp(f"no JointCommand for {self.watchdog_s:.2f} s")
+            self.damp(f"no JointCommand for {self.watchdog_s:g} s")
         return self.law
 
     def damp(self, reason: str) -> None:

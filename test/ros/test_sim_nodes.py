@@ -69,9 +69,13 @@ def test_the_robot_hangs_until_the_first_command_then_runs_then_damps_when_comma
     running = heard["joint_states"][seen + 4 :]
     assert np.mean(stamps_ms(running) <= 5.0) > 0.95  # 200 Hz, and a state that is sent again while a slot waits
     until(lambda: heard["driver_state"][-1].state == SafetyState.DAMPING, what="damping")
-    # 0.1 s are five waits of 0.02 s, however the machine stretches them: the state that nobody answered is sent once and four times again
-    assert max(Counter(codec.stamp_ns(m.header.stamp) for m in heard["joint_states"]).values()) <= 5
+    # Time stands still for 0.5 s: 25 waits of 0.02 s, however the machine stretches them. The state that nobody answered is sent as often.
+    waiting_ns, sent = Counter(codec.stamp_ns(m.header.stamp) for m in heard["joint_states"]).most_common(1)[0]
+    assert sent <= 25
     last = heard["driver_state"][-1]
+    damped = next(m for m in heard["driver_state"] if m.state == SafetyState.DAMPING)
+    # Then it runs, and the driver counts its 0.1 s from the last command, which came a slot of 0.02 s earlier.
+    assert 0.07 <= codec.stamp_s(damped.header.stamp) - waiting_ns / 1e9 <= 0.11
     assert last.code == ErrorCode.DRIVER_COMMAND_SILENT and "no JointCommand for 0.1 s" in last.reason
 
     answer(probe, codec.stamp_s(heard["joint_states"][-1].header.stamp))  # commands do not wake a latched driver

@@ -174,14 +174,17 @@ def _note(function, ends: list[BaseException]) -> None:
         ends.append(error)
 
 
-def test_lmo_killed_makes_the_driver_damp_within_a_tenth_of_a_second_and_say_so(stack, watch):
+def test_lmo_killed_makes_the_driver_damp_within_a_tenth_of_a_second_of_the_robots_time_and_say_so(stack, watch):
     states: Counter[int] = Counter()
     stack.client.listen("joint_states", lambda msg: states.update((codec.stamp_ns(msg.header.stamp),)))
     until(lambda: len(states) > 20, 5.0, "joint states")
     stack.processes["lmo"].signal(signal.SIGKILL)
-    until(lambda: watch.last("driver_state").state == SafetyState.DAMPING, 2.0, "the driver to damp")
-    # 0.1 s are five waits of 0.02 s: the state that nobody answered is sent once and four times again, however the machine stretches the waits
-    assert 3 <= max(list(states.values())) <= 5  # of the four one or two may have been lost
+    until(lambda: watch.last("driver_state").state == SafetyState.DAMPING, 10.0, "the driver to damp")
+    # Time stands still for 25 waits of 0.02 s, however the machine stretches them: the state that nobody answered is sent as often.
+    waiting_ns, sent = max(dict(states).items(), key=lambda item: item[1])
+    assert 3 <= sent <= 25  # best effort: a busy listener loses some
+    # Then it runs without LMO, and the driver's 0.1 s since the last command, a slot of 0.02 s earlier, are over within five slots.
+    assert codec.stamp_s(watch.last("driver_state").header.stamp) - waiting_ns / 1e9 < 0.2
     assert watch.last("driver_state").code == ErrorCode.DRIVER_COMMAND_SILENT
     until(lambda: "damping: no JointCommand for 0.1 s" in (stack._folder / "sim.log").read_text(), 2.0, "the log line")
 

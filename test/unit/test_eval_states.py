@@ -88,7 +88,7 @@ def test_standing_in_a_box_is_noticed_as_touching_it(walk):
 
 def test_a_log_that_ended_in_a_fault_is_a_fall(walk):
     task, scene, log, _ = walk
-    broken = replace(log, outcome="fault", reason="no JointCommand for 0.10 s")
+    broken = replace(log, outcome="fault", reason="no JointCommand for 0.1 s")
     assert judge_log(task, broken, trace_of(log, ROBOT, scene)).failure is Failure.FALL
 
 
