@@ -206,7 +206,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.errno not in (*DISK_FULL, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR):
             raise
-        print(f"wbvla dataset: {os.strerror(error.errno)}: {shown(error.filename)}; finished episodes are kept, run the same command again", file=sys.stderr)
+        where = f": {shown(error.filename)}" if error.filename else ""  # a file that is open already has no name here
+        print(f"wbvla dataset: {os.strerror(error.errno)}{where}; finished episodes are kept, run the same command again", file=sys.stderr)
         return 2
 
 

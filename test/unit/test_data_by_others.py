@@ -115,6 +115,28 @@ def test_a_merge_that_goes_on_takes_the_sentence_that_was_mended_meanwhile(tmp_p
     assert open_dataset(tmp_path / "made").views[0].tasks == ("push it",)
 
 
+def test_a_split_that_was_ended_between_its_parts_goes_on_with_the_same_command(tmp_path, monkeypatch):
+    root, real, made = write_v21(tmp_path / "set", (12, 10, 11, 13)), edit.assemble, []
+
+    def once(*args, **kwargs):
+        if made:
+            raise KeyboardInterrupt
+        made.append(real(*args, **kwargs))
+        return made[0]
+
+    monkeypatch.setattr(edit, "assemble", once)
+    with pytest.raises(KeyboardInterrupt):
+        edit.split(root, tmp_path / "parts", {"a": 0.5, "b": 0.5}, log=lambda _: None)
+    monkeypatch.setattr(edit, "assemble", real)
+    said: list[str] = []
+    assert edit.split(root, tmp_path / "parts", {"a": 0.5, "b": 0.5}, log=said.append) == 0
+    assert any(line.endswith("a is complete already") for line in said)
+    assert sorted(path.name for path in (tmp_path / "parts").iterdir()) == ["a", "b"]
+    assert [len(open_dataset(tmp_path / "parts" / name).views) for name in "ab"] == [2, 2]
+    with pytest.raises(DataError, match="exists already, and was not made from these episodes"):
+        edit.split(root, tmp_path / "parts", {"a": 0.5, "b": 0.5}, seed=3, log=lambda _: None)
+
+
 def test_an_empty_sentence_and_velocities_that_were_filled_in_are_said(tmp_path):
     extra = {"observation.velocity": {"dtype": "float32", "shape": [3], "names": ["a", "b", "c"]}}
 

@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from wbvla_train.data.lerobot.assemble import assemble
+from wbvla_train.data.lerobot.assemble import PROVENANCE, assemble
 from wbvla_train.data.lerobot.check import check_dataset, digest
 from wbvla_train.data.lerobot.episode import DataError, Episode, shown
 from wbvla_train.data.lerobot.reader import Dataset, View, open_dataset, stage
@@ -26,15 +26,15 @@ def write(views: Sequence[View], output: Path, log: Callable[[str], None] = prin
     Raises:
         DataError: faults were found, episodes do not fit together, ``output`` exists.
     """
+    plan = _plan(views)
     if output.exists():
-        raise DataError(f"{shown(output)} exists already; name a folder that does not")
+        return _already(output, plan, log)
     if not views:
         raise DataError("no episode is left")
     types = sorted({str(view.dataset.info.get("robot_type")) for view in views})
     if len(types) > 1:
         raise DataError(f"a data set holds one robot; these hold {types}. Keep them apart")
-    plan = json.dumps([_source(view) for view in views])
-    staging = output.with_name(output.name + ".staging") / hashlib.sha256(plan.encode("utf-8", "backslashreplace")).hexdigest()[:16]
+    staging = _staging(output) / plan
     sound = staging / "checked"
     if not checked and not sound.exists():
         require_sound(views, log)
@@ -52,11 +52,37 @@ def write(views: Sequence[View], output: Path, log: Callable[[str], None] = prin
             kept.append(stage(view, staging / f"{number:06d}"))
         except DataError as error:
             left.append(f"{here}: {error}")
-    info = assemble(kept, output, robot_type=types[0], provenance={"left_out": left, "made_from": sorted({shown(v.dataset.root.name) for v in views})})
+    made_from = sorted({shown(v.dataset.root.name) for v in views})
+    info = assemble(kept, output, robot_type=types[0], provenance={"left_out": left, "made_from": made_from, "plan": plan})
     shutil.rmtree(staging.parent)
     log(f"{shown(output)}: {info['total_episodes']} episodes, {info['total_frames']} frames")
     for line in left:
         log(f"left out: {line}")
+    return 1 if left else 0
+
+
+def _staging(output: Path) -> Path:
+    return output.with_name(output.name + ".staging")
+
+
+def _plan(views: Sequence[View]) -> str:
+    """Fingerprint of what a data set is made from."""
+    plan = json.dumps([_source(view) for view in views])
+    return hashlib.sha256(plan.encode("utf-8", "backslashreplace")).hexdigest()[:16]
+
+
+def _already(output: Path, plan: str, log: Callable[[str], None]) -> int:
+    """:func:`write` where ``output`` is there: done by an earlier run of the same command (of a split that was ended, some parts are), or refused."""
+    try:
+        before = json.loads((output / PROVENANCE).read_text())
+        same = before["plan"] == plan
+    except (OSError, ValueError, KeyError, TypeError):
+        same = False
+    if not same:
+        raise DataError(f"{shown(output)} exists already, and was not made from these episodes as they are now; name a folder that does not")
+    shutil.rmtree(_staging(output), ignore_errors=True)  # of a run that was ended just before it would have done so
+    left = before.get("left_out", [])
+    log(f"{shown(output)} is complete already" + (f"; {len(left)} episodes had been left out" if left else ""))
     return 1 if left else 0
 
 
