@@ -7,7 +7,9 @@ angles, a joint's frame is its child link's frame. Units: m, rad, s, kg, Nm (pri
 
 from __future__ import annotations
 
+import difflib
 import hashlib
+import math
 import os
 import sys
 from dataclasses import dataclass
@@ -274,7 +276,24 @@ def load_robot(name_or_path: str | Path = "x2") -> RobotSpec:
 
 @lru_cache(maxsize=8)
 def _load(path: Path, _mtime_ns: int) -> RobotSpec:
-    return parse_robot(yaml.safe_load(path.read_text()), source=path.name)
+    try:
+        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    except OSError as error:
+        raise RobotSpecError(f"{path} cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RobotSpecError(f"{path}: a robot's YAML was expected, but this is none: {' '.join(str(error).split())}") from error
+    return parse_robot(data, source=path.name)
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that stands twice: YAML's own rule, which PyYAML does not hold to (it takes the last)."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        twice = next((key for number, key in enumerate(keys) if key in keys[:number]), None)
+        if twice is not None:
+            raise yaml.constructor.ConstructorError(None, None, f"{twice!r} stands twice in one table", node.start_mark)
+        return super().construct_mapping(node, deep)
 
 
 def parse_robot(data: dict[str, Any], *, source: str = "robot file") -> RobotSpec:
@@ -283,13 +302,58 @@ def parse_robot(data: dict[str, Any], *, source: str = "robot file") -> RobotSpe
         came = data.get("schema") if isinstance(data, dict) else type(data).__name__
         raise RobotSpecError(f"{source}: expected schema {SCHEMA}, got {came!r}; this file was written for another version of wbvla")
     try:
+        _check_entries(data)
         spec = _build(data)
     except KeyError as error:
         raise RobotSpecError(f"{source}: entry {error.args[0]!r} is missing") from error
-    except (TypeError, ValueError) as error:
+    except (TypeError, AttributeError) as error:
+        raise RobotSpecError(f"{source}: a table or a list is not where one was expected: {error}") from error
+    except ValueError as error:
         raise RobotSpecError(f"{source}: {error}") from error
     _check(spec, source)
     return spec
+
+
+_DRIVE = frozenset(("effort", "velocity", "armature", "damping", "frictionloss", "kp", "kd"))
+_TABLES = {  # entry -> what it may hold; of drives, links, frames and joints: each of them
+    "stance": frozenset(("range_m", "default_m")),
+    "sole": frozenset(("z", "x_min", "x_max", "width", "contacts")),
+    "camera": frozenset(("width", "height", "fovy_deg", "rate_hz")),
+    "drives": _DRIVE,
+    "joints": _DRIVE | {"name", "kind", "parent", "child", "xyz", "rpy", "axis", "range", "drive", "default"},
+    "links": frozenset(("mass", "com", "inertia")),
+    "frames": frozenset(("parent", "xyz", "rpy")),
+}
+_TOP = frozenset(("schema", "name", "version", "root", "torque_speed_knee", "groups", *_TABLES))
+
+
+def _check_entries(data: dict[str, Any]) -> None:
+    """Refuse a misspelt entry, which would leave a number at its default unseen, and a number that is none."""
+    _check_names("the file", data, _TOP)
+    for entry in _TABLES.keys() & data.keys():
+        value, known = data[entry], _TABLES[entry]
+        if entry in ("stance", "sole", "camera"):
+            _check_names(entry, value, known)
+        else:
+            parts = ((part["name"], part) for part in value) if entry == "joints" else value.items()
+            for name, part in parts:
+                _check_names(f"{name} of {entry}", part, known)
+    _check_finite(data, "")
+
+
+def _check_names(where: str, table: dict[str, Any], known: frozenset[str]) -> None:
+    for name in table.keys() - known:
+        near = difflib.get_close_matches(str(name), known, n=1)
+        raise ValueError(f"{where} has an entry {name!r} that nothing reads; {f'did you mean {near[0]!r}?' if near else f'known are {sorted(known)}'}")
+
+
+def _check_finite(value: Any, where: str) -> None:
+    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, part in parts:
+        name = part.get("name", key) if isinstance(part, dict) else key
+        _check_finite(part, f"{where}.{name}" if where else str(name))
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{where} must be a finite number, got {value}")
 
 
 def _vector(value: Any, n: int, what: str) -> tuple[float, ...]:
@@ -297,6 +361,12 @@ def _vector(value: Any, n: int, what: str) -> tuple[float, ...]:
     if len(vector) != n:
         raise ValueError(f"{what} must have {n} numbers, got {len(vector)}")
     return vector
+
+
+def _whole(value: Any, what: str) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ValueError(f"{what} must be a whole number, got {value!r}")
+    return value
 
 
 def _build(data: dict[str, Any]) -> RobotSpec:
@@ -343,7 +413,7 @@ def _build(data: dict[str, Any]) -> RobotSpec:
         links=links,
         groups=groups,
         frames=frames,
-        camera=Camera(int(camera["width"]), int(camera["height"]), float(camera["fovy_deg"]), float(camera["rate_hz"])),
+        camera=Camera(_whole(camera["width"], "camera width"), _whole(camera["height"], "camera height"), float(camera["fovy_deg"]), float(camera["rate_hz"])),
         sole=Sole(
             float(sole["z"]),
             float(sole["x_min"]),
@@ -393,6 +463,8 @@ def _check(spec: RobotSpec, source: str) -> None:
         unknown = [m for m in members if m not in spec.joint_names]
         if unknown:
             refuse(f"group {name!r} names {unknown}, which are neither joints nor groups listed before it")
+        if len(set(members)) != len(members):
+            refuse(f"group {name!r} names a joint twice: {list(members)}")
     for name, frame in spec.frames.items():
         if frame.parent not in known:
             refuse(f"frame {name!r} hangs on {frame.parent!r}, which is no link")
@@ -402,5 +474,12 @@ def _check(spec: RobotSpec, source: str) -> None:
     low, high = spec.stance_height_range_m
     if not low < spec.default_stance_height_m < high:
         refuse(f"default stance height {spec.default_stance_height_m} m must lie inside {low}..{high} m")
+    if low <= 0:
+        refuse(f"stance heights must be positive, got {low}..{high} m")
+    camera, sole = spec.camera, spec.sole
+    if min(camera.width, camera.height) < 1 or not 0.0 < camera.fovy_deg < 180.0 or camera.rate_hz <= 0:
+        refuse(f"the camera must have a size, a field of view inside 0..180 deg and a rate, got {camera}")
+    if not sole.x_min < sole.x_max or sole.width <= 0 or not sole.contacts:
+        refuse(f"the sole must reach from x_min to a larger x_max, and have a width and contacts, got {sole}")
     if not 0.0 < spec.torque_speed_knee < 1.0:
         refuse(f"torque_speed_knee must lie in (0, 1), got {spec.torque_speed_knee}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -26,7 +27,7 @@ def in_processes(
     """Call ``function`` with each job in spawned processes.
 
     Processes are spawned, because neither a GL context nor torch's threads survive a fork.
-    Whoever stops reading (an exception, Ctrl-C) ends the workers at once.
+    Whoever stops reading (an exception, Ctrl-C) ends the workers at once, and so does the death of this process.
 
     Args:
         function, initializer: defined at the top level of a module, so that they can be pickled.
@@ -40,7 +41,7 @@ def in_processes(
     """
     others = set(multiprocessing.active_children())
     context = multiprocessing.get_context("spawn")
-    executor = ProcessPoolExecutor(min(processes, max(1, len(jobs))), mp_context=context, initializer=initializer, initargs=initargs)
+    executor = ProcessPoolExecutor(min(processes, max(1, len(jobs))), mp_context=context, initializer=_begin, initargs=(initializer, initargs))
     finished = False
     try:
         futures = {executor.submit(function, job): number for number, job in enumerate(jobs)}
@@ -55,6 +56,21 @@ def in_processes(
                 child.terminate()
         # Waiting lets the workers close their GL contexts.
         executor.shutdown(wait=True, cancel_futures=True)
+
+
+def _begin(initializer: Callable[..., object] | None, initargs: tuple[Any, ...]) -> None:
+    """First thing in each worker."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    if initializer is not None:
+        initializer(*initargs)
+
+
+def _end_with_parent() -> None:
+    """A worker of a killed process would wait for its next job for ever: the workers hold the queue open for each other."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def default_processes() -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import signal
 import sys
@@ -18,6 +20,8 @@ import numpy as np
 from wbvla_core.checkpoint import find_checkpoint, git_commit, load_manifest, write_json
 from wbvla_core.errors import WbvlaError
 from wbvla_core.machine import describe_machine
+from wbvla_core.robot import load_robot
+from wbvla_core.robot_numbers import numbers_of
 from wbvla_core.workers import in_processes
 from wbvla_eval.journal import TrialJournal
 from wbvla_eval.protocol import KINEMATIC, Runner, Setup, TrialSpec, guard_said, policy_tasks, require_tasks
@@ -233,7 +237,9 @@ def journal_key(setup: Setup, checkpoints: Sequence[dict[str, str]]) -> dict[str
     """What rows of one journal have in common: everything but the trial itself and what is kept of failures."""
     settings = {name: value for name, value in asdict(setup).items() if name not in ("keep_failures", "directory", "policy", "lmo")}
     hashes = {row["role"]: row["hash"] or row["path"] for row in checkpoints}
-    return settings | hashes | {"criteria": asdict(Criteria())}
+    numbers = json.dumps(numbers_of(load_robot(setup.robot)), sort_keys=True)
+    robot = {"robot_numbers": hashlib.sha256(numbers.encode()).hexdigest()}  # an edited spec keeps its name
+    return settings | hashes | robot | {"criteria": asdict(Criteria())}
 
 
 def split_done(trials: Sequence[TrialSpec], rows: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[TrialSpec]]:

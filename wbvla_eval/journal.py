@@ -12,6 +12,7 @@ from wbvla_core.errors import WbvlaError
 
 JOURNAL = "trials.jsonl"
 SCHEMA = 1
+ROW = ("index", "seed", "instruction", "task", "timeout_s", "duration_s", "success", "failure", "reason", "ended", "measures")  # what every row has
 
 
 class TrialJournal:
@@ -43,7 +44,10 @@ class TrialJournal:
 
     def _read(self, key: dict[str, Any]) -> None:
         self._file.seek(0)
-        text = self._file.read()
+        try:
+            text = self._file.read()
+        except UnicodeDecodeError as error:
+            raise WbvlaError(f"{self.path} is damaged ({error}); delete it or choose another --out") from error
         whole, newline, half = text.rpartition("\n")
         lines = whole.split("\n") if newline else []
         if half:  # a process was killed while it wrote this line
@@ -53,9 +57,13 @@ class TrialJournal:
             return
         try:
             head, *self.rows = [json.loads(line) for line in lines]
-            found = head["key"]
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            found = dict(head["key"])
+        except (ValueError, KeyError, TypeError) as error:
             raise WbvlaError(f"{self.path} is damaged ({error}); delete it or choose another --out") from error
+        for number, row in enumerate(self.rows, 2):
+            lacking = [name for name in ROW if not isinstance(row, dict) or name not in row]
+            if lacking:
+                raise WbvlaError(f"{self.path} is damaged: line {number} is no trial (it lacks {', '.join(lacking)}); delete that line or choose another --out")
         differing = sorted(name for name in key.keys() | found.keys() if key.get(name) != found.get(name))
         if differing:
             name = differing[0]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
 import pytest
 
 from wbvla_core.errors import InstructionError, WbvlaError
+from wbvla_core.robot import load_robot
 from wbvla_eval import campaign as campaigns
 from wbvla_eval.campaign import campaign
 from wbvla_eval.journal import JOURNAL, TrialJournal
@@ -130,3 +132,28 @@ def test_a_damaged_journal_and_a_second_writer_are_refused_in_one_sentence(tmp_p
         run(tmp_path, 1)
     with TrialJournal(tmp_path / "other", {}), pytest.raises(WbvlaError, match="another evaluation is writing into"):
         TrialJournal(tmp_path / "other", {})
+
+
+@pytest.mark.parametrize("line", ["null", "3", '{"seed": 1}', '"x"'])
+def test_a_line_that_is_no_trial_is_named(tmp_path, line):
+    run(tmp_path, 1)
+    with (tmp_path / JOURNAL).open("a") as file:
+        file.write(f"{line}\n")
+    with pytest.raises(WbvlaError, match="is damaged: line 3 is no trial .*delete that line or choose another --out"):
+        run(tmp_path, 2)
+
+
+@pytest.mark.parametrize("head", [b"[]\n", b'{"key": [1]}\n', b"\xff\xfe\n"])
+def test_a_damaged_head_of_a_journal_is_a_sentence(tmp_path, head):
+    (tmp_path / JOURNAL).write_bytes(head)
+    with pytest.raises(WbvlaError, match="is damaged"):
+        run(tmp_path, 1)
+
+
+def test_trials_of_an_edited_robot_are_not_mixed_with_earlier_ones(tmp_path, monkeypatch):
+    run(tmp_path, 1)
+    robot = load_robot("x2")
+    edited = dataclasses.replace(robot, stance_height_range_m=(0.40, 0.66))
+    monkeypatch.setattr("wbvla_eval.campaign.load_robot", lambda name: edited)
+    with pytest.raises(WbvlaError, match="another robot_numbers"):
+        run(tmp_path, 2)

@@ -150,6 +150,20 @@ def _set(path, value):
         (_set(("frames", "imu", "parent"), "torso_link"), "frame 'imu' must lie on 'pelvis'"),
         (_set(("frames", "imu", "rpy"), [0, 0, 1.5708]), "readings are used as the root's"),
         (_set(("stance", "default_m"), 0.9), "default stance height"),
+        (_set(("joints", 3, "defualt"), 0.3), "left_knee_joint of joints has an entry 'defualt' that nothing reads; did you mean 'default'"),
+        (_set(("drives", "pf90", "Kp"), 9), "pf90 of drives has an entry 'Kp'"),
+        (_set(("camara",), 1), "the file has an entry 'camara' that nothing reads; did you mean 'camera'"),
+        (_set(("joints", 3, "kp"), float("nan")), "joints.left_knee_joint.kp must be a finite number, got nan"),
+        (_set(("joints", 3, "range"), [-float("inf"), 2.0]), r"joints.left_knee_joint.range.0 must be a finite number, got -inf"),
+        (_set(("links", "pelvis", "mass"), float("nan")), "links.pelvis.mass must be a finite number"),
+        (_set(("links", "pelvis", "inertia"), [float("nan")] * 6), "links.pelvis.inertia.0 must be a finite number"),
+        (_set(("links",), ["pelvis"]), "a table or a list is not where one was expected: 'list' object"),
+        (_set(("camera", "width"), 0), "the camera must have a size"),
+        (_set(("camera", "width"), 96.7), "camera width must be a whole number, got 96.7"),
+        (_set(("camera", "fovy_deg"), 400), "field of view"),
+        (_set(("sole", "x_min"), 0.2), "the sole must reach from x_min"),
+        (_set(("stance", "range_m"), [-1.0, 2.0]), "stance heights must be positive"),
+        (_set(("groups", "waist"), ["waist_yaw_joint", "waist_yaw_joint"]), "group 'waist' names a joint twice"),
         (lambda raw: raw.pop("camera"), "entry 'camera' is missing"),
         (lambda raw: raw["links"].update(tail=raw["links"]["pelvis"]), r"\['tail'\] hang on no joint"),
     ],
@@ -158,6 +172,21 @@ def test_a_file_that_contradicts_itself_is_refused_and_says_where(raw, change, m
     change(raw)
     with pytest.raises(RobotSpecError, match=message):
         parse_robot(raw, source="x2.yaml")
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"schema: 1\nname: [x2", "broken.yaml: a robot's YAML was expected, but this is none"),
+        ("name: für".encode("latin1"), "a robot's YAML was expected"),
+        (b"schema: 1\nname: x2\nname: x3\n", "'name' stands twice in one table"),
+        (b"!!python/object:os.system {}", "could not determine a constructor"),
+    ],
+)
+def test_a_file_that_is_no_yaml_is_refused_with_its_path(tmp_path, data, message):
+    (tmp_path / "broken.yaml").write_bytes(data)
+    with pytest.raises(RobotSpecError, match=message):
+        load_robot(tmp_path / "broken.yaml")
 
 
 def test_asking_for_what_is_not_there_names_what_is(x2):
