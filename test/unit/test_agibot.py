@@ -233,3 +233,30 @@ def test_killed_on_the_way_the_same_command_goes_on(tmp_path, monkeypatch):
     monkeypatch.setattr(agibot, "convert_episode", rest)
     assert convert(root, tmp_path / "out", AgibotOptions(), lambda _: None) == 0
     assert made == ["327/700", "327/648642"] and len(open_dataset(tmp_path / "out").views) == 2 and not (tmp_path / "out.staging").exists()
+
+
+def test_a_sentence_that_is_null_is_no_word_and_one_that_cannot_be_told_is_refused(tmp_path):
+    root = write_episode(tmp_path / "world")
+    path = root / "task_info/task_327.json"
+    (entry,) = json.loads(path.read_text())
+    entry["label_info"]["action_config"][0]["action_text"] = None
+    path.write_text(json.dumps([entry]))
+    (source,) = find_episodes(root)
+    assert sentences(source, ROWS, subtasks=True)[0] == "Pickup in the supermarket"
+    entry["label_info"]["action_config"][0]["action_text"] = 7
+    path.write_text(json.dumps([entry]))
+    with pytest.raises(DataError, match="action_config expected"):
+        sentences(source, ROWS, subtasks=True)
+    path.write_text(json.dumps([entry, entry | {"task_name": "Another"}]))
+    with pytest.raises(DataError, match="has 2 different entries of episode 648642"):
+        sentences(source, ROWS, subtasks=False)
+
+
+def test_an_episode_that_lies_there_twice_is_left_out_and_named(tmp_path):
+    root = write_episode(write_episode(tmp_path / "world"), episode="648650")
+    first, second = (root / f"proprio_stats/327/{episode}/proprio_stats.h5" for episode in ("648642", "648650"))
+    second.write_bytes(first.read_bytes())
+    said: list[str] = []
+    assert convert(root, tmp_path / "out", AgibotOptions(), said.append) == 1
+    assert "left out: 327/648650: the same rows as 327/648642" in said
+    assert len(open_dataset(tmp_path / "out").views) == 1

@@ -220,12 +220,15 @@ def sentences(source: Source, rows: int, *, subtasks: bool) -> list[str]:
     except ValueError as error:
         raise DataError(f"{shown(source.info)} is damaged: {error}") from error
     try:
-        entry = next((entry for entry in entries if str(entry["episode_id"]) == source.episode), None)
-        if entry is None:
+        own = [entry for entry in entries if str(entry["episode_id"]) == source.episode]
+        if not own:
             raise DataError(f"{shown(source.info)} has no entry of episode {source.episode}")
+        entry = own[0]
+        if any(other != entry for other in own):
+            raise DataError(f"{shown(source.info)} has {len(own)} different entries of episode {source.episode}: which of them holds cannot be told")
         name = entry["task_name"].strip()
         steps = (entry.get("label_info") or {}).get("action_config") or [] if subtasks else []
-        parts = sorted((int(step["start_frame"]), int(step["end_frame"]), str(step["action_text"]).strip()) for step in steps)
+        parts = sorted((int(step["start_frame"]), int(step["end_frame"]), (step["action_text"] or "").strip()) for step in steps)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         if isinstance(error, DataError):
             raise
@@ -328,9 +331,13 @@ def convert(root: Path, output: Path, options: AgibotOptions, log: Callable[[str
     sources = find_episodes(root, options.tasks)
     left: list[str] = []
     plans: list[tuple[Source, frozenset[str], bool]] = []
+    seen: dict[str, str] = {}
     for source in sources:
         try:
             proprio = read_proprio(source.h5)
+            numbers = hashlib.sha256(b"".join(proprio.columns[key].tobytes() for key in sorted(proprio.columns))).hexdigest()
+            if seen.setdefault(numbers, source.name) != source.name:
+                raise DataError(f"the same rows as {seen[numbers]}")
             plans.append((source, frozenset(proprio.columns), proprio.hands))
         except DataError as error:
             left.append(f"{source.name}: {error}")
