@@ -207,7 +207,7 @@ class Stack:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.stop()
-        if self._own_folder and kind is None and not self._named:  # nobody was told to look at the logs
+        if self._own_folder and kind is None and not self._ended:  # nobody was told to look at the logs
             shutil.rmtree(self._folder, ignore_errors=True)
 
     # -- up -------------------------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from pathlib import Path
 
@@ -127,3 +128,13 @@ def test_a_full_disk_ends_the_log_and_not_the_process_that_writes_it(tmp_path, m
         stack.stop()
     assert stack.ended("vla") == "exit status 0" and stack.last_lines("vla")[-1].startswith("line 2999")
     assert sum("No space left" in line for line in said) == 1
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_a_stack_leaves_its_temporary_folder_only_where_somebody_was_told_to_look_there(monkeypatch, ended):
+    monkeypatch.setattr(Stack, "start", lambda self: None)
+    with Stack(("sim",)) as stack:
+        stack._folder.mkdir(exist_ok=True)
+        stack._ended = {"vla": "killed"} if ended else {}
+    assert stack._folder.exists() is ended
+    shutil.rmtree(stack._folder, ignore_errors=True)
