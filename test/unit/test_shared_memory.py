@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import mmap
 import os
 from pathlib import Path
 
@@ -60,6 +61,16 @@ def test_a_segment_without_a_lock_and_one_that_is_just_being_made_stay(folder, m
     monkeypatch.setattr(shared_memory, "YOUNGEST_S", 3600.0)
     assert shared_memory.remove_orphans(folder=folder) == 0
     assert (folder / SEGMENT).exists() and (folder / PORT).exists()
+
+
+def test_a_port_without_a_lock_goes_when_it_is_of_this_session_and_nobody_has_it_mapped(folder):
+    """Senders make such ports again after their listener was killed."""
+    (folder / f"{PORT}_el").unlink()
+    assert shared_memory.remove_orphans(folder=folder) == 700 and (folder / PORT).exists(), "whose it is is not known"
+    with (folder / PORT).open("r+b") as file, mmap.mmap(file.fileno(), 0):
+        assert shared_memory.remove_orphans([PORT], folder) == 0
+    assert shared_memory.remove_orphans([PORT], folder) == 60
+    assert os.listdir(folder) == ["PulseAudio"]
 
 
 def test_without_shared_memory_there_is_nothing_to_do(tmp_path):

@@ -41,7 +41,10 @@ def remove_orphans(among: Collection[str] | None = None, folder: Path = FOLDER) 
         among: only these names; None = all. Files of other users are left alone.
     """
     found = segments(folder)
-    return sum(_remove(folder, name) for name in sorted(found if among is None else found & set(among)))
+    if among is None:
+        return sum(_remove(folder, name) for name in sorted(found))
+    chosen = sorted(found & set(among))
+    return sum(_remove(folder, name) for name in chosen) + _remove_unlocked_ports(folder, chosen)
 
 
 def _remove(folder: Path, name: str) -> int:
@@ -62,6 +65,32 @@ def _remove(folder: Path, name: str) -> int:
         except OSError:  # held by a living process, of another user, or gone in between
             return 0
     return size
+
+
+def _remove_unlocked_ports(folder: Path, names: Collection[str]) -> int:
+    """Remove ports without a lock that no process has mapped: a sender made them again after their listener was killed.
+
+    Only for names that are known to be of this session: what another container has mapped is not seen from here.
+    """
+    left = [name for name in names if "_port" in name and (folder / name).exists() and not any((folder / f"{name}{suffix}").exists() for suffix in LOCKS)]
+    if not left:
+        return 0
+    mapped = "\n".join(_read(path) for path in Path("/proc").glob("[0-9]*/maps"))
+    size = 0
+    for name in left:
+        if f"{folder / name}\n" not in mapped:
+            with contextlib.suppress(OSError):
+                size += (folder / name).stat().st_size
+                for path in (folder / name, folder / f"sem.{name}_mutex"):
+                    path.unlink(missing_ok=True)
+    return size
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except OSError:  # the process has ended, or is another user's
+        return ""
 
 
 def main() -> None:
