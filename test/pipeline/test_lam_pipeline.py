@@ -15,7 +15,7 @@ from wbvla_core.errors import CheckpointError
 from wbvla_train.data.clips import Corpus
 from wbvla_train.data.mp4 import read_mp4, write_mp4
 from wbvla_train.data.video import Shard, VideoConfig, render, render_shard
-from wbvla_train.lam import label
+from wbvla_train.lam import label, label_command
 from wbvla_train.lam.config import preset
 from wbvla_train.lam.export import MAX_BYTES, WEIGHTS_FILE, load_lam
 from wbvla_train.lam.health import CollapseError, measure
@@ -169,13 +169,13 @@ def test_labels_are_cached_beside_the_clips_and_bound_to_their_lam(video, tmp_pa
     data = tmp_path / "clips"
     shutil.copytree(video / "dev" / "loco", data)
     arguments = ["--data", str(data), "--lams", str(directory)]
-    assert label.main(arguments) == 0 and "3 to do" in capsys.readouterr().out
+    assert label_command.main(arguments) == 0 and "3 to do" in capsys.readouterr().out
     labels = label.read_labels(data / "room_00000", load_lam(directory))
     assert [(one.codes.shape, int(one.valid.sum())) for one in labels.values()] == 3 * [((12, 4), 7)]
-    assert label.main(arguments) == 0 and "0 to do" in capsys.readouterr().out
+    assert label_command.main(arguments) == 0 and "0 to do" in capsys.readouterr().out
     other = train(_config(video, tmp_path / "b", seed=5), _quiet)
     with pytest.raises(CheckpointError, match="label again"):
-        label.main(["--data", str(data), "--lams", str(other)])
+        label_command.main(["--data", str(data), "--lams", str(other)])
 
 
 @pytest.mark.parametrize("name", ["loco", "mani"])

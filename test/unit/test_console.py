@@ -126,7 +126,9 @@ def test_ctrl_c_during_an_import_ends_the_program_whatever_that_module_makes_of_
 
 
 def test_ctrl_c_elsewhere_is_an_ordinary_interrupt_and_the_handler_is_given_back(capsys):
-    before, cleaned = signal.getsignal(signal.SIGINT), []
+    # A shell that runs the tests in the background lets its children ignore Ctrl-C: begin as in the foreground.
+    found = signal.signal(signal.SIGINT, signal.default_int_handler)
+    before, cleaned = signal.default_int_handler, []
 
     def main() -> int:
         try:
@@ -139,6 +141,7 @@ def test_ctrl_c_elsewhere_is_an_ordinary_interrupt_and_the_handler_is_given_back
     assert console.run("wbvla x", main) == 130 and cleaned
     assert capsys.readouterr().err == "wbvla x: interrupted\n"
     assert signal.getsignal(signal.SIGINT) is before
+    signal.signal(signal.SIGINT, found)
 
 
 def test_our_own_warnings_are_one_line_without_source_and_those_of_others_stay():

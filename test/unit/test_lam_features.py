@@ -200,7 +200,7 @@ def test_features_of_pixels_are_not_cached():
 
 def test_a_model_that_would_ship_is_not_trained_on_random_features(tmp_path):
     with pytest.raises(ValueError, match="says nothing about video"):
-        train(replace(preset("full", "loco"), features=RANDOM, data=tmp_path))
+        train(replace(preset("full", "loco"), features=RANDOM, data=tmp_path, run_dir=tmp_path / "run"))
 
 
 def test_an_image_that_the_patches_do_not_fill_is_refused():

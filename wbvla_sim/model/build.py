@@ -25,9 +25,12 @@ import numpy as np
 
 from wbvla_core.console import program
 from wbvla_core.robot import Joint, RobotSpec, load_robot, robot_names
+from wbvla_sim import mujoco_log
 from wbvla_sim.model.rotations import align_z, matrix_from_axis_angle, matrix_from_rpy, quaternion_from_matrix, text
 from wbvla_sim.model.shapes import Shape, x2_shapes
 from wbvla_sim.model.urdf import FOOT_RADIUS_M, robot_urdf
+
+mujoco_log.capture()  # whoever simulates imports this module
 
 HERE = Path(__file__).resolve().parent
 
