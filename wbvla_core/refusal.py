@@ -413,6 +413,8 @@ class _Reading:
         aligned = self._align(words)
         if aligned[0] <= NEAR or abs(len(joined) - len(other)) > _allowed(other) or self._other_word(words):
             return aligned
+        if len(self.core) == len(words) and sum(said != meant for said, meant in zip(self.core, words, strict=True)) == 1:
+            return aligned  # the blanks are right, so the one other word is another word ("grey" is not "red")
         letters = distance(joined, other, _allowed(other))
         return (0.3 * letters, {" ".join(self.core): " ".join(words)}) if letters <= _allowed(other) else aligned
 

@@ -119,6 +119,8 @@ def test_the_colours_of_the_sentences_are_those_of_the_scenes():
     [
         ("take the red box", "verb", ["walk to the red box"], '"take" is known to it only as in "take steps to the left"'),
         ("lift the box", "verb", [f"walk to the {color} box" for color in COLORS], 'not trained to "lift"'),
+        ("walk to the grey box", "thing", [f"walk to the {color} box" for color in COLORS], 'not trained with "grey"'),
+        ("turn lift", "thing", ["turn left", "turn right"], 'not trained with "lift"'),
         ("walk to the box", "object", [f"walk to the {color} box" for color in COLORS], "which one: red, green, blue or yellow?"),
         ("wave", "side", ["wave the left arm", "wave the right arm"], "left or right?"),
         ("walk to the crimson crate", "words", ["walk to the red box"], '"crimson": did you mean "red"?, "crate": did you mean "box"?'),
