@@ -114,7 +114,8 @@ class TeleopNode(ManagedNode):
         """
         hands = self.mapping.read(msg.axes, msg.buttons)
         stamp = (msg.header.stamp.sec, msg.header.stamp.nanosec) if msg.header.frame_id == EVENT_FRAME else ()
-        said = (*msg.axes, *msg.buttons, *stamp)
+        # NaN differs from itself: an axis that measures nothing must not look like an event for ever.
+        said = (*(0.0 if math.isnan(value) else value for value in msg.axes), *msg.buttons, *stamp)
         event, self._joy_said = said != self._joy_said, said
         return hands, event
 

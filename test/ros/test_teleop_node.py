@@ -212,6 +212,9 @@ def test_only_a_change_counts_as_an_event_of_a_driver_that_repeats_its_last_mess
         msg.header.frame_id = frame
         events.append(teleop._decode_joy(msg)[1])
     assert events == [True, False, True, True, False]
+    unused = joy_msg([*numbers[0], float("nan")], numbers[1], 4.0)
+    unused.header.frame_id = "joy"
+    assert [teleop._decode_joy(unused)[1] for _ in range(2)] == [True, False], "an axis that nothing is mapped to is NaN"
 
 
 def test_a_joy_message_of_another_device_is_dropped_and_the_mapping_is_there_for_late_comers(scene):
