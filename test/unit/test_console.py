@@ -8,7 +8,6 @@ import selectors
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -125,23 +124,27 @@ def test_ctrl_c_during_an_import_ends_the_program_whatever_that_module_makes_of_
     assert (running.returncode, text) == (130, "wbvla x: interrupted\n")
 
 
-def test_ctrl_c_elsewhere_is_an_ordinary_interrupt_and_the_handler_is_given_back(capsys):
-    # A shell that runs the tests in the background lets its children ignore Ctrl-C: begin as in the foreground.
-    found = signal.signal(signal.SIGINT, signal.default_int_handler)
-    before, cleaned = signal.default_int_handler, []
+ELSEWHERE = """
+import os, signal, time
+from wbvla_core import console
 
-    def main() -> int:
-        try:
-            os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(10)
-        finally:
-            cleaned.append(True)
-        return 0
+# A shell that starts the tests in the background lets its children ignore Ctrl-C: begin as in the foreground.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    assert console.run("wbvla x", main) == 130 and cleaned
-    assert capsys.readouterr().err == "wbvla x: interrupted\n"
-    assert signal.getsignal(signal.SIGINT) is before
-    signal.signal(signal.SIGINT, found)
+def main():
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(10)
+    finally:
+        print("cleaned")
+
+print(console.run("wbvla x", main), signal.getsignal(signal.SIGINT) is signal.default_int_handler)
+"""
+
+
+def test_ctrl_c_elsewhere_is_an_ordinary_interrupt_and_the_handler_is_given_back():
+    done = subprocess.run([sys.executable, "-c", ELSEWHERE], cwd=ROOT, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("cleaned\n130 True\n", "wbvla x: interrupted\n")
 
 
 def test_our_own_warnings_are_one_line_without_source_and_those_of_others_stay():
