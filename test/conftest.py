@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 import time
 from pathlib import Path
@@ -18,6 +19,9 @@ FOLDER = pytest.StashKey[Path]()
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # A shell that starts the tests in the background lets them ignore Ctrl-C, and programs that tests start inherit it.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     stash = session.config.stash
     stash[BEFORE] = shared_memory.segments()
     stash[FOLDER] = Path(tempfile.mkdtemp(prefix="wbvla-test-"))
