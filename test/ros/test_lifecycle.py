@@ -117,7 +117,7 @@ def test_a_parameter_file_that_ros_refuses_is_one_sentence_with_the_file(tmp_pat
     if content is not None:
         file.write_text(content)
     running = process("--params-file", str(file))
-    text, _ = running.communicate(timeout=30)
+    text, _ = running.communicate(timeout=60)
     assert running.returncode == 2
     sentence = text.strip().splitlines()[-1]  # before it rcl says that it cannot parse the arguments
     assert sentence.startswith("perception: ") and expected in sentence and "Traceback" not in text, text
@@ -231,7 +231,7 @@ def test_a_node_that_still_loads_leaves_at_once_cleans_up_and_prints_no_tracebac
         try:
             assert running.stdout.readline() == "loading\n"
             running.send_signal(number)
-            text = running.communicate(timeout=20)[0]  # it never ends by itself
+            text = running.communicate(timeout=60)[0]  # it never ends by itself
         finally:
             running.kill()
     assert running.returncode == 0 and text == "unloaded\n"

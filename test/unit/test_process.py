@@ -111,7 +111,7 @@ def test_a_signal_during_the_imports_of_a_node_ends_it_without_a_word(tmp_path, 
         try:
             assert running.stdout.readline() == "importing\n"
             running.send_signal(number)
-            assert running.communicate(timeout=20)[0] == ""
+            assert running.communicate(timeout=60)[0] == ""
         finally:
             running.kill()
     assert running.returncode == 0

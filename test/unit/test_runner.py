@@ -87,7 +87,7 @@ def started(tmp_path: Path, monkeypatch, programs: dict[str, str], **options) ->
     return stack
 
 
-def wait_for(condition, timeout_s: float = 20.0) -> None:
+def wait_for(condition, timeout_s: float = 60.0) -> None:
     deadline_s = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline_s
