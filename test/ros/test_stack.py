@@ -211,6 +211,11 @@ def test_the_recorded_commands_are_bit_for_bit_what_the_controller_gives_in_lock
     """The node's observation is training's and evaluation's: the same class, fed from the bag, gives the same motor commands."""
     robot = load_robot("x2")
     controller = LmoController(robot, LmoPolicy.load(share_dir() / LEGS, robot))
+
+    def play(states: list) -> np.ndarray:
+        controller.reset(states[0])
+        return [controller.tick(state, stand, state.stamp_s).q for state in states][-1]
+
     joints, imus, commands, followed = {}, {}, {}, None
     names = {topic_table().topics[key].name: key for key in ("joint_states", "imu", "joint_command", "safety_state")}
     for name, _, message in read_messages(folder / "bag", list(names)):
@@ -223,27 +228,31 @@ def test_the_recorded_commands_are_bit_for_bit_what_the_controller_gives_in_lock
             imus.setdefault(stamp, codec.imu_from_msg(message))
         elif key == "joint_command":
             commands.setdefault(stamp, np.array(message.position))
-    compared, before_ns, lost = 0, None, ""
+    stand, played, before_ns, lost = LocoCommand(stance_height_m=robot.default_stance_height_m), [], None, ""
     for stamp, target in commands.items():
         if followed is not None and stamp >= followed:
             break  # from here on decisions go in, too
-        # The controller has a memory: where the recorder lost a message, the comparison ends.
-        if before_ns is not None and stamp - before_ns > 25_000_000:
-            lost = f"the commands between {before_ns} and {stamp} ns"
-        elif stamp not in joints or stamp not in imus:
+        if stamp not in joints:
             lost = f"the state of {stamp} ns"
-        if lost:
             break
+        # On a busy machine the newest IMU sample that LMO had may not be the one of this stamp. It takes one of the last 20 ms.
+        near = sorted((abs(at - stamp), at) for at in imus if abs(at - stamp) <= 20_000_000)
+        states = [codec.robot_state(joints[stamp], imus[at]) for _, at in near]
+        if played and states and np.array_equal(controller.tick(states[0], stand, states[0].stamp_s).q, target):
+            fitting = states[0]
+        else:  # the controller has a memory: play everything again with each of them
+            fitting = next((state for state in states if np.array_equal(play([*played, state]), target)), None)
+            if fitting is not None:
+                play([*played, fitting])
+        if fitting is None and before_ns is not None and stamp - before_ns > 25_000_000:
+            lost = f"the commands between {before_ns} and {stamp} ns"
+            break
+        assert fitting is not None, f"tick {len(played)}: no sample of the IMU near {stamp} ns gives this command"
+        played.append(fitting)
         before_ns = stamp
-        state = codec.robot_state(joints[stamp], imus[stamp])
-        if compared == 0:
-            controller.reset(state)
-        command = controller.tick(state, LocoCommand(stance_height_m=robot.default_stance_height_m), state.stamp_s)
-        np.testing.assert_array_equal(command.q, target, err_msg=f"tick {compared}")
-        compared += 1
-    if lost and compared <= 50:
-        pytest.skip(f"the recorder of this busy machine lost {lost} after {compared} ticks, all of them equal")
-    assert compared > 50
+    if lost and len(played) <= 50:
+        pytest.skip(f"the recorder of this busy machine lost {lost} after {len(played)} ticks, all of them equal")
+    assert len(played) > 50
 
 
 @contextlib.contextmanager
