@@ -94,6 +94,12 @@ class Graph:
                     return
                 self.errors.append(error)
 
+    def call(self, function):
+        """What ``function`` returns, called in the thread that spins: rclpy's action client loses answers that come while another thread still sends."""
+        task = self._executor.create_task(function)
+        until(task.done)
+        return task.result()
+
     def add(self, node):
         self._nodes.append(node)
         self._executor.add_node(node)

@@ -91,6 +91,7 @@ class Bench:
     def __init__(self, graph, policy: type[ScriptedPolicy] = ScriptedPolicy) -> None:
         from rclpy.parameter import Parameter
 
+        self.graph = graph
         # only the vla's own behaviour is under test: LMO is patient, so that a slow machine does not fail it
         patience = [Parameter(name, value=value) for name, value in (("state_timeout_s", 1.0), ("session_timeout_s", 10.0))]
         self.lmo = graph.add(HoldLmo(context=graph.context, parameter_overrides=patience))
@@ -108,12 +109,13 @@ class Bench:
     def send(self, instruction: str = "walk to the blue box", timeout_s: float = 20.0, duration_s: float = 0.0):
         """The accepted goal's handle."""
         goal = ExecuteTask.Goal(instruction=instruction, timeout_s=timeout_s, duration_s=duration_s)
-        future = self.client.send_goal_async(goal, feedback_callback=lambda m: self.probe.heard["feedback"].append(m.feedback))
+        heard = self.probe.heard["feedback"]
+        future = self.graph.call(lambda: self.client.send_goal_async(goal, feedback_callback=lambda m: heard.append(m.feedback)))
         until(future.done, 5.0, "the goal to be answered")
         return future.result()
 
     def result(self, handle, timeout_s: float = 10.0) -> ExecuteTask.Result:
-        future = handle.get_result_async()
+        future = self.graph.call(handle.get_result_async)
         until(future.done, timeout_s, "the result")
         return future.result().result
 
@@ -178,13 +180,13 @@ def test_a_second_goal_is_refused_while_one_runs_and_the_first_goes_on(bench):
     assert (result.outcome, result.code) == (Result.REFUSED, ErrorCode.TASK_BUSY)
     seen = len(bench.policy.seen)
     until(lambda: len(bench.policy.seen) > seen + 2, 5.0, "the first task to go on")
-    handle.cancel_goal_async()
+    bench.graph.call(handle.cancel_goal_async)
     assert bench.result(handle).outcome == Result.CANCELED
 
 
 def test_a_canceled_task_leaves_the_robot_standing_and_the_next_goal_is_taken(bench):
     handle = bench.walking()
-    handle.cancel_goal_async()
+    bench.graph.call(handle.cancel_goal_async)
     result = bench.result(handle)
     assert (result.outcome, result.code) == (Result.CANCELED, ErrorCode.TASK_CANCELED)
     until(lambda: bench.lmo.controller.ticks[-1] == WALK.stopped(), 1.0, "LMO to stand")
@@ -218,7 +220,7 @@ def test_every_decision_carries_the_stamp_of_its_image_and_the_newest_image_wins
         until(lambda count=count: len(seen) > count + 1, what="the next image")
         assert seen[count + 1].stamp_s >= newest_s, "images that waited were skipped, not queued"
     until(lambda: len(bench.probe.heard["vla_loco"]) >= 4)
-    handle.cancel_goal_async()
+    bench.graph.call(handle.cancel_goal_async)
     bench.result(handle)
     stamps = [round(p.stamp_s * 1e6) for p in seen]
     for key in ("vla_loco", "vla_arms", "latent_action"):
@@ -227,6 +229,44 @@ def test_every_decision_carries_the_stamp_of_its_image_and_the_newest_image_wins
     for seen in bench.policy.seen:
         assert abs(seen.state.stamp_s - seen.stamp_s) < 0.05
     assert {f.phase for f in bench.probe.heard["feedback"]} >= {"acting"}
+
+
+class Slow:
+    """An action client's handle whose sender is held up right after it has sent a request, as a busy machine does it."""
+
+    def __init__(self, handle) -> None:
+        self._handle = handle
+
+    def __getattr__(self, name: str):
+        return getattr(self._handle, name)
+
+    def __enter__(self):
+        return self._handle.__enter__()
+
+    def __exit__(self, *args):
+        return self._handle.__exit__(*args)
+
+    def send_goal_request(self, request) -> int:
+        return self._held_up(self._handle.send_goal_request(request))
+
+    def send_result_request(self, request) -> int:
+        return self._held_up(self._handle.send_result_request(request))
+
+    def _held_up(self, number: int) -> int:
+        time.sleep(0.3)
+        return number
+
+
+def test_an_answer_that_comes_while_the_sender_is_held_up_is_not_lost(bench):
+    from wbvla_core.ros.client import StackClient
+
+    client = StackClient("slow_client")
+    client._actions._client_handle = Slow(client._actions._client_handle)
+    try:
+        result = client.send_goal("walk to the blue box", 20.0, 0.1, grace_s=30.0)
+    finally:
+        client.close()
+    assert result.outcome.name == "DURATION"
 
 
 def test_a_policy_that_raises_ends_the_task_and_not_the_node(bench):

@@ -6,7 +6,7 @@ import gc
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from rclpy.action import ActionClient
@@ -20,6 +20,9 @@ from wbvla_core.ros.manager import LifecycleManager
 from wbvla_core.ros.qos import action, interface_class, qos, service, topic
 from wbvla_core.ros.tables import topic_table
 from wbvla_core.task import TaskOutcome, TaskResult
+
+SPINNER_S = 60.0  # only for a machine that stands still: the thread looks every 50 ms
+T = TypeVar("T")
 
 
 class StackClient:
@@ -127,7 +130,7 @@ class StackClient:
             raise WbvlaError(f"{action('execute_task').name} is not offered; is the VLA node active?", ErrorCode.TASK_FAULT)
         goal = interface_class(action("execute_task").type).Goal(instruction=instruction, timeout_s=float(timeout_s), duration_s=float(duration_s))
         relay = (lambda msg: on_feedback(msg.feedback)) if on_feedback else None
-        sent = self._actions.send_goal_async(goal, feedback_callback=relay)
+        sent = self._in_spinner(lambda: self._actions.send_goal_async(goal, feedback_callback=relay))
 
         def answered() -> bool:
             watch()
@@ -138,18 +141,30 @@ class StackClient:
         handle = sent.result()
         if not handle.accepted:
             raise WbvlaError("the VLA node did not accept the goal", ErrorCode.TASK_FAULT)
-        future, done = handle.get_result_async(), threading.Event()
+        future, done = self._in_spinner(handle.get_result_async), threading.Event()
         future.add_done_callback(lambda _: done.set())
         deadline_s, asked = time.monotonic() + max(timeout_s, 0.0) + grace_s, False
         while not done.wait(0.05):
             watch()
             if cancelled() and not asked:
-                handle.cancel_goal_async()
+                self._in_spinner(handle.cancel_goal_async)
                 asked = True
             if time.monotonic() > deadline_s or not self._actions.server_is_ready():
                 raise WbvlaError("the VLA node is gone; the robot stands", ErrorCode.TASK_FAULT)
         result = future.result().result
         return TaskResult(TaskOutcome(result.outcome), ErrorCode(result.code), result.message, float(result.elapsed_s))
+
+    def _in_spinner(self, function: Callable[[], T]) -> T:
+        """Call ``function`` in the thread that spins.
+
+        rclpy's action client (7.1) notes a request after it has sent it, without a lock. An answer that the spinning thread takes in between is dropped
+        as unexpected, and whoever waits for it waits for ever.
+        """
+        task, done = self._executor.create_task(function), threading.Event()
+        task.add_done_callback(lambda _: done.set())
+        if not done.wait(SPINNER_S):
+            raise WbvlaError(f"this process did not get to run its ROS client for {SPINNER_S:g} s", ErrorCode.TASK_FAULT)
+        return task.result()
 
     def _until(self, condition: Callable[[], bool], timeout_s: float) -> bool:
         deadline_s = time.monotonic() + timeout_s
